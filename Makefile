@@ -1,0 +1,53 @@
+# SB3's targets, run in a virtual environment that the first of them makes. `make demo` and `make test` need nothing but
+# Python 3.10 or later and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+SOURCES = sb3_genpolicy/ tests/ examples/ docs/conf.py
+
+.PHONY: venv demo test test-slow pytest mypy type lint format check-codestyle commit-checks doc clean clean-doc
+
+venv: $(VENV)/.installed
+
+$(VENV)/.installed: setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[mujoco,tests,docs]"
+	touch $@
+
+demo: venv
+	$(BIN)/python examples/demo.py
+
+test: venv
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: venv
+	$(BIN)/python -m pytest
+
+pytest: test
+
+mypy: venv
+	$(BIN)/python -m mypy sb3_genpolicy examples
+
+type: mypy
+
+lint: venv
+	$(BIN)/python -m ruff check $(SOURCES)
+
+format: venv
+	$(BIN)/python -m ruff check --select I --fix $(SOURCES)
+	$(BIN)/python -m black $(SOURCES)
+
+check-codestyle: venv
+	$(BIN)/python -m ruff check --select I $(SOURCES)
+	$(BIN)/python -m black --check $(SOURCES)
+
+commit-checks: format type lint
+
+doc: venv
+	$(BIN)/python -m sphinx -W -b html docs docs/_build/html
+
+clean-doc:
+	rm -rf docs/_build
+
+clean: clean-doc
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

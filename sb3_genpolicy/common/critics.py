@@ -1,0 +1,114 @@
+"""
+Critics by implicit Q-learning (Kostrikov et al., 2022): a state value, and the losses of both critics.
+The twin Q is SB3's own ``ContinuousCritic``.
+"""
+
+from typing import Any, NamedTuple
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel, ContinuousCritic
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+from torch.nn import functional as F
+
+
+class ValueNetwork(BaseModel):
+    """
+    State value V(s).
+
+    :param observation_space: observation space
+    :param action_space: action space (kept for saving, not used)
+    :param net_arch: widths of the hidden layers
+    :param features_extractor: network that extracts features
+    :param features_dim: number of features
+    :param activation_fn: activation function
+    :param normalize_images: whether to divide images by 255
+    :param share_features_extractor: whether the extractor is the actor's; it then gets no gradient from here
+    """
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        share_features_extractor: bool = False,
+    ):
+        super().__init__(
+            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+        )
+        self.share_features_extractor = share_features_extractor
+        self.value_net = nn.Sequential(*create_mlp(features_dim, 1, net_arch, activation_fn))
+
+    def forward(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: observations
+        :return: values, (batch_size, 1)
+        """
+        with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
+            features = self.extract_features(obs, self.features_extractor)
+        return self.value_net(features)
+
+
+def expectile_loss(difference: th.Tensor, expectile: float) -> th.Tensor:
+    """
+    Asymmetric squared error ``|expectile - 1[u < 0]| u^2``: its minimiser over a constant is the expectile of the targets.
+
+    :param difference: target minus prediction, any shape
+    :param expectile: in (0, 1); 0.5 gives half the squared error, towards 1 the maximum of the targets is sought
+    :return: one loss per entry
+    """
+    return th.where(difference < 0, 1.0 - expectile, expectile) * difference.square()
+
+
+class IQLLosses(NamedTuple):
+    """
+    :param value_loss: loss of V, a scalar
+    :param critic_loss: loss of the twin Q, a scalar
+    :param q_value: minimum of the online Qs at the batch's actions, (batch_size, 1), without gradient
+    :param value: V at the batch's observations, (batch_size, 1), without gradient
+    """
+
+    value_loss: th.Tensor
+    critic_loss: th.Tensor
+    q_value: th.Tensor
+    value: th.Tensor
+
+
+def iql_losses(
+    critic: ContinuousCritic,
+    critic_target: ContinuousCritic,
+    value_net: ValueNetwork,
+    batch: Any,
+    gamma: float,
+    expectile: float,
+) -> IQLLosses:
+    """
+    Losses of implicit Q-learning: V is drawn to an upper expectile of the target Q over the dataset's actions,
+    and both Qs are regressed on ``r + gamma (1 - terminated) V(s')``. No action outside the dataset is ever valued.
+
+    :param critic: the twin Q
+    :param critic_target: its slow copy
+    :param value_net: V
+    :param batch: replay samples
+    :param gamma: discount factor
+    :param expectile: expectile of V, in (0, 1)
+    :return: both losses, and the values that the policy's weights need
+    """
+    with th.no_grad():
+        target_q = th.cat(critic_target(batch.observations, batch.actions), dim=1).amin(dim=1, keepdim=True)
+        next_value = value_net(batch.next_observations)
+        q_regressand = batch.rewards + gamma * (1.0 - batch.dones) * next_value
+    value = value_net(batch.observations)
+    value_loss = expectile_loss(target_q - value, expectile).mean()
+
+    q_values = critic(batch.observations, batch.actions)
+    critic_loss = th.stack([F.mse_loss(q_value, q_regressand) for q_value in q_values]).sum()
+    return IQLLosses(value_loss, critic_loss, th.cat(q_values, dim=1).detach().amin(dim=1, keepdim=True), value.detach())

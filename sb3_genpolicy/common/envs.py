@@ -1,0 +1,107 @@
+"""
+Environments of offline learning: one that carries its dataset, and a stand-in where there is none.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from minari import MinariDataset
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_genpolicy.common.datasets import EMBEDDED, load_dataset, open_minari
+from sb3_genpolicy.common.transitions import Transitions
+from sb3_genpolicy.common.utils import tree_map
+
+
+class OfflineEnv(gym.Wrapper):
+    """
+    An environment that carries the dataset recorded in it.
+
+    :param env: the environment
+    :param dataset: a Minari dataset or the name of one
+    """
+
+    def __init__(self, env: gym.Env, dataset: str | MinariDataset):
+        super().__init__(env)
+        self.dataset = dataset
+
+    def get_dataset(self) -> Transitions:
+        """
+        D4RL's convention.
+
+        :return: the dataset; reads like a mapping of arrays too
+        """
+        return load_dataset(self.dataset)
+
+
+def make_offline_env(dataset: str | MinariDataset, eval_env: bool = False, render_mode: str | None = None) -> OfflineEnv:
+    """
+    The environment that a dataset was recorded in, carrying the dataset: ``GMPO("FlowPolicy", make_offline_env(id)).learn()``.
+
+    :param dataset: id of a local Minari dataset, a Minari dataset, or the name of an embedded dataset
+    :param eval_env: whether to make the environment that the dataset names for evaluation, where it names one
+    :param render_mode: gymnasium's render mode
+    :return: the environment with ``get_dataset()``
+    :raises ValueError: if there is no such dataset, or if it does not say what environment it was recorded in
+    """
+    if isinstance(dataset, str) and dataset in EMBEDDED:
+        env_id = load_dataset(dataset).env_id
+        assert env_id is not None
+        return OfflineEnv(gym.make(env_id, render_mode=render_mode), dataset)
+    opened = open_minari(dataset) if isinstance(dataset, str) else dataset
+    if opened.env_spec is None:
+        raise ValueError(
+            f"Dataset '{opened.spec.dataset_id}' does not say what environment it was recorded in: "
+            "make the environment yourself and pass the dataset as `dataset=`."
+        )
+    return OfflineEnv(opened.recover_environment(eval_env, render_mode=render_mode), dataset)
+
+
+class SpacesVecEnv(VecEnv):
+    """
+    Stands where SB3 expects an environment when there is none: it has spaces, and cannot be stepped.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    """
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space):
+        super().__init__(1, observation_space, action_space)
+
+    def reset(self) -> Any:
+        if isinstance(self.observation_space, spaces.Dict):
+            return tree_map(_zero_observation, dict(self.observation_space.spaces))
+        return _zero_observation(self.observation_space)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        raise ValueError(
+            "This model was made from a dataset, without an environment, and cannot act in one: "
+            "give it one by `model.set_env(env)` or `load(path, env=env)`."
+        )
+
+    def step_wait(self) -> Any:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        if attr_name == "render_mode":
+            return [None]
+        raise AttributeError(f"There is no environment to ask for '{attr_name}'.")
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise AttributeError(f"There is no environment to set '{attr_name}' of.")
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        raise AttributeError(f"There is no environment to call '{method_name}' of.")
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: int | Iterable[int] | None = None) -> list[bool]:
+        return [False]
+
+
+def _zero_observation(space: spaces.Space) -> np.ndarray:
+    return np.zeros((1, *(space.shape or ())), dtype=space.dtype)

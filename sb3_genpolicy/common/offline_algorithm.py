@@ -1,0 +1,371 @@
+"""
+The base of the offline algorithms: SB3's off-policy algorithm, with a dataset in the replay buffer and no environment stepped.
+"""
+
+import io
+import pathlib
+import sys
+import time
+from abc import abstractmethod
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_genpolicy.common.buffers import OfflineReplayBuffer
+from sb3_genpolicy.common.callbacks import GradientStepProgressBar
+from sb3_genpolicy.common.critics import ValueNetwork
+from sb3_genpolicy.common.dataset_checks import fit_to_spaces
+from sb3_genpolicy.common.datasets import EMBEDDED, DatasetSource, dataset_spaces, load_dataset, local_datasets_for
+from sb3_genpolicy.common.envs import SpacesVecEnv
+from sb3_genpolicy.common.policies import GenerativeActor, GenerativePolicy
+from sb3_genpolicy.common.rewards import RewardFunction, check_reward_transform, fit_reward_transform
+from sb3_genpolicy.common.transitions import Transitions
+from sb3_genpolicy.common.utils import check_number, did_you_mean
+from sb3_genpolicy.common.vec_normalize import fit_vec_normalize
+
+SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
+
+
+class OfflineAlgorithm(OffPolicyAlgorithm):
+    """
+    Base of algorithms that learn from a dataset. One gradient step is one timestep and one ``callback.on_step()``.
+
+    The online loop of ``OffPolicyAlgorithm`` (``collect_rollouts``) is inherited and stays usable for fine-tuning.
+
+    :param policy: The policy model to use (FlowPolicy, DiffusionPolicy, ...)
+    :param env: The environment that the policy is for (if registered in Gym, can be str). It is not stepped.
+        None where there is no simulator: the spaces then come from the dataset.
+    :param learning_rate: learning rate of every optimizer; can be a function of the current progress remaining (from 1 to 0)
+    :param batch_size: rows of the dataset for each gradient step
+    :param tau: the soft update coefficient of the target critics (between 0 and 1)
+    :param gamma: the discount factor
+    :param reward_transform: ``locomotion``, ``antmaze``, ``none`` (or None) or a function of an array of rewards,
+        see :func:`~sb3_genpolicy.common.rewards.fit_reward_transform`
+    :param dataset: the logged data: a Minari id or dataset, the name of an embedded dataset, an SB3 replay buffer or a mapping
+        of arrays, see :func:`~sb3_genpolicy.common.datasets.load_dataset`. They are read in ``learn``. Default: what the
+        environment carries (``env.get_dataset()``).
+    :param policy_kwargs: Additional arguments to be passed to the policy on creation
+    :param stats_window_size: Window size for the rollout logging when the model goes on online
+    :param tensorboard_log: the log location for tensorboard (if None, no logging)
+    :param verbose: Verbosity level: 0 for no output, 1 for info messages (such as device or wrappers used),
+        2 for debug messages
+    :param device: Device on which the code should run, also where the dataset lives
+    :param seed: Seed for the pseudo random generators
+    """
+
+    policy: GenerativePolicy
+    actor: GenerativeActor
+    critic: ContinuousCritic
+    critic_target: ContinuousCritic
+    value_net: ValueNetwork
+    replay_buffer: OfflineReplayBuffer  # type: ignore[assignment]
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {}
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        reward_transform: str | RewardFunction | None = "locomotion",
+        dataset: DatasetSource | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        device: th.device | str = "auto",
+        seed: int | None = None,
+    ):
+        if env is None and dataset is not None:
+            env = SpacesVecEnv(*dataset_spaces(dataset))
+        self._check_action_space(env)
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type]
+            learning_rate,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            replay_buffer_class=OfflineReplayBuffer,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            support_multi_env=True,
+            sde_support=False,
+        )
+        check_number("batch_size", batch_size, low=1)
+        check_number("tau", tau, low=0.0, high=1.0)
+        check_number("gamma", gamma, low=0.0, high=1.0)
+        check_reward_transform(reward_transform)
+        self.reward_transform = reward_transform
+        self.dataset = dataset
+        # What stays of the dataset when the model is saved
+        self.dataset_name: str | None = dataset if isinstance(dataset, str) else None
+        self.reference_scores: tuple[float, float] | None = None
+        self._normalizer_is_fitted = False
+
+    def _check_action_space(self, env: GymEnv | str | None) -> None:
+        action_space = getattr(env, "action_space", None)
+        if action_space is not None and not isinstance(action_space, spaces.Box):
+            raise ValueError(
+                f"{type(self).__name__} learns continuous actions (a Box space), but the actions are {action_space}. "
+                "For discrete actions see SB3's DQN or QR-DQN of sb3-contrib."
+            )
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name not in self.policy_aliases:
+            raise ValueError(f"Policy '{policy_name}' is unknown. {did_you_mean(policy_name, self.policy_aliases)}")
+        return self.policy_aliases[policy_name]
+
+    def _setup_model(self) -> None:
+        if getattr(self, "observation_space", None) is None:
+            raise ValueError(
+                f"{type(self).__name__} needs an environment or a dataset to know what it acts on: pass `env=`, or "
+                "`dataset=` (a Minari id, a replay buffer or a mapping of arrays) where there is no simulator."
+            )
+        super()._setup_model()
+        # The training draws from a generator of its own, so that evaluations in between do not change it
+        self.generator = th.Generator(self.device)
+        self.generator.manual_seed(int(th.randint(2**62, ())) if self.seed is None else self.seed)
+        # Saved as a tensor; the generator itself cannot be
+        self.random_state = self.generator.get_state()
+        self._resume_random_state = True
+        self._reset_means()
+        self._create_aliases()
+
+    def _create_aliases(self) -> None:
+        self.actor = self.policy.actor
+        self.critic = self.policy.critic
+        self.critic_target = self.policy.critic_target
+        self.value_net = self.policy.value_net
+
+    # Data
+
+    def _fill_replay_buffer(self, dataset: DatasetSource | None) -> None:
+        """
+        Read the dataset into the replay buffer, unless it is there already.
+
+        :param dataset: the dataset of this call of ``learn``; None for the one given or filled before, or the environment's
+        """
+        if dataset is None and self.replay_buffer.size() > 0:
+            return
+        data = load_dataset(self._find_dataset(dataset))
+        assert isinstance(self.action_space, spaces.Box)
+        data = fit_to_spaces(data, self.observation_space, self.action_space)
+        self.dataset_name, self.reference_scores = data.name, data.reference_scores
+        reward_function = fit_reward_transform(self.reward_transform, data)
+        self.replay_buffer.fill(data, reward_function)
+        if self._vec_normalize_env is not None:
+            fit_vec_normalize(self._vec_normalize_env, data, self.gamma)
+        self._fit_observation_normalizer()
+        if self.verbose >= 1:
+            print(_describe(data))
+
+    def _find_dataset(self, dataset: DatasetSource | None) -> DatasetSource:
+        for source in (dataset, self.dataset):
+            if source is not None:
+                return source
+        if self.env is not None and self.env.has_attr("get_dataset"):
+            return self.env.env_method("get_dataset", indices=0)[0]
+        if self.dataset_name is not None:
+            return self.dataset_name
+        env_id = _env_id(self.env)
+        local = local_datasets_for(env_id)
+        known = f"On this machine there are, for {env_id or 'any environment'}: {', '.join(local)}." if local else ""
+        raise ValueError(
+            f"{type(self).__name__} has no dataset to learn from. {known} Pass one as `dataset=` (a Minari id, a "
+            "replay buffer or a mapping of arrays), or an environment that carries its own (`make_offline_env(id)`)."
+        )
+
+    def _fit_observation_normalizer(self) -> None:
+        """Once only: networks that were trained on one set of statistics cannot go over to another."""
+        vec_normalize = self._vec_normalize_env
+        by_wrapper = vec_normalize is not None and vec_normalize.norm_obs
+        if self.policy.normalize_observations and not self._normalizer_is_fitted and not by_wrapper:
+            self.policy.normalizer.fit(self.replay_buffer.observations)
+            self._normalizer_is_fitted = True
+
+    # Learning
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+        dataset: DatasetSource | None = None,
+    ) -> tuple[int, BaseCallback]:
+        """
+        cf `BaseAlgorithm`.
+        """
+        if self.env is None:
+            self.env = SpacesVecEnv(self.observation_space, self.action_space)
+        self._fill_replay_buffer(dataset)
+        self.replay_buffer.generator = self.generator
+        if self._resume_random_state:
+            self._restore_random_state()
+        self._reset_means()
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def _restore_random_state(self) -> None:
+        state = self.random_state.cpu()
+        if state.shape == self.generator.get_state().shape:
+            self.generator.set_state(state)
+        else:
+            # Saved on another kind of device, whose states do not carry over: go on with fresh draws, not with the first ones
+            self.generator.manual_seed((self.seed or 0) + self.num_timesteps)
+        self._resume_random_state = False
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        callback = super()._init_callback(callback, progress_bar=False)
+        if progress_bar:
+            callback = CallbackList([callback, GradientStepProgressBar()])
+            callback.init_callback(self)
+        return callback
+
+    def learn(  # type: ignore[override]
+        self: SelfOfflineAlgorithm,
+        total_timesteps: int = 100_000,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1000,
+        tb_log_name: str = "run",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+        dataset: DatasetSource | None = None,
+    ) -> SelfOfflineAlgorithm:
+        """
+        Learn from the dataset; the environment is not stepped.
+
+        :param total_timesteps: number of gradient steps
+        :param callback: callback(s) called after every gradient step
+        :param log_interval: number of gradient steps between two lines of the log (None for no log)
+        :param tb_log_name: the name of the run for TensorBoard logging
+        :param reset_num_timesteps: whether to start counting (and the schedules) anew
+        :param progress_bar: display a progress bar using tqdm and rich
+        :param dataset: the logged data, in place of those given to the constructor
+        :return: the trained model
+        """
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar, dataset
+        )
+        callback.on_training_start(locals(), globals())
+        assert self.env is not None
+        # Nothing happens in the environment; callbacks look for what SB3's online loop would have here
+        new_obs = self._last_obs
+        infos: list[dict[str, Any]] = [{} for _ in range(self.env.num_envs)]
+        rewards, dones = np.zeros(self.env.num_envs), np.zeros(self.env.num_envs, dtype=bool)
+
+        while self.num_timesteps < total_timesteps:
+            self.train(gradient_steps=1, batch_size=self.batch_size)
+            self.num_timesteps += 1
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            callback.update_locals(locals())
+            if not callback.on_step():
+                break
+            if log_interval is not None and self.num_timesteps % log_interval == 0:
+                self.dump_logs()
+        callback.on_training_end()
+        del new_obs, infos, rewards, dones
+        return self
+
+    @abstractmethod
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """
+        Draw batches from the dataset and update the networks.
+
+        :param gradient_steps: number of updates
+        :param batch_size: rows of each batch
+        """
+
+    # Log
+
+    def _reset_means(self) -> None:
+        self._sums: dict[str, th.Tensor] = {}
+        self._n_summed = 0
+
+    def _record_means(self, **values: th.Tensor) -> None:
+        """
+        Add to the means of the next line of the log. Sums stay on the device: nothing waits for them here.
+
+        :param values: scalars without gradient, logged as ``train/<name>``
+        """
+        for name, value in values.items():
+            total = self._sums.get(name)
+            self._sums[name] = value.detach().clone() if total is None else total.add_(value.detach())
+        self._n_summed += 1
+
+    def dump_logs(self) -> None:
+        """
+        Write log data.
+        """
+        for name, total in self._sums.items():
+            self.logger.record(f"train/{name}", float(total) / self._n_summed)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self._reset_means()
+        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
+        self.logger.record("time/seconds_per_step", elapsed / max(self.num_timesteps - self._num_timesteps_at_start, 1))
+        super().dump_logs()
+
+    # Files
+
+    def _excluded_save_params(self) -> list[str]:
+        names = ["actor", "critic", "critic_target", "value_net", "dataset", "generator", "_sums", "_n_summed"]
+        return super()._excluded_save_params() + names
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "actor.optimizer", "critic.optimizer", "value_net.optimizer"], ["random_state"]
+
+    def save(self, path: str | pathlib.Path | io.BufferedIOBase, exclude: Any = None, include: Any = None) -> None:
+        """
+        Save the model: networks, optimizers, settings and random state, and the dataset's name, not its rows.
+
+        :param path: path to the file where the model should be saved
+        :param exclude: name of parameters that should be excluded in addition to the default ones
+        :param include: name of parameters that might be excluded but should be included anyway
+        """
+        if not self._resume_random_state:
+            self.random_state = self.generator.get_state()
+        # A model that is loaded takes the state up when it goes on learning
+        was, self._resume_random_state = self._resume_random_state, True
+        try:
+            super().save(path, exclude, include)
+        finally:
+            self._resume_random_state = was
+
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        Load a replay buffer from a pickle file.
+
+        :param path: path to the pickled replay buffer
+        :param truncate_last_traj: has no effect here
+        """
+        super().load_replay_buffer(path, truncate_last_traj)
+        self.replay_buffer.to(self.device)
+
+
+def _env_id(env: VecEnv | None) -> str | None:
+    if env is None or not env.has_attr("spec"):
+        return None
+    spec = env.get_attr("spec", indices=0)[0]
+    return spec.id if spec is not None else None
+
+
+def _describe(data: Transitions) -> str:
+    returns = data.episode_returns()
+    name = f"'{data.name}'" if data.name else "of arrays"
+    kind = " (embedded)" if data.name in EMBEDDED else ""
+    size = f"{data.n_rows} steps, {data.n_episodes} episodes"
+    return f"Dataset {name}{kind}: {size}, return {returns.mean():.1f} +/- {returns.std():.1f}"
