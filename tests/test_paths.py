@@ -100,7 +100,7 @@ def test_a_perfect_network_samples_the_data_distribution(name, prediction):
     path, mean, std = PATHS[name](), 0.2, 0.1
     model = GenerativeModel(_GaussianNoise(path, mean, std, prediction), path, prediction, dim=1)
     noise = th.tensor([[-1.5], [0.0], [0.5], [2.0]], dtype=th.float64)
-    samples = model.sample(th.zeros(4, 0), noise, solver="midpoint", steps=400)
+    samples = model.sample(th.zeros(4, 0), noise, solver="midpoint", steps=100)
     # The VP path keeps 0.7 % of the data at t = 0, the clamp of the data moves the cosine path's first steps
     np.testing.assert_allclose(samples, mean + std * noise, atol=0.01)
 
@@ -126,3 +126,19 @@ def test_matching_loss_draws_from_its_generator_alone():
     first = loss(3)
     assert th.equal(th.get_rng_state(), state)
     assert th.equal(first, loss(3)) and not th.equal(first, loss(4))
+
+
+@pytest.mark.parametrize("path", [VPPath(), VPPath(beta_min=2.0, beta_max=2.0), CosinePath(), LinearPath()])
+def test_sampling_time_runs_from_noise_to_data_at_its_own_rate(path):
+    s = th.linspace(0.0, 0.98, 50, dtype=th.float64)
+    t, dt_ds = path.sampling_time(s)
+    assert t[0].abs() < 1e-6 and path.sampling_time(th.tensor(1.0))[0] >= 1.0 - 2e-5 and (t.diff() > 0).all()
+    after, before = path.sampling_time(s + 1e-6)[0], path.sampling_time((s - 1e-6).clamp(min=0))[0]
+    np.testing.assert_allclose(dt_ds[1:], ((after - before) / 2e-6)[1:], rtol=1e-4)
+
+
+def test_sampling_time_of_the_vp_path_makes_equal_angles_of_equal_steps():
+    path = VPPath()
+    alpha, sigma, _, _ = path(path.sampling_time(th.linspace(0, 1, 11, dtype=th.float64))[0])
+    angles = th.atan2(alpha, sigma)
+    np.testing.assert_allclose(angles.diff(), angles.diff().mean(), rtol=0.02)

@@ -127,8 +127,12 @@ def is_transposed(ours: spaces.Space, theirs: spaces.Space) -> bool:
     :param theirs: a model's observation space
     :return: whether the model sees the dataset's images with their channels first
     """
-    images = [space for _, space in space_items(ours, "") if isinstance(space, spaces.Box) and _is_channels_last(space)]
-    return bool(images) and ours != theirs and VecTransposeImage.transpose_space(ours) == theirs  # type: ignore[arg-type]
+    pairs = zip(space_items(ours, ""), space_items(theirs, ""), strict=False)
+    return any(
+        _is_channels_last(mine) and mine.shape != his.shape and VecTransposeImage.transpose_space(mine).shape == his.shape
+        for (_, mine), (_, his) in pairs
+        if isinstance(mine, spaces.Box)
+    )
 
 
 def _is_channels_last(space: spaces.Box) -> bool:

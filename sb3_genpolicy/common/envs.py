@@ -60,6 +60,27 @@ def make_offline_env(dataset: str | MinariDataset, eval_env: bool = False, rende
     return OfflineEnv(opened.recover_environment(eval_env, render_mode=render_mode), dataset)
 
 
+def carried_dataset(env: VecEnv | None) -> Any:
+    """
+    :param env: an environment
+    :return: what its ``get_dataset()`` gives, None if it has none
+    """
+    if env is None or not env.has_attr("get_dataset"):
+        return None
+    return env.env_method("get_dataset", indices=0)[0]
+
+
+def env_id_of(env: VecEnv | None) -> str | None:
+    """
+    :param env: an environment
+    :return: the id that it is registered by, None if it is not
+    """
+    if env is None or not env.has_attr("spec"):
+        return None
+    spec = env.get_attr("spec", indices=0)[0]
+    return spec.id if spec is not None else None
+
+
 class SpacesVecEnv(VecEnv):
     """
     Stands where SB3 expects an environment when there is none: it has spaces, and cannot be stepped.

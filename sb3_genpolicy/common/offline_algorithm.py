@@ -2,6 +2,7 @@
 The base of the offline algorithms: SB3's off-policy algorithm, with a dataset in the replay buffer and no environment stepped.
 """
 
+import inspect
 import io
 import pathlib
 import sys
@@ -16,17 +17,17 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.utils import get_parameters_by_name
 
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.callbacks import GradientStepProgressBar
 from sb3_genpolicy.common.critics import ValueNetwork
 from sb3_genpolicy.common.dataset_checks import fit_to_spaces
-from sb3_genpolicy.common.datasets import EMBEDDED, DatasetSource, dataset_spaces, load_dataset, local_datasets_for
-from sb3_genpolicy.common.envs import SpacesVecEnv
+from sb3_genpolicy.common.datasets import DatasetSource, dataset_spaces, load_dataset, local_datasets_for
+from sb3_genpolicy.common.device_means import DeviceMeans
+from sb3_genpolicy.common.envs import SpacesVecEnv, carried_dataset, env_id_of
 from sb3_genpolicy.common.policies import GenerativeActor, GenerativePolicy
 from sb3_genpolicy.common.rewards import RewardFunction, check_reward_transform, fit_reward_transform
-from sb3_genpolicy.common.transitions import Transitions
 from sb3_genpolicy.common.utils import check_number, did_you_mean
 from sb3_genpolicy.common.vec_normalize import fit_vec_normalize
 
@@ -51,13 +52,13 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     :param dataset: the logged data: a Minari id or dataset, the name of an embedded dataset, an SB3 replay buffer or a mapping
         of arrays, see :func:`~sb3_genpolicy.common.datasets.load_dataset`. They are read in ``learn``. Default: what the
         environment carries (``env.get_dataset()``).
-    :param policy_kwargs: Additional arguments to be passed to the policy on creation
     :param stats_window_size: Window size for the rollout logging when the model goes on online
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
+    :param policy_kwargs: Additional arguments to be passed to the policy on creation
     :param verbose: Verbosity level: 0 for no output, 1 for info messages (such as device or wrappers used),
         2 for debug messages
-    :param device: Device on which the code should run, also where the dataset lives
     :param seed: Seed for the pseudo random generators
+    :param device: Device on which the code should run, also where the dataset lives
     """
 
     policy: GenerativePolicy
@@ -78,16 +79,15 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         gamma: float = 0.99,
         reward_transform: str | RewardFunction | None = "locomotion",
         dataset: DatasetSource | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
         verbose: int = 0,
-        device: th.device | str = "auto",
         seed: int | None = None,
+        device: th.device | str = "auto",
     ):
         if env is None and dataset is not None:
             env = SpacesVecEnv(*dataset_spaces(dataset))
-        self._check_action_space(env)
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
@@ -105,6 +105,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             support_multi_env=True,
             sde_support=False,
         )
+        self._check_action_space()
         check_number("batch_size", batch_size, low=1)
         check_number("tau", tau, low=0.0, high=1.0)
         check_number("gamma", gamma, low=0.0, high=1.0)
@@ -116,11 +117,11 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.reference_scores: tuple[float, float] | None = None
         self._normalizer_is_fitted = False
 
-    def _check_action_space(self, env: GymEnv | str | None) -> None:
-        action_space = getattr(env, "action_space", None)
-        if action_space is not None and not isinstance(action_space, spaces.Box):
+    def _check_action_space(self) -> None:
+        # None while a saved model is being loaded, before its spaces are there
+        if self.env is not None and not isinstance(self.action_space, spaces.Box):
             raise ValueError(
-                f"{type(self).__name__} learns continuous actions (a Box space), but the actions are {action_space}. "
+                f"{type(self).__name__} learns continuous actions (a Box space), but the actions are {self.action_space}. "
                 "For discrete actions see SB3's DQN or QR-DQN of sb3-contrib."
             )
 
@@ -135,21 +136,35 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
                 f"{type(self).__name__} needs an environment or a dataset to know what it acts on: pass `env=`, or "
                 "`dataset=` (a Minari id, a replay buffer or a mapping of arrays) where there is no simulator."
             )
-        super()._setup_model()
         # The training draws from a generator of its own, so that evaluations in between do not change it
         self.generator = th.Generator(self.device)
-        self.generator.manual_seed(int(th.randint(2**62, ())) if self.seed is None else self.seed)
+        self.generator.manual_seed(int(th.randint(2**62, ())))
+        super()._setup_model()
         # Saved as a tensor; the generator itself cannot be
         self.random_state = self.generator.get_state()
         self._resume_random_state = True
-        self._reset_means()
+        self.means = DeviceMeans()
         self._create_aliases()
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Set the seed of the pseudo-random generators (python, numpy, pytorch, gym, action_space, and the training's own)
+
+        :param seed: the seed; None changes nothing
+        """
+        super().set_random_seed(seed)
+        if seed is not None:
+            self.generator.manual_seed(seed)
+            self._resume_random_state = False
 
     def _create_aliases(self) -> None:
         self.actor = self.policy.actor
         self.critic = self.policy.critic
         self.critic_target = self.policy.critic_target
         self.value_net = self.policy.value_net
+        # Running mean and running var of batch normalisation go to the target as they are (SB3, GH issue #996)
+        self.batch_norm_stats = get_parameters_by_name(self.critic, ["running_"])
+        self.batch_norm_stats_target = get_parameters_by_name(self.critic_target, ["running_"])
 
     # Data
 
@@ -171,17 +186,18 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             fit_vec_normalize(self._vec_normalize_env, data, self.gamma)
         self._fit_observation_normalizer()
         if self.verbose >= 1:
-            print(_describe(data))
+            print(data.describe())
 
     def _find_dataset(self, dataset: DatasetSource | None) -> DatasetSource:
         for source in (dataset, self.dataset):
             if source is not None:
                 return source
-        if self.env is not None and self.env.has_attr("get_dataset"):
-            return self.env.env_method("get_dataset", indices=0)[0]
+        carried = carried_dataset(self.env)
+        if carried is not None:
+            return carried
         if self.dataset_name is not None:
             return self.dataset_name
-        env_id = _env_id(self.env)
+        env_id = env_id_of(self.env)
         local = local_datasets_for(env_id)
         known = f"On this machine there are, for {env_id or 'any environment'}: {', '.join(local)}." if local else ""
         raise ValueError(
@@ -217,7 +233,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.replay_buffer.generator = self.generator
         if self._resume_random_state:
             self._restore_random_state()
-        self._reset_means()
+        self.means = DeviceMeans()
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _restore_random_state(self) -> None:
@@ -269,9 +285,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         rewards, dones = np.zeros(self.env.num_envs), np.zeros(self.env.num_envs, dtype=bool)
 
         while self.num_timesteps < total_timesteps:
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             self.train(gradient_steps=1, batch_size=self.batch_size)
             self.num_timesteps += 1
-            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             callback.update_locals(locals())
             if not callback.on_step():
                 break
@@ -292,29 +308,13 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     # Log
 
-    def _reset_means(self) -> None:
-        self._sums: dict[str, th.Tensor] = {}
-        self._n_summed = 0
-
-    def _record_means(self, **values: th.Tensor) -> None:
-        """
-        Add to the means of the next line of the log. Sums stay on the device: nothing waits for them here.
-
-        :param values: scalars without gradient, logged as ``train/<name>``
-        """
-        for name, value in values.items():
-            total = self._sums.get(name)
-            self._sums[name] = value.detach().clone() if total is None else total.add_(value.detach())
-        self._n_summed += 1
-
     def dump_logs(self) -> None:
         """
         Write log data.
         """
-        for name, total in self._sums.items():
-            self.logger.record(f"train/{name}", float(total) / self._n_summed)
+        for name, mean in self.means.pop().items():
+            self.logger.record(f"train/{name}", mean)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self._reset_means()
         elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
         self.logger.record("time/seconds_per_step", elapsed / max(self.num_timesteps - self._num_timesteps_at_start, 1))
         super().dump_logs()
@@ -322,8 +322,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     # Files
 
     def _excluded_save_params(self) -> list[str]:
-        names = ["actor", "critic", "critic_target", "value_net", "dataset", "generator", "_sums", "_n_summed"]
-        return super()._excluded_save_params() + names
+        networks = ["actor", "critic", "critic_target", "value_net", "batch_norm_stats", "batch_norm_stats_target"]
+        return [*super()._excluded_save_params(), *networks, "dataset", "generator", "means"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer", "value_net.optimizer"], ["random_state"]
@@ -345,6 +345,36 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         finally:
             self._resume_random_state = was
 
+    @classmethod
+    def load(  # type: ignore[override]
+        cls: type[SelfOfflineAlgorithm],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfOfflineAlgorithm:
+        """
+        Load a model. The dataset is not opened; ``learn`` reads it again, by its name or as given.
+
+        :param path: path to the file (or a file-like)
+        :param env: environment of the loaded model (can be None)
+        :param device: device on which the code should run
+        :param custom_objects: objects to take in place of saved ones
+        :param print_system_info: whether to print system info of the saved model and of this machine
+        :param force_reset: whether to reset the environment before learning
+        :param kwargs: options of the constructor to change, for instance ``learning_rate``
+        :return: the model
+        :raises TypeError: if ``kwargs`` has a name that is no option of the constructor
+        """
+        options = inspect.signature(cls.__init__).parameters
+        for name in kwargs:
+            if name not in options:
+                raise TypeError(f"{cls.__name__} has no option '{name}'. {did_you_mean(name, list(options)[1:])}")
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """
         Load a replay buffer from a pickle file.
@@ -354,18 +384,3 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """
         super().load_replay_buffer(path, truncate_last_traj)
         self.replay_buffer.to(self.device)
-
-
-def _env_id(env: VecEnv | None) -> str | None:
-    if env is None or not env.has_attr("spec"):
-        return None
-    spec = env.get_attr("spec", indices=0)[0]
-    return spec.id if spec is not None else None
-
-
-def _describe(data: Transitions) -> str:
-    returns = data.episode_returns()
-    name = f"'{data.name}'" if data.name else "of arrays"
-    kind = " (embedded)" if data.name in EMBEDDED else ""
-    size = f"{data.n_rows} steps, {data.n_episodes} episodes"
-    return f"Dataset {name}{kind}: {size}, return {returns.mean():.1f} +/- {returns.std():.1f}"

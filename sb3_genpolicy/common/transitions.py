@@ -88,6 +88,14 @@ class Transitions(Mapping[str, Any]):
         episode = int(np.searchsorted(self.episode_starts, row, side="right")) - 1
         return f"row {row} (episode {episode}, step {row - self.episode_starts[episode]})"
 
+    def describe(self) -> str:
+        """
+        :return: name, size and returns in one line
+        """
+        returns = self.episode_returns()
+        size = f"{self.n_rows} steps, {self.n_episodes} episodes"
+        return f"Dataset '{self.name or 'of arrays'}': {size}, return {returns.mean():.1f} +/- {returns.std():.1f}"
+
     def with_rewards(self, rewards: np.ndarray) -> "Transitions":
         """
         :param rewards: (n_rows,)

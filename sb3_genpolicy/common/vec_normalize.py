@@ -24,17 +24,17 @@ def fit_vec_normalize(env: VecNormalize, data: Transitions, gamma: float) -> Non
         if isinstance(env.observation_space, spaces.Dict):
             assert isinstance(data.observations, dict) and isinstance(env.obs_rms, dict)
             for key, rms in env.obs_rms.items():
-                _fit(rms, data.observations[key])
+                _fit(rms, data.observations[key], env.num_envs)
         else:
             assert isinstance(env.obs_rms, RunningMeanStd) and isinstance(data.observations, np.ndarray)
-            _fit(env.obs_rms, data.observations)
+            _fit(env.obs_rms, data.observations, env.num_envs)
     if env.norm_reward:
-        _fit(env.ret_rms, discounted_returns_so_far(data, gamma))
+        _fit(env.ret_rms, discounted_returns_so_far(data, gamma), env.num_envs)
 
 
-def _fit(rms: RunningMeanStd, rows: np.ndarray) -> None:
+def _fit(rms: RunningMeanStd, rows: np.ndarray, num_envs: int) -> None:
     # An environment that was reset but never stepped has seen one observation for each of its copies
-    if rms.count < len(rows):
+    if rms.count < num_envs + 1:
         rms.mean, rms.var, rms.count = rows.mean(axis=0, dtype=np.float64), rows.var(axis=0, dtype=np.float64), len(rows)
 
 

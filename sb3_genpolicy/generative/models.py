@@ -78,12 +78,17 @@ class GenerativeModel(nn.Module):
 
     def sample(self, condition: th.Tensor, noise: th.Tensor, solver: str = "euler", steps: int = 10) -> th.Tensor:
         """
-        Carry noise to data; not clamped to the box.
+        Carry noise to data; not clamped to the box. Steps are of equal length in the path's sampling time.
 
-        :param condition: (batch_size, condition_dim)
-        :param noise: standard normal draws, (batch_size, dim)
-        :param solver: a name of :data:`~sb3_genpolicy.generative.solvers.SOLVERS`
-        :param steps: number of steps
-        :return: samples, (batch_size, dim)
+            :param condition: (batch_size, condition_dim)
+            :param noise: standard normal draws, (batch_size, dim)
+            :param solver: a name of :data:`~sb3_genpolicy.generative.solvers.SOLVERS`
+            :param steps: number of steps
+            :return: samples, (batch_size, dim)
         """
-        return odeint(lambda t, x: self.velocity(t, x, condition), noise, solver, steps)
+
+        def velocity(s: th.Tensor, x: th.Tensor) -> th.Tensor:
+            t, dt_ds = self.path.sampling_time(s)
+            return dt_ds * self.velocity(t, x, condition)
+
+        return odeint(velocity, noise, solver, steps)

@@ -44,6 +44,15 @@ class Path(ABC):
         """
         return self._coefficients(t.clamp(0.0, self.t_max))
 
+    def sampling_time(self, s: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        The time at which a sampler stands after a share of its way, so that steps of equal length in ``s`` suit the path.
+
+        :param s: share of the sampler's way, in [0, 1]
+        :return: the time t(s), in [0, 1], and dt / ds, both of the shape of ``s``
+        """
+        return s, th.ones_like(s)
+
     def interpolate(self, t: th.Tensor, x0: th.Tensor, x1: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
         The point of the path between a noise and a data point, and the velocity with which it passes.
@@ -109,6 +118,21 @@ class VPPath(Path):
         sigma = th.sqrt(-th.expm1(-integral))
         d_alpha = 0.5 * rate * alpha
         return PathCoefficients(alpha, sigma, d_alpha, -alpha * d_alpha / sigma)
+
+    def sampling_time(self, s: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Steps of equal angle: ``alpha = sin(phi)``, ``sigma = cos(phi)``, phi linear in ``s``. Uniform steps in t would cross
+        the last third of the noise in one; in phi the path is the cosine path, smooth up to its end.
+        """
+        first = math.asin(math.exp(-0.25 * (self.beta_min + self.beta_max)))
+        angle = first + (math.pi / 2 - first) * s
+        integral = -th.log1p(-th.cos(angle).square().clamp(max=1.0 - 1e-12))
+        slope = self.beta_max - self.beta_min
+        # The root of u (beta_min + slope u / 2) = integral, in the form that needs no slope > 0
+        u = 2.0 * integral / (self.beta_min + th.sqrt(self.beta_min**2 + 2.0 * slope * integral))
+        t = (1.0 - u).clamp(0.0, self.t_max)
+        _, sigma, d_alpha, _ = self(t)
+        return t, (math.pi / 2 - first) * sigma / d_alpha
 
 
 PATHS: dict[str, type[Path]] = {"linear": LinearPath, "cosine": CosinePath, "vp": VPPath}

@@ -41,14 +41,14 @@ class GMPO(OfflineAlgorithm):
         ``none`` (or None), or a function of an array of rewards
     :param dataset: the logged data: a Minari id or dataset, the name of an embedded dataset, an SB3 replay buffer or a mapping
         of arrays. They are read in ``learn``. Default: what the environment carries (``env.get_dataset()``).
-    :param policy_kwargs: Additional arguments to be passed to the policy on creation,
-        see :class:`~sb3_genpolicy.common.policies.GenerativePolicy`
     :param stats_window_size: Window size for the rollout logging when the model goes on online
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
+    :param policy_kwargs: Additional arguments to be passed to the policy on creation,
+        see :class:`~sb3_genpolicy.common.policies.GenerativePolicy`
     :param verbose: Verbosity level: 0 for no output, 1 for info messages (such as device or wrappers used),
         2 for debug messages
-    :param device: Device (cpu, cuda, ...) on which the code should run, also where the dataset lives
     :param seed: Seed for the pseudo random generators
+    :param device: Device (cpu, cuda, ...) on which the code should run, also where the dataset lives
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     """
 
@@ -68,12 +68,12 @@ class GMPO(OfflineAlgorithm):
         expectile: float = 0.7,
         reward_transform: str | RewardFunction | None = "locomotion",
         dataset: DatasetSource | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
         verbose: int = 0,
-        device: th.device | str = "auto",
         seed: int | None = None,
+        device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ):
         super().__init__(
@@ -119,6 +119,7 @@ class GMPO(OfflineAlgorithm):
             losses.critic_loss.backward()
             self.critic.optimizer.step()
             polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+            polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
             # Policy: matching loss of the dataset's actions, weighted by their advantage
             advantage = losses.q_value - losses.value
@@ -129,7 +130,7 @@ class GMPO(OfflineAlgorithm):
             actor_loss.backward()
             self.actor.optimizer.step()
 
-            self._record_means(
+            self.means.add(
                 actor_loss=actor_loss,
                 matching_loss=matching_loss.mean(),
                 critic_loss=losses.critic_loss,

@@ -1,0 +1,233 @@
+"""
+GMPO's mathematics against closed forms, and its learning loop against SB3's habits.
+"""
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from sb3_genpolicy import GMPO, load_dataset
+from sb3_genpolicy.common.critics import expectile_loss, iql_losses
+from sb3_genpolicy.common.device_means import DeviceMeans
+from scipy import stats
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+from tests.conftest import SMALL, make_arrays
+from torch import nn
+
+
+def small_gmpo(dataset, policy="FlowPolicy", **kwargs):
+    return GMPO(policy, dataset=dataset, policy_kwargs={**SMALL, **kwargs.pop("policy_kwargs", {})}, seed=0, **kwargs)
+
+
+def one_step_data(actions, rewards, terminal=1.0):
+    """Rows of one state that lead back to it."""
+    n = len(actions)
+    state = np.zeros((n, 1), np.float32)
+    flags = dict(terminals=np.full(n, terminal), timeouts=np.full(n, 1.0 - terminal))
+    return dict(observations=state, next_observations=state, actions=actions, rewards=rewards, **flags)
+
+
+def test_expectile_loss_is_minimal_at_the_expectile():
+    targets = th.tensor(np.random.default_rng(0).gamma(2.0, size=4000))
+    for expectile in (0.5, 0.7, 0.9):
+        expected = stats.expectile(targets.numpy(), expectile)
+        values = th.tensor([expected - 1e-3, expected, expected + 1e-3])
+        losses = [expectile_loss(targets - value, expectile).mean() for value in values]
+        assert losses[1] < losses[0] and losses[1] < losses[2]
+
+
+class _Fixed(nn.Module):
+    """A network that answers what it was given, by the first entry of the observation."""
+
+    def __init__(self, *answers):
+        super().__init__()
+        self.answers = answers
+
+    def forward(self, obs, actions=None):
+        outs = tuple(obs[:, :1] * 0 + answer(obs[:, :1]) for answer in self.answers)
+        return outs if actions is not None else outs[0]
+
+
+def test_iql_losses_by_hand():
+    """Two rows, worked out on paper: the second one terminates, so its next state counts nothing."""
+
+    class batch:
+        observations, actions = th.tensor([[1.0], [2.0]]), th.zeros(2, 1)
+        next_observations = th.tensor([[3.0], [4.0]])
+        rewards, dones = th.tensor([[0.5], [1.0]]), th.tensor([[0.0], [1.0]])
+
+    value = _Fixed(lambda s: s)  # V(s) = s
+    target = _Fixed(lambda s: s + 1.0, lambda s: 3.0 * s - 3.0)  # min: 0 and 3
+    online = _Fixed(lambda s: 2.0 * s, lambda s: s - 1.0)  # 2, 4 and 0, 1
+    losses = iql_losses(online, target, value, batch, gamma=0.9, expectile=0.7)
+    # u = 0 - 1 and 3 - 2: 0.3 * 1 and 0.7 * 1
+    assert losses.value_loss.item() == pytest.approx(0.5)
+    # targets 0.5 + 0.9 * 3 = 3.2 and 1.0; squared errors (1.2^2 + 3^2) / 2 and (3.2^2 + 0) / 2
+    assert losses.critic_loss.item() == pytest.approx((1.44 + 9.0) / 2 + 10.24 / 2, rel=1e-5)
+    np.testing.assert_allclose(losses.value[:, 0], [1.0, 2.0])
+
+
+def test_weights_are_the_clamped_exponential_of_the_advantage():
+    model = small_gmpo(make_arrays(), beta=2.0, weight_clamp=50.0)
+    weights = model.advantage_weights(th.tensor([[-1.0], [0.0], [1.0], [3.0], [1e6]]))
+    np.testing.assert_allclose(weights, [np.exp(-2), 1.0, np.exp(2), 50.0, 50.0], rtol=1e-5)
+    np.testing.assert_allclose(small_gmpo(make_arrays(), beta=0.0).advantage_weights(th.randn(5, 1)), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("policy", "beta", "share"), [("FlowPolicy", 1.5, 0.818), ("DiffusionPolicy", 1.5, 0.818), ("FlowPolicy", 0, 0.5)]
+)
+def test_modes_are_reweighted_by_the_exponential_of_their_reward(policy, beta, share):
+    """
+    One state, two modes of action, half the data each, rewards 0 and 1 at their end: advantages differ by 1,
+    so that the better mode's odds are exp(beta) and its share exp(1.5) / (1 + exp(1.5)) = 0.818. Cloning keeps one half.
+    """
+    rng = np.random.default_rng(0)
+    better = rng.random(4000) < 0.5
+    actions = np.where(better, 0.6, -0.6)[:, None] + rng.normal(0, 0.1, (4000, 1))
+    data = one_step_data(actions, better.astype(float))
+    arch = dict(net_arch=dict(pi=[128, 128, 128], qf=[32], vf=[8]))
+    model = small_gmpo(data, policy, beta=beta, reward_transform="none", learning_rate=1e-3, policy_kwargs=arch)
+    model.learn(3000)
+    drawn, _ = model.predict(np.zeros((4000, 1), np.float32))
+    assert (drawn > 0).mean() == pytest.approx(share, abs=0.05)
+    # Modes, not their mean
+    assert (np.abs(np.abs(drawn) - 0.6) < 0.3).mean() > 0.9
+
+
+@pytest.mark.parametrize(("terminal", "value"), [(1.0, 1.0), (0.0, 5.0)])
+def test_truncated_rows_bootstrap_and_terminated_rows_do_not(terminal, value):
+    """A state that leads to itself with reward 1: worth 1 if that ends it, 1 / (1 - gamma) = 5 if it was merely cut off."""
+    data = one_step_data(np.zeros((50, 1)), np.ones(50), terminal)
+    model = small_gmpo(data, gamma=0.8, tau=0.05, reward_transform=None, learning_rate=3e-3)
+    model.learn(1500)
+    q_value = model.critic(th.zeros(1, 1), th.zeros(1, 1))[0].item()
+    assert q_value == pytest.approx(value, rel=0.05)
+
+
+def test_same_seed_same_parameters_also_with_evaluations_in_between(arrays):
+    class Interruption(BaseCallback):
+        def _on_step(self):
+            self.model.predict(np.zeros((5, 3), np.float32))
+            th.rand(3)
+            return True
+
+    def vector(callback=None, seed=3):
+        model = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL, seed=seed).learn(20, callback=callback)
+        return model.policy.parameters_to_vector()
+
+    np.testing.assert_array_equal(vector(), vector(Interruption()))
+    assert np.abs(vector() - vector(seed=4)).max() > 1e-3
+
+
+def test_training_leaves_the_global_random_state_alone(arrays):
+    model = small_gmpo(arrays).learn(1)
+    state, np_state = th.get_rng_state(), np.random.get_state()[1].copy()
+    model.learn(5)
+    assert th.equal(th.get_rng_state(), state) and np.array_equal(np.random.get_state()[1], np_state)
+
+
+def test_one_gradient_step_is_one_timestep_and_one_callback(arrays):
+    calls = []
+    model = small_gmpo(arrays).learn(
+        30, callback=lambda locals_, globals_: calls.append(locals_["self"].num_timesteps) is None
+    )
+    assert calls == list(range(1, 31)) and model.num_timesteps == model._n_updates == 30
+    model.learn(10, reset_num_timesteps=False)
+    assert model.num_timesteps == 40
+    model.learn(10)
+    assert model.num_timesteps == 10 and model._n_updates == 50
+
+
+def test_a_callback_that_says_false_stops(arrays):
+    assert (
+        small_gmpo(arrays).learn(30, callback=lambda locals_, globals_: locals_["self"].num_timesteps < 7).num_timesteps == 7
+    )
+
+
+def test_log_has_sb3s_keys_at_its_interval(arrays, tmp_path):
+    model = small_gmpo(arrays)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(30, log_interval=10)
+    rows = np.genfromtxt(tmp_path / "progress.csv", delimiter=",", names=True, deletechars="")
+    np.testing.assert_array_equal(rows["time/total_timesteps"], [10, 20, 30])
+    for key in (
+        "train/actor_loss",
+        "train/critic_loss",
+        "train/value_loss",
+        "train/learning_rate",
+        "time/fps",
+        "train/n_updates",
+    ):
+        assert np.isfinite(rows[key]).all(), key
+
+
+def test_logged_means_are_means_since_the_last_line():
+    means = DeviceMeans()
+    for value in (1.0, 2.0, 6.0):
+        means.add(loss=th.tensor(value))
+    assert means.pop() == {"loss": 3.0} and means.pop() == {}
+
+
+def test_learning_rate_schedule_runs_from_first_to_last_step(arrays):
+    rates = []
+    model = small_gmpo(arrays, learning_rate=lambda remaining: remaining * 1e-3)
+    for _ in range(2):
+        model.learn(
+            4, callback=lambda locals_, globals_: rates.append(locals_["self"].actor.optimizer.param_groups[0]["lr"]) is None
+        )
+    np.testing.assert_allclose(rates, np.tile([1e-3, 7.5e-4, 5e-4, 2.5e-4], 2))
+
+
+def test_gradients_reach_only_the_networks_they_are_meant_for(arrays):
+    """The policy's loss moves the actor alone, the target moves by Polyak averaging alone."""
+    model = small_gmpo(arrays, tau=0.5)
+    model.learn(1)
+    before = [p.clone() for p in model.critic_target.parameters()]
+    model.learn(1)
+    for target, old, online in zip(model.critic_target.parameters(), before, model.critic.parameters(), strict=True):
+        np.testing.assert_allclose(target.detach(), 0.5 * (old + online).detach(), atol=1e-6)
+        assert target.grad is None
+
+
+def test_tensorboard_name_and_progress_bar(arrays, tmp_path, capsys):
+    model = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL, tensorboard_log=str(tmp_path))
+    model.learn(5, progress_bar=True, log_interval=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["GMPO_1"]
+    assert "5/5" in capsys.readouterr().out
+
+
+def test_dataset_may_be_given_to_learn_and_replaced_there(arrays):
+    env_less = small_gmpo(arrays)
+    other = make_arrays(n_episodes=2, seed=1)
+    env_less.learn(2)
+    assert env_less.replay_buffer.size() == 26
+    env_less.learn(2, dataset=other)
+    assert env_less.replay_buffer.size() == 11
+    # Given rows stay until others are given
+    env_less.learn(2)
+    assert env_less.replay_buffer.size() == 11
+
+
+def test_pendulum_from_the_front_door():
+    """To the letter: GMPO("FlowPolicy", env).learn() with what the environment carries."""
+    from sb3_genpolicy import make_offline_env
+
+    model = GMPO("FlowPolicy", make_offline_env("pendulum-mixed"), policy_kwargs=SMALL, verbose=0).learn(3)
+    assert model.replay_buffer.size() == 48_000 and model.reference_scores == (-1230.0, -150.0)
+    np.testing.assert_allclose(
+        model.policy.normalizer.parts[0].mean, load_dataset("pendulum-mixed").observations.mean(0), atol=1e-4
+    )
+
+
+def test_action_units_are_the_environments():
+    """Bounds of all kinds: cloned actions come back in the units, shape and dtype of the space."""
+    low, high = np.array([[-5.0, 0.0], [10.0, -1.0]], np.float32), np.array([[-3.0, 1.0], [110.0, 1.0]], np.float32)
+    space = spaces.Box(low, high)
+    target = low + 0.25 * (high - low)
+    data = one_step_data(np.tile(target, (200, 1, 1)), np.zeros(200))
+    model = small_gmpo({**data, "action_space": space}, beta=0.0, learning_rate=3e-3).learn(1500)
+    action, _ = model.predict(np.zeros(1, np.float32), deterministic=True)
+    assert action.shape == (2, 2) and space.contains(action.astype(np.float32))
+    np.testing.assert_allclose((action - low) / (high - low), 0.25, atol=0.02)

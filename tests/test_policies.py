@@ -1,0 +1,221 @@
+"""
+Policies: predictions of the right shape and type for every space, repeatable, in evaluation mode, best of several.
+"""
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from sb3_genpolicy import GMPO
+from sb3_genpolicy.generative import VPPath
+from sb3_genpolicy.gmpo import DiffusionPolicy, FlowPolicy
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from tests.conftest import SMALL, make_arrays
+from torch import nn
+
+ACTIONS = spaces.Box(-2.0, 3.0, (2,), np.float32)
+IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+SPACES = {
+    "box": spaces.Box(-np.inf, np.inf, (3,), np.float64),
+    "matrix": spaces.Box(-1, 1, (2, 3), np.float32),
+    "discrete": spaces.Discrete(4),
+    "multi_discrete": spaces.MultiDiscrete([2, 3]),
+    "multi_binary": spaces.MultiBinary(3),
+    "image": IMAGE,
+    "dict": spaces.Dict({"vector": spaces.Box(-5, 5, (3,), np.float32), "image": IMAGE, "mode": spaces.Discrete(2)}),
+}
+
+
+def rows_of(space, n_rows, seed=0):
+    space.seed(seed)
+    if isinstance(space, spaces.Dict):
+        return {key: rows_of(part, n_rows) for key, part in space.spaces.items()}
+    return np.stack([np.asarray(space.sample()) for _ in range(n_rows)])
+
+
+def dataset_of(space, n_rows=12):
+    rng = np.random.default_rng(0)
+    return dict(
+        observations=rows_of(space, n_rows),
+        next_observations=rows_of(space, n_rows, seed=1),
+        actions=rng.uniform(-2, 3, (n_rows, 2)),
+        rewards=rng.normal(size=n_rows),
+        terminals=np.arange(n_rows) % 4 == 3,
+        observation_space=space,
+        action_space=ACTIONS,
+    )
+
+
+def policy_for(name, kind):
+    return kind + {"image": "CnnPolicy", "dict": "MultiInputPolicy"}.get(name, "Policy")
+
+
+@pytest.mark.parametrize("kind", ["Flow", "Diffusion"])
+@pytest.mark.parametrize("name", SPACES)
+def test_every_observation_space_trains_saves_and_predicts(name, kind, tmp_path):
+    space = SPACES[name]
+    model = GMPO(policy_for(name, kind), dataset=dataset_of(space), batch_size=8, policy_kwargs=SMALL, seed=0).learn(3)
+    rows = rows_of(space, 5, seed=2)
+    one = {key: value[0] for key, value in rows.items()} if isinstance(rows, dict) else rows[0]
+    for deterministic in (True, False):
+        action, state = model.predict(one, deterministic=deterministic)
+        assert action.shape == (2,) and action.dtype == np.float32 and ACTIONS.contains(action) and state is None
+        actions, _ = model.predict(rows, deterministic=deterministic)
+        assert actions.shape == (5, 2) and actions.dtype == np.float32 and (np.abs(actions - 0.5) <= 2.5).all()
+    model.save(tmp_path / "model")
+    expected, _ = model.predict(rows, deterministic=True)
+    np.testing.assert_array_equal(GMPO.load(tmp_path / "model").predict(rows, deterministic=True)[0], expected)
+
+
+def test_images_are_stored_as_bytes_and_seen_channel_first():
+    model = GMPO("CnnPolicy", dataset=dataset_of(IMAGE), policy_kwargs=SMALL, batch_size=4).learn(1)
+    data = dataset_of(IMAGE)["observations"]
+    assert model.observation_space.shape == (3, 36, 36) and model.replay_buffer.observations.dtype == th.uint8
+    np.testing.assert_array_equal(model.replay_buffer.observations, data.transpose(0, 3, 1, 2))
+
+
+def test_shared_features_extractor_learns_from_the_actor_alone():
+    space = SPACES["box"]
+    model = GMPO(
+        "FlowPolicy", dataset=dataset_of(space), policy_kwargs=dict(share_features_extractor=True, **SMALL), batch_size=8
+    )
+    model.learn(2)
+    assert model.critic.features_extractor is model.actor.features_extractor is model.value_net.features_extractor
+    assert model.critic_target.features_extractor is not model.actor.features_extractor
+
+
+def test_deterministic_actions_repeat_without_a_seed_and_stochastic_ones_vary(arrays):
+    model = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL)
+    row = np.ones(3, np.float32)
+    np.testing.assert_array_equal(model.predict(row, deterministic=True)[0], model.predict(row, deterministic=True)[0])
+    assert (model.predict(row)[0] != model.predict(row)[0]).any()
+    # One observation gets the same action alone and among others
+    alone, among = model.predict(row, deterministic=True)[0], model.predict(np.tile(row, (7, 1)), deterministic=True)[0]
+    np.testing.assert_allclose(among, np.tile(alone, (7, 1)), atol=1e-5)
+
+
+def test_the_candidate_with_the_highest_q_is_taken(arrays):
+    """By another route: every candidate on its own, valued one by one."""
+    kwargs = dict(n_candidates=6, **SMALL)
+    policy = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=kwargs, seed=0).learn(5).policy.eval()
+    observations = th.randn(4, 3)
+    with th.no_grad():
+        chosen = policy(observations, deterministic=True)
+        for row in range(4):
+            one = observations[row : row + 1]
+            features = policy.actor.extract_features(one, policy.actor.features_extractor)
+            candidates = [policy.actor.sample(features, noise[None]) for noise in policy.candidate_noise]
+            values = [min(q.item() for q in policy.critic(one, action)) for action in candidates]
+            np.testing.assert_allclose(chosen[row], candidates[int(np.argmax(values))][0], atol=1e-5)
+    assert policy.candidate_noise.shape == (6, 2) and (policy.candidate_noise[0] == 0).all()
+    actions, _ = policy.predict(np.zeros((3, 3), np.float32))
+    assert actions.shape == (3, 2)
+
+
+def test_candidates_of_dict_observations_follow_their_observation():
+    model = GMPO("FlowMultiInputPolicy", dataset=dataset_of(SPACES["dict"]), policy_kwargs=dict(n_candidates=3, **SMALL))
+    rows = rows_of(SPACES["dict"], 4)
+    together, _ = model.predict(rows, deterministic=True)
+    apart = [model.predict({k: v[i] for k, v in rows.items()}, deterministic=True)[0] for i in range(4)]
+    np.testing.assert_allclose(together, apart, atol=1e-5)
+
+
+def test_observation_statistics_are_the_datasets_and_stay(arrays):
+    model = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL).learn(1)
+    part = model.actor.features_extractor.normalizer.parts[0]
+    np.testing.assert_allclose(part.mean, arrays["observations"].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(part.std, arrays["observations"].std(0), rtol=1e-5)
+    assert model.critic_target.features_extractor.normalizer is model.actor.features_extractor.normalizer
+    # Networks that were trained on one set of statistics do not get another
+    model.learn(1, dataset=make_arrays(seed=5, n_episodes=2))
+    np.testing.assert_allclose(part.mean, arrays["observations"].mean(0), rtol=1e-5)
+    off = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=dict(normalize_observations=False, **SMALL)).learn(1)
+    assert (off.policy.normalizer.parts[0].mean == 0).all()
+
+
+class BatchNormDropout(BaseFeaturesExtractor):
+    """As in SB3's tests: layers that behave differently in training and evaluation."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space, get_flattened_obs_dim(observation_space))
+        self.layers = nn.Sequential(nn.BatchNorm1d(self.features_dim), nn.Dropout(0.5))
+
+    def forward(self, observations):
+        return self.layers(observations)
+
+
+def test_training_mode_is_on_in_training_and_off_in_prediction(arrays):
+    kwargs = dict(features_extractor_class=BatchNormDropout, **SMALL)
+    model = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=kwargs, seed=0, tau=0.1).learn(5)
+    norm, target = (net.features_extractor.extractor.layers[0] for net in (model.critic, model.critic_target))
+    assert norm.num_batches_tracked == 5
+    np.testing.assert_array_equal(norm.running_mean, target.running_mean)
+    assert model.policy.training and not model.critic_target.training
+    before = norm.running_mean.clone()
+    first, second = (model.predict(np.ones((4, 3), np.float32), deterministic=True)[0] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert th.equal(before, norm.running_mean) and not model.actor.training
+
+
+def test_weights_of_any_size_give_finite_actions(arrays):
+    """SB3's tests set every weight to U[0, 1]."""
+    for policy in ("FlowPolicy", "DiffusionPolicy"):
+        model = GMPO(policy, dataset=arrays, policy_kwargs=SMALL)
+        state = model.policy.state_dict()
+        model.policy.load_state_dict({key: th.rand_like(value) for key, value in state.items()})
+        assert np.isfinite(model.predict(np.ones((5, 3), np.float32))[0]).all()
+
+
+def test_options_reach_the_networks(arrays):
+    path = VPPath(beta_max=10.0)
+    kwargs = dict(
+        net_arch=dict(pi=[8, 8], qf=[4], vf=[2]),
+        activation_fn=nn.Tanh,
+        critic_activation_fn=nn.ELU,
+        path=path,
+        solver="rk4",
+        sampling_steps=3,
+        n_critics=3,
+        optimizer_class=th.optim.AdamW,
+        optimizer_kwargs=dict(weight_decay=0.1),
+    )
+    policy = GMPO("DiffusionPolicy", dataset=arrays, policy_kwargs=kwargs, learning_rate=1e-2).policy
+    assert [layer.out_features for layer in policy.actor.model.network.layers] == [8, 8]
+    assert isinstance(policy.actor.model.network.activation, nn.Tanh) and isinstance(policy.value_net.value_net[1], nn.ELU)
+    assert policy.actor.model.path is path and policy.actor.solver == "rk4" and policy.actor.sampling_steps == 3
+    assert len(policy.critic.q_networks) == 3 and policy.critic.q_networks[0][0].out_features == 4
+    assert isinstance(policy.actor.optimizer, th.optim.AdamW) and policy.value_net.optimizer.param_groups[0]["lr"] == 1e-2
+
+
+def test_published_predictions_are_the_defaults():
+    spaces_ = dict(observation_space=SPACES["box"], action_space=ACTIONS, lr_schedule=lambda _: 1e-3, net_arch=[4])
+    assert FlowPolicy(**spaces_).prediction == "velocity"
+    assert DiffusionPolicy(**spaces_).prediction == "noise"
+    assert DiffusionPolicy(**spaces_, path="cosine").prediction == "velocity"
+    assert DiffusionPolicy(**spaces_, path="cosine", prediction="noise").actor.model.prediction == "noise"
+
+
+@pytest.mark.parametrize(
+    ("policy", "kwargs", "error", "message"),
+    [
+        ("FlowPolicy", dict(path="vp"), ValueError, "path of FlowPolicy='vp' is unknown. There are: linear"),
+        ("DiffusionPolicy", dict(path="cosin"), ValueError, "Did you mean 'cosine'"),
+        ("FlowPolicy", dict(path=VPPath()), ValueError, "FlowPolicy has no path VPPath"),
+        ("FlowPolicy", dict(prediction="noise"), ValueError, "learnt by its velocity"),
+        ("DiffusionPolicy", dict(prediction="nois"), ValueError, "Did you mean 'noise'"),
+        ("FlowPolicy", dict(solver="dopri5"), ValueError, "solver='dopri5' is unknown"),
+        ("FlowPolicy", dict(sampling_steps=0), ValueError, "sampling_steps must be a number >= 1, not 0"),
+        ("FlowPolicy", dict(n_candidates=0), ValueError, "n_candidates must be a number >= 1"),
+        ("FlowPolicy", dict(net_arch=dict(actor=[8])), ValueError, "net_arch has no key 'actor'. There are: pi, qf, vf"),
+        (
+            "FlowPolicy",
+            dict(samplin_steps=3),
+            TypeError,
+            "FlowPolicy has no option 'samplin_steps'. Did you mean 'sampling_steps'",
+        ),
+    ],
+)
+def test_bad_options_are_named_with_the_nearest_good_one(arrays, policy, kwargs, error, message):
+    with pytest.raises(error, match=message):
+        GMPO(policy, dataset=arrays, policy_kwargs=kwargs)
