@@ -65,7 +65,7 @@ def test_iql_losses_by_hand():
     assert losses.value_loss.item() == pytest.approx(0.5)
     # targets 0.5 + 0.9 * 3 = 3.2 and 1.0; squared errors (1.2^2 + 3^2) / 2 and (3.2^2 + 0) / 2
     assert losses.critic_loss.item() == pytest.approx((1.44 + 9.0) / 2 + 10.24 / 2, rel=1e-5)
-    np.testing.assert_allclose(losses.value[:, 0], [1.0, 2.0])
+    np.testing.assert_allclose(losses.advantage[:, 0], [-1.0, 1.0])
 
 
 def test_weights_are_the_clamped_exponential_of_the_advantage():

@@ -72,14 +72,14 @@ class IQLLosses(NamedTuple):
     """
     :param value_loss: loss of V, a scalar
     :param critic_loss: loss of the twin Q, a scalar
-    :param q_value: minimum of the online Qs at the batch's actions, (batch_size, 1), without gradient
-    :param value: V at the batch's observations, (batch_size, 1), without gradient
+    :param q_value: minimum of the target Qs at the batch's actions, (batch_size, 1), without gradient
+    :param advantage: ``q_value - V``, (batch_size, 1), without gradient
     """
 
     value_loss: th.Tensor
     critic_loss: th.Tensor
     q_value: th.Tensor
-    value: th.Tensor
+    advantage: th.Tensor
 
 
 def iql_losses(
@@ -106,9 +106,9 @@ def iql_losses(
         target_q = th.cat(critic_target(batch.observations, batch.actions), dim=1).amin(dim=1, keepdim=True)
         next_value = value_net(batch.next_observations)
         q_regressand = batch.rewards + gamma * (1.0 - batch.dones) * next_value
-    value = value_net(batch.observations)
-    value_loss = expectile_loss(target_q - value, expectile).mean()
+    advantage = target_q - value_net(batch.observations)
+    value_loss = expectile_loss(advantage, expectile).mean()
 
     q_values = critic(batch.observations, batch.actions)
     critic_loss = th.stack([F.mse_loss(q_value, q_regressand) for q_value in q_values]).sum()
-    return IQLLosses(value_loss, critic_loss, th.cat(q_values, dim=1).detach().amin(dim=1, keepdim=True), value.detach())
+    return IQLLosses(value_loss, critic_loss, target_q, advantage.detach())

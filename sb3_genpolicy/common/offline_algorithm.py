@@ -75,7 +75,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         env: GymEnv | str | None,
         learning_rate: float | Schedule,
         batch_size: int = 256,
-        tau: float = 0.005,
+        tau: float = 0.01,
         gamma: float = 0.99,
         reward_transform: str | RewardFunction | None = "locomotion",
         dataset: DatasetSource | None = None,

@@ -46,7 +46,7 @@ class GenerativePolicy(BasePolicy):
     :param features_extractor_class: features extractor. Default: the policy class's.
     :param features_extractor_kwargs: keyword arguments of the features extractor
     :param normalize_images: whether to divide images by 255
-    :param optimizer_class: optimizer, ``th.optim.Adam`` by default
+    :param optimizer_class: optimizer, ``th.optim.Adam`` (fused) by default
     :param optimizer_kwargs: keyword arguments of the optimizer, without the learning rate
     :param n_critics: number of Q networks
     :param share_features_extractor: whether the critics use the actor's extractor, trained by the actor's loss alone
@@ -105,6 +105,9 @@ class GenerativePolicy(BasePolicy):
                 f"The observations are a dictionary ({', '.join(observation_space.spaces)}): use the policy "
                 "'FlowMultiInputPolicy' or 'DiffusionMultiInputPolicy' instead."
             )
+        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
+            # The same numbers, without a pass over the parameters for each of Adam's operations
+            self.optimizer_kwargs = {"fused": True}
         self.net_arch = _split_net_arch(net_arch)
         self.activation_fn = activation_fn
         self.critic_activation_fn = critic_activation_fn

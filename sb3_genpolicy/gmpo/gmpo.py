@@ -59,11 +59,11 @@ class GMPO(OfflineAlgorithm):
         self,
         policy: str | type[BasePolicy],
         env: GymEnv | str | None = None,
-        learning_rate: float | Schedule = 3e-4,
+        learning_rate: float | Schedule = 1e-3,
         batch_size: int = 256,
-        tau: float = 0.005,
+        tau: float = 0.01,
         gamma: float = 0.99,
-        beta: float = 4.0,
+        beta: float = 1.0,
         weight_clamp: float = 100.0,
         expectile: float = 0.7,
         reward_transform: str | RewardFunction | None = "locomotion",
@@ -122,8 +122,7 @@ class GMPO(OfflineAlgorithm):
             polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
             # Policy: matching loss of the dataset's actions, weighted by their advantage
-            advantage = losses.q_value - losses.value
-            weights = self.advantage_weights(advantage)
+            weights = self.advantage_weights(losses.advantage)
             matching_loss = self.actor.matching_loss(batch.observations, batch.actions, self.generator)
             actor_loss = (weights * matching_loss).mean()
             self.actor.optimizer.zero_grad()
@@ -136,7 +135,7 @@ class GMPO(OfflineAlgorithm):
                 critic_loss=losses.critic_loss,
                 value_loss=losses.value_loss,
                 q_value=losses.q_value.mean(),
-                advantage=advantage.mean(),
+                advantage=losses.advantage.mean(),
                 weight=weights.mean(),
                 weight_clamped=(weights >= self.weight_clamp).float().mean(),
             )

@@ -1,0 +1,111 @@
+"""
+Scores of one training: mean and spread of normalised scores over fresh episodes, and seconds per gradient step.
+
+    python benchmarks/scores.py train --dataset pendulum-mixed --steps 10000 --seeds 0 1 2
+    python benchmarks/scores.py table
+
+Each training appends one line to ``benchmarks/scores.jsonl``; nothing is selected: the last parameters are evaluated.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from sb3_genpolicy import GMPO, load_dataset, normalized_score
+
+RESULTS = Path(__file__).parent / "scores.jsonl"
+# Starts of the evaluations; tuning used others
+EVALUATION_SEED = 10_000
+
+
+def evaluate(model: GMPO, env_id: str, episodes: int, deterministic: bool) -> dict[str, float]:
+    env = make_vec_env(env_id, n_envs=episodes, seed=EVALUATION_SEED)
+    returns, _ = evaluate_policy(
+        model, env, n_eval_episodes=episodes, deterministic=deterministic, return_episode_rewards=True
+    )
+    scores = normalized_score(np.array(returns), model.reference_scores)
+    return {"mean": float(scores.mean()), "std": float(scores.std())}
+
+
+def train(args: argparse.Namespace, seed: int) -> None:
+    data = load_dataset(args.dataset)
+    options = {} if args.beta is None else {"beta": args.beta}
+    policy_kwargs = {} if args.path is None else {"path": args.path}
+    model = GMPO(args.policy, data.env_id, dataset=data, seed=seed, policy_kwargs=policy_kwargs, **options)
+    curve, seconds = [], 0.0
+    for _ in range(args.evaluations):
+        start = time.perf_counter()
+        model.learn(args.steps // args.evaluations, reset_num_timesteps=False, log_interval=None)
+        seconds += time.perf_counter() - start
+        scores = {
+            name: evaluate(model, data.env_id, args.episodes, name == "deterministic") for name in ("deterministic", "sampled")
+        }
+        curve.append({"step": model.num_timesteps, **scores})
+        print(args.dataset, args.policy, args.path, f"beta={model.beta:g}", f"seed {seed}", curve[-1], flush=True)
+    row = {
+        "dataset": args.dataset,
+        "policy": args.policy + (f" ({args.path})" if args.path else ""),
+        "beta": model.beta,
+        "seed": seed,
+        "steps": model.num_timesteps,
+        "ms_per_step": 1e3 * seconds / model.num_timesteps,
+        "threads": th.get_num_threads(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "episodes": args.episodes,
+        "curve": curve,
+    }
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def table() -> None:
+    groups = defaultdict(list)
+    for line in RESULTS.read_text().splitlines():
+        row = json.loads(line)
+        groups[row["dataset"], row["policy"], row["beta"], row["steps"]].append(row)
+    print("| dataset | policy | steps | seeds | score, deterministic | score, sampled | ms per step |")
+    print("|---|---|---|---|---|---|---|")
+    for (dataset, policy, beta, steps), rows in sorted(groups.items()):
+        cells = []
+        for name in ("deterministic", "sampled"):
+            means = np.array([row["curve"][-1][name]["mean"] for row in rows])
+            cells.append(f"{means.mean():.1f} ± {means.std():.1f} ({', '.join(f'{mean:.0f}' for mean in means)})")
+        label = f"GMPO, {policy}" if beta > 0 else f"cloning, {policy}"
+        speed = np.mean([row["ms_per_step"] for row in rows])
+        print(f"| `{dataset}` | {label} | {steps:,} | {len(rows)} | {cells[0]} | {cells[1]} | {speed:.1f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("table", help="print the results so far as a Markdown table, spread over seeds")
+    run = commands.add_parser("train", help="train and evaluate")
+    run.add_argument("--dataset", required=True)
+    run.add_argument("--policy", default="FlowPolicy")
+    run.add_argument("--path", default=None, help="path of a DiffusionPolicy")
+    run.add_argument("--beta", type=float, default=None, help="default: GMPO's; 0 clones")
+    run.add_argument("--steps", type=int, default=100_000)
+    run.add_argument("--seeds", type=int, nargs="+", default=[0])
+    run.add_argument("--episodes", type=int, default=50)
+    run.add_argument("--evaluations", type=int, default=4, help="points of the learning curve")
+    run.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    if args.command == "table":
+        table()
+        return
+    th.set_num_threads(args.threads)
+    for seed in args.seeds:
+        train(args, seed)
+
+
+if __name__ == "__main__":
+    main()

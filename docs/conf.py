@@ -1,0 +1,22 @@
+"""Sphinx configuration."""
+
+import sb3_genpolicy
+
+project = "sb3_genpolicy"
+author = "the sb3_genpolicy maintainers"
+project_copyright = "2026, the sb3_genpolicy maintainers"
+release = version = sb3_genpolicy.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "sb3_genpolicy"
+html_static_path = ["_static"]
+
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_member_order = "bysource"
+autodoc_mock_imports: list[str] = []
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3

@@ -1,0 +1,43 @@
+"""
+The examples run as a reader would run them, in a short mode.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SHORT = {
+    "demo.py": ["--steps", "20", "--episodes", "2", "--folder", "out"],
+    "own_arrays.py": ["--steps", "20"],
+    "minari_dataset.py": ["--dataset", "pendulum-mixed", "--steps", "20", "--episodes", "1"],
+    "sb3_replay_buffer.py": ["--online-steps", "210", "--steps", "20"],
+    "callbacks_and_tensorboard.py": ["--steps", "20", "--folder", "out"],
+}
+
+
+def run(name, folder):
+    # As for a user: no progress bars of this terminal, one thread for networks this small
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)}
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *SHORT[name]], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_example_runs(name, tmp_path):
+    finished = run(name, tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    if name == "demo.py":
+        assert "Behaviour (the data)        54.4" in finished.stdout
+        assert (tmp_path / "out" / "demo.png").stat().st_size > 10_000 and (tmp_path / "out" / "gmpo_pendulum.zip").exists()
+    if name == "callbacks_and_tensorboard.py":
+        assert "went on from step 4 to step 20" in finished.stdout
+        assert list((tmp_path / "out" / "GMPO_1").glob("events.*"))
+    if name == "own_arrays.py":
+        assert finished.stdout.count("heat with") == 3
+    if name == "minari_dataset.py":
+        assert "normalised score" in finished.stdout
