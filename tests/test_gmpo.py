@@ -231,3 +231,22 @@ def test_action_units_are_the_environments():
     action, _ = model.predict(np.zeros(1, np.float32), deterministic=True)
     assert action.shape == (2, 2) and space.contains(action.astype(np.float32))
     np.testing.assert_allclose((action - low) / (high - low), 0.25, atol=0.02)
+
+
+def test_the_actor_that_acts_is_a_running_average(arrays):
+    """Parameters averaged by hand at the documented rate; with actor_tau=1 the latest ones act."""
+    model, average, rates = small_gmpo(arrays, actor_tau=0.3), [], []
+
+    def follow(locals_, globals_):
+        rates.append(max(0.3, 9 / (9 + len(rates) + 1)))
+        for index, parameter in enumerate(model.actor.parameters()):
+            average[index] = (1 - rates[-1]) * average[index] + rates[-1] * parameter.detach()
+
+    average = [parameter.detach().clone() for parameter in model.actor.parameters()]
+    model.learn(40, callback=lambda *scopes: follow(*scopes) is None)
+    assert rates[0] == 0.9 and rates[-1] == 0.3
+    for mine, acting in zip(average, model.actor_ema.parameters(), strict=True):
+        np.testing.assert_allclose(mine, acting.detach(), atol=1e-5)
+    latest = small_gmpo(arrays, actor_tau=1.0).learn(5)
+    for trained, acting in zip(latest.actor.parameters(), latest.actor_ema.parameters(), strict=True):
+        assert th.equal(trained, acting)

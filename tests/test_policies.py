@@ -104,8 +104,8 @@ def test_the_candidate_with_the_highest_q_is_taken(arrays):
         chosen = policy(observations, deterministic=True)
         for row in range(4):
             one = observations[row : row + 1]
-            features = policy.actor.extract_features(one, policy.actor.features_extractor)
-            candidates = [policy.actor.sample(features, noise[None]) for noise in policy.candidate_noise]
+            features = policy.actor_ema.extract_features(one, policy.actor_ema.features_extractor)
+            candidates = [policy.actor_ema.sample(features, noise[None]) for noise in policy.candidate_noise]
             values = [min(q.item() for q in policy.critic(one, action)) for action in candidates]
             np.testing.assert_allclose(chosen[row], candidates[int(np.argmax(values))][0], atol=1e-5)
     assert policy.candidate_noise.shape == (6, 2) and (policy.candidate_noise[0] == 0).all()

@@ -145,7 +145,7 @@ def test_policy_and_actor_can_be_saved_alone(arrays, tmp_path, policy):
     model.policy.save(tmp_path / "policy.pkl")
     loaded = POLICY_ALIASES[policy].load(tmp_path / "policy.pkl")
     np.testing.assert_array_equal(loaded.predict(OBSERVATIONS, deterministic=True)[0], expected)
-    model.actor.save(tmp_path / "actor.pkl")
+    model.actor_ema.save(tmp_path / "actor.pkl")
     actor = GenerativeActor.load(tmp_path / "actor.pkl")
     np.testing.assert_array_equal(actor.predict(OBSERVATIONS, deterministic=True)[0], expected)
 

@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import get_parameters_by_name
+from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.callbacks import GradientStepProgressBar
@@ -47,6 +47,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     :param batch_size: rows of the dataset for each gradient step
     :param tau: the soft update coefficient of the target critics (between 0 and 1)
     :param gamma: the discount factor
+    :param actor_tau: the soft update coefficient of the averaged actor, which acts (in (0, 1]; 1: the latest parameters act)
     :param reward_transform: ``locomotion``, ``antmaze``, ``none`` (or None) or a function of an array of rewards,
         see :func:`~sb3_genpolicy.common.rewards.fit_reward_transform`
     :param dataset: the logged data: a Minari id or dataset, the name of an embedded dataset, an SB3 replay buffer or a mapping
@@ -63,6 +64,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     policy: GenerativePolicy
     actor: GenerativeActor
+    actor_ema: GenerativeActor
     critic: ContinuousCritic
     critic_target: ContinuousCritic
     value_net: ValueNetwork
@@ -77,6 +79,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         batch_size: int = 256,
         tau: float = 0.01,
         gamma: float = 0.99,
+        actor_tau: float = 0.001,
         reward_transform: str | RewardFunction | None = "locomotion",
         dataset: DatasetSource | None = None,
         stats_window_size: int = 100,
@@ -109,7 +112,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         check_number("batch_size", batch_size, low=1)
         check_number("tau", tau, low=0.0, high=1.0)
         check_number("gamma", gamma, low=0.0, high=1.0)
+        check_number("actor_tau", actor_tau, low=0.0, high=1.0, low_open=True)
         check_reward_transform(reward_transform)
+        self.actor_tau = actor_tau
         self.reward_transform = reward_transform
         self.dataset = dataset
         # What stays of the dataset when the model is saved
@@ -157,14 +162,23 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             self.generator.manual_seed(seed)
             self._resume_random_state = False
 
+    def _update_actor_ema(self) -> None:
+        """Follow the actor: closely in the first steps, then at the rate ``actor_tau``."""
+        rate = max(self.actor_tau, 9.0 / (10.0 + self._n_updates))
+        polyak_update(self.actor.parameters(), self.actor_ema.parameters(), rate)
+        polyak_update(self.actor_batch_norm_stats, self.actor_batch_norm_stats_ema, 1.0)
+
     def _create_aliases(self) -> None:
         self.actor = self.policy.actor
+        self.actor_ema = self.policy.actor_ema
         self.critic = self.policy.critic
         self.critic_target = self.policy.critic_target
         self.value_net = self.policy.value_net
         # Running mean and running var of batch normalisation go to the target as they are (SB3, GH issue #996)
         self.batch_norm_stats = get_parameters_by_name(self.critic, ["running_"])
         self.batch_norm_stats_target = get_parameters_by_name(self.critic_target, ["running_"])
+        self.actor_batch_norm_stats = get_parameters_by_name(self.actor, ["running_"])
+        self.actor_batch_norm_stats_ema = get_parameters_by_name(self.actor_ema, ["running_"])
 
     # Data
 
@@ -322,8 +336,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     # Files
 
     def _excluded_save_params(self) -> list[str]:
-        networks = ["actor", "critic", "critic_target", "value_net", "batch_norm_stats", "batch_norm_stats_target"]
-        return [*super()._excluded_save_params(), *networks, "dataset", "generator", "means"]
+        networks = ["actor", "actor_ema", "critic", "critic_target", "value_net"]
+        statistics = [name for name in vars(self) if "batch_norm_stats" in name]
+        return [*super()._excluded_save_params(), *networks, *statistics, "dataset", "generator", "means"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer", "value_net.optimizer"], ["random_state"]

@@ -26,6 +26,8 @@ class GenerativePolicy(BasePolicy):
     """
     Actor and critics of a generative policy. Use ``FlowPolicy`` or ``DiffusionPolicy``, which say what paths there are.
 
+    ``actor`` is trained; ``actor_ema``, a running average of its parameters, acts.
+
     :param observation_space: observation space
     :param action_space: action space, a bounded Box
     :param lr_schedule: learning rate schedule (could be constant)
@@ -62,6 +64,7 @@ class GenerativePolicy(BasePolicy):
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
 
     actor: GenerativeActor
+    actor_ema: GenerativeActor
     critic: ContinuousCritic
     critic_target: ContinuousCritic
     value_net: ValueNetwork
@@ -151,6 +154,10 @@ class GenerativePolicy(BasePolicy):
         self.actor.optimizer = self.optimizer_class(
             self.actor.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs  # type: ignore[call-arg]
         )
+        # The one that acts: a running average of the actor's parameters
+        self.actor_ema = self.make_actor()
+        self.actor_ema.load_state_dict(self.actor.state_dict())
+        self.actor_ema.set_training_mode(False)
         # With a shared extractor, the critics' losses do not reach it (see SB3's SAC)
         shared = self.actor.features_extractor if self.share_features_extractor else None
         self.critic = self.make_critic(shared)
@@ -246,19 +253,20 @@ class GenerativePolicy(BasePolicy):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         if self.n_candidates == 1:
-            return self.actor(observation, deterministic)
+            return self.actor_ema(observation, deterministic)
         return self._best_candidate(observation, deterministic)
 
     def _best_candidate(self, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
         """Draw ``n_candidates`` actions per observation and keep the one whose smallest Q is largest."""
-        n, features = self.n_candidates, self.actor.extract_features(obs, self.actor.features_extractor)
+        actor, n = self.actor_ema, self.n_candidates
+        features = actor.extract_features(obs, actor.features_extractor)
         batch_size = features.shape[0]
         if deterministic:
             noise = self.candidate_noise.repeat(batch_size, 1)
         else:
-            noise = th.randn((batch_size * n, self.actor.action_dim), device=features.device)
+            noise = th.randn((batch_size * n, actor.action_dim), device=features.device)
         # Row i * n + k holds candidate k of observation i
-        actions = self.actor.sample(features.repeat_interleave(n, dim=0), noise)
+        actions = actor.sample(features.repeat_interleave(n, dim=0), noise)
         repeated = tree_map(lambda array: array.repeat_interleave(n, dim=0), obs)
         q_values = th.cat(self.critic(repeated, actions), dim=1).amin(dim=1)
         best = q_values.reshape(batch_size, n).argmax(dim=1)

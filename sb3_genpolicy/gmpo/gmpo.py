@@ -37,6 +37,8 @@ class GMPO(OfflineAlgorithm):
     :param beta: inverse temperature of the weights, >= 0, in units of the transformed reward. 0 clones the behaviour policy.
     :param weight_clamp: largest weight of a sample, > 0 (paper: 100)
     :param expectile: expectile of V, in (0, 1) (paper: 0.7 for locomotion, 0.9 for AntMaze)
+    :param actor_tau: the soft update coefficient of the averaged actor, which acts (in (0, 1]; 1: the latest parameters act).
+        The weights make each step's gradient noisy; an average over the last thousand steps acts more steadily.
     :param reward_transform: ``locomotion`` (the default: returns of the dataset span 1000), ``antmaze`` (reward - 1),
         ``none`` (or None), or a function of an array of rewards
     :param dataset: the logged data: a Minari id or dataset, the name of an embedded dataset, an SB3 replay buffer or a mapping
@@ -66,6 +68,7 @@ class GMPO(OfflineAlgorithm):
         beta: float = 1.0,
         weight_clamp: float = 100.0,
         expectile: float = 0.7,
+        actor_tau: float = 0.001,
         reward_transform: str | RewardFunction | None = "locomotion",
         dataset: DatasetSource | None = None,
         stats_window_size: int = 100,
@@ -83,6 +86,7 @@ class GMPO(OfflineAlgorithm):
             batch_size=batch_size,
             tau=tau,
             gamma=gamma,
+            actor_tau=actor_tau,
             reward_transform=reward_transform,
             dataset=dataset,
             policy_kwargs=policy_kwargs,
@@ -128,6 +132,8 @@ class GMPO(OfflineAlgorithm):
             self.actor.optimizer.zero_grad()
             actor_loss.backward()
             self.actor.optimizer.step()
+            self._update_actor_ema()
+            self._n_updates += 1
 
             self.means.add(
                 actor_loss=actor_loss,
@@ -139,7 +145,6 @@ class GMPO(OfflineAlgorithm):
                 weight=weights.mean(),
                 weight_clamped=(weights >= self.weight_clamp).float().mean(),
             )
-        self._n_updates += gradient_steps
 
     def advantage_weights(self, advantage: th.Tensor) -> th.Tensor:
         """
