@@ -28,7 +28,7 @@ EVALUATION_SEED = 10_000
 
 class Cloning(GMPO):
     """
-    GMPO(beta=0) without its critics, which nothing of the cloned policy depends on: the same policy, bit for bit, in less time.
+    GMPO(beta=0) without its critics, on which the cloned policy does not depend: the same, bit for bit, in less time.
     """
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:

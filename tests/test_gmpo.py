@@ -205,6 +205,10 @@ def test_dataset_may_be_given_to_learn_and_replaced_there(arrays):
     assert env_less.replay_buffer.size() == 26
     env_less.learn(2, dataset=other)
     assert env_less.replay_buffer.size() == 11
+    # On the scale of rewards that the critics know
+    assert env_less.replay_buffer.rewards[0].item() == pytest.approx(other["rewards"][0] * env_less.reward_function.scale)
+    expected = 1000.0 / np.ptp(load_dataset(arrays).episode_returns())
+    assert env_less.reward_function.scale == pytest.approx(expected, rel=1e-5)
     # Given rows stay until others are given
     env_less.learn(2)
     assert env_less.replay_buffer.size() == 11

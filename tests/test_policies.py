@@ -105,10 +105,13 @@ def test_the_candidate_with_the_highest_q_is_taken(arrays):
         for row in range(4):
             one = observations[row : row + 1]
             features = policy.actor_ema.extract_features(one, policy.actor_ema.features_extractor)
-            candidates = [policy.actor_ema.sample(features, noise[None]) for noise in policy.candidate_noise]
+            candidates = [policy.actor_ema.sample(features, noise[None]) for noise in policy.candidate_noise(6)]
             values = [min(q.item() for q in policy.critic(one, action)) for action in candidates]
             np.testing.assert_allclose(chosen[row], candidates[int(np.argmax(values))][0], atol=1e-5)
-    assert policy.candidate_noise.shape == (6, 2) and (policy.candidate_noise[0] == 0).all()
+    assert (policy.candidate_noise(6)[0] == 0).all()
+    # The number of candidates can be changed later, the first ones stay
+    policy.n_candidates = 8
+    np.testing.assert_array_equal(policy.candidate_noise(8)[0], policy.candidate_noise(6)[0])
     actions, _ = policy.predict(np.zeros((3, 3), np.float32))
     assert actions.shape == (3, 2)
 

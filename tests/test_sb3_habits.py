@@ -162,6 +162,17 @@ def test_statistics_gathered_by_stepping_are_kept():
 # The online loop that is inherited
 
 
+def test_the_inherited_online_loop_goes_on_from_a_loaded_model(tmp_path):
+    """It finds the dataset by its name again, and knows how rewards were scaled."""
+    pendulum().learn(2).save(tmp_path / "model")
+    model = GMPO.load(tmp_path / "model", env=make_vec_env("Pendulum-v1"))
+    model.learning_starts = 5
+    OffPolicyAlgorithm.learn(model, 10)
+    assert model.replay_buffer.size() == 48_010
+    returns = load_dataset(DATA).episode_returns()
+    assert model.replay_buffer.reward_function.scale == pytest.approx(1000.0 / (returns.max() - returns.min()))
+
+
 def test_the_inherited_online_loop_goes_on_from_the_dataset():
     model = pendulum(make_vec_env("Pendulum-v1", n_envs=2)).learn(5)
     rewards = model.replay_buffer.rewards[:10].clone()

@@ -120,6 +120,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         # What stays of the dataset when the model is saved
         self.dataset_name: str | None = dataset if isinstance(dataset, str) else None
         self.reference_scores: tuple[float, float] | None = None
+        # Fitted to the first dataset: critics that were trained on one scale cannot go over to another
+        self.reward_function: RewardFunction | None = None
         self._normalizer_is_fitted = False
 
     def _check_action_space(self) -> None:
@@ -145,6 +147,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.generator = th.Generator(self.device)
         self.generator.manual_seed(int(th.randint(2**62, ())))
         super()._setup_model()
+        if self.reward_function is not None:
+            self.replay_buffer.reward_function = self.reward_function
         # Saved as a tensor; the generator itself cannot be
         self.random_state = self.generator.get_state()
         self._resume_random_state = True
@@ -194,8 +198,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         assert isinstance(self.action_space, spaces.Box)
         data = fit_to_spaces(data, self.observation_space, self.action_space)
         self.dataset_name, self.reference_scores = data.name, data.reference_scores
-        reward_function = fit_reward_transform(self.reward_transform, data)
-        self.replay_buffer.fill(data, reward_function)
+        if self.reward_function is None:
+            self.reward_function = fit_reward_transform(self.reward_transform, data)
+        self.replay_buffer.fill(data, self.reward_function)
         if self._vec_normalize_env is not None:
             fit_vec_normalize(self._vec_normalize_env, data, self.gamma)
         self._fit_observation_normalizer()
@@ -293,7 +298,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         )
         callback.on_training_start(locals(), globals())
         assert self.env is not None
-        # Nothing happens in the environment; callbacks look for what SB3's online loop would have here
+        # Nothing happens in the environment; callbacks look into these locals for what SB3's online loop would have there
         new_obs = self._last_obs
         infos: list[dict[str, Any]] = [{} for _ in range(self.env.num_envs)]
         rewards, dones = np.zeros(self.env.num_envs), np.zeros(self.env.num_envs, dtype=bool)
@@ -308,7 +313,6 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             if log_interval is not None and self.num_timesteps % log_interval == 0:
                 self.dump_logs()
         callback.on_training_end()
-        del new_obs, infos, rewards, dones
         return self
 
     @abstractmethod

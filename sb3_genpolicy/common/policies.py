@@ -42,7 +42,7 @@ class GenerativePolicy(BasePolicy):
     :param solver: ``euler``, ``midpoint``, ``heun`` or ``rk4``
     :param sampling_steps: number of solver steps from noise to an action, positive. Default: the policy class's.
     :param n_candidates: number of actions drawn for a prediction; the one with the highest minimum of the Qs is taken.
-        1, the default, samples the policy itself, as the paper does.
+        1, the default, samples the policy itself, as the paper does. Can be changed later: ``model.policy.n_candidates = 8``.
     :param normalize_observations: whether observations are standardised inside the policy, by statistics of the dataset
         (images and discrete observations are not)
     :param features_extractor_class: features extractor. Default: the policy class's.
@@ -68,7 +68,6 @@ class GenerativePolicy(BasePolicy):
     critic: ContinuousCritic
     critic_target: ContinuousCritic
     value_net: ValueNetwork
-    candidate_noise: th.Tensor
 
     @named_options
     def __init__(
@@ -171,9 +170,6 @@ class GenerativePolicy(BasePolicy):
             network.optimizer = self.optimizer_class(own, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
         # Target networks should always be in eval mode
         self.critic_target.set_training_mode(False)
-        noise = th.randn(self.n_candidates, self.actor.action_dim, generator=th.Generator().manual_seed(_CANDIDATE_SEED))
-        noise[0] = 0.0
-        self.register_buffer("candidate_noise", noise, persistent=False)
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         return NormalizedExtractor(self.observation_space, self.normalizer, super().make_features_extractor())
@@ -256,13 +252,23 @@ class GenerativePolicy(BasePolicy):
             return self.actor_ema(observation, deterministic)
         return self._best_candidate(observation, deterministic)
 
+    def candidate_noise(self, n_candidates: int) -> th.Tensor:
+        """
+        :param n_candidates: number of candidates
+        :return: the noise that deterministic candidates start from, (n_candidates, action_dim): zero, then fixed draws
+        """
+        generator = th.Generator().manual_seed(_CANDIDATE_SEED)
+        noise = th.randn((n_candidates, self.actor.action_dim), generator=generator)
+        noise[0] = 0.0
+        return noise
+
     def _best_candidate(self, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
         """Draw ``n_candidates`` actions per observation and keep the one whose smallest Q is largest."""
         actor, n = self.actor_ema, self.n_candidates
         features = actor.extract_features(obs, actor.features_extractor)
         batch_size = features.shape[0]
         if deterministic:
-            noise = self.candidate_noise.repeat(batch_size, 1)
+            noise = self.candidate_noise(n).to(features).repeat(batch_size, 1)
         else:
             noise = th.randn((batch_size * n, actor.action_dim), device=features.device)
         # Row i * n + k holds candidate k of observation i

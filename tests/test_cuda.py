@@ -1,0 +1,45 @@
+"""
+The same on a GPU, where there is one.
+"""
+
+import numpy as np
+import pytest
+import torch as th
+from sb3_genpolicy import GMPO
+from tests.conftest import SMALL
+
+pytestmark = pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.parametrize("policy", ["FlowPolicy", "DiffusionPolicy"])
+def test_training_on_a_gpu_keeps_the_rows_there_and_predicts_alike_on_a_cpu(arrays, tmp_path, policy):
+    model = GMPO(policy, dataset=arrays, policy_kwargs=SMALL, seed=0, device="cuda").learn(20)
+    batch = model.replay_buffer.sample(4)
+    assert all(tensor.is_cuda for tensor in (batch.observations, batch.actions, batch.rewards, batch.dones))
+    model.save(tmp_path / "model")
+    rows = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    on_cpu = GMPO.load(tmp_path / "model", device="cpu")
+    expected, _ = model.predict(rows, deterministic=True)
+    np.testing.assert_allclose(on_cpu.predict(rows, deterministic=True)[0], expected, atol=1e-4)
+    # It goes on with fresh draws where the saved random state is of another kind of device
+    assert on_cpu.learn(3, reset_num_timesteps=False, dataset=arrays).num_timesteps == 23
+
+
+def test_a_resumed_run_goes_on_where_it_stopped_on_a_gpu(arrays, tmp_path):
+    def run(steps):
+        return GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL, seed=0, device="cuda").learn(steps)
+
+    run(6).save(tmp_path / "model")
+    resumed = GMPO.load(tmp_path / "model", device="cuda").learn(4, reset_num_timesteps=False, dataset=arrays)
+    for mine, whole in zip(resumed.policy.parameters(), run(10).policy.parameters(), strict=True):
+        th.testing.assert_close(mine, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_training_step_waits_for_nothing(arrays):
+    """No synchronisation between host and device in a step: torch raises at one."""
+    model = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL, seed=0, device="cuda").learn(3)
+    th.cuda.set_sync_debug_mode("error")
+    try:
+        model.train(gradient_steps=2, batch_size=8)
+    finally:
+        th.cuda.set_sync_debug_mode("default")
