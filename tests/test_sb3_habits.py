@@ -226,7 +226,7 @@ def test_data_of_another_environment_are_refused(arrays):
         (dict(gamma=1.5), ValueError, "gamma must be a number >= 0.0 and <= 1.0"),
         (dict(batch_size=0), ValueError, "batch_size must be a number >= 1"),
         (dict(reward_transform="locomotive"), ValueError, "Did you mean 'locomotion'"),
-        (dict(dataset="pendulum-mixd"), ValueError, "no dataset 'pendulum-mixd'.*Did you mean 'pendulum-mixed'"),
+        (dict(dataset="pendulum-mixd"), ValueError, "no dataset 'pendulum-mixd' on this machine, which has pendulum-mixed"),
     ],
 )
 def test_bad_options_are_named(arrays, kwargs, error, message):

@@ -99,10 +99,10 @@ def _same_env(env_id: str, other: str) -> bool:
 def open_minari(name: str) -> MinariDataset:
     try:
         return minari.load_dataset(name)
-    except (FileNotFoundError, ValueError, TypeError) as error:
+    except FileNotFoundError as error:
         installed = local_datasets_for(None)
         raise ValueError(
-            f"There is no dataset '{name}' on this machine. {did_you_mean(name, installed)} "
+            f"There is no dataset '{name}' on this machine, which has {', '.join(installed)}. "
             f"A Minari dataset is fetched by `minari download {name}`; ids end in a version: 'mujoco/hopper/medium-v0'."
         ) from error
 

@@ -143,7 +143,7 @@ class GMPO(OfflineAlgorithm):
                 q_value=losses.q_value.mean(),
                 advantage=losses.advantage.mean(),
                 weight=weights.mean(),
-                weight_clamped=(weights >= self.weight_clamp).float().mean(),
+                weight_clamped=(weights >= 0.999 * self.weight_clamp).float().mean(),
             )
 
     def advantage_weights(self, advantage: th.Tensor) -> th.Tensor:
