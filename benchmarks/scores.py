@@ -4,7 +4,8 @@ Scores of one training: mean and spread of normalised scores over fresh episodes
     python benchmarks/scores.py train --dataset pendulum-mixed --steps 10000 --seeds 0 1 2
     python benchmarks/scores.py table
 
-Each training appends one line to ``benchmarks/scores.jsonl``; nothing is selected: the last parameters are evaluated.
+Each training appends one line to ``benchmarks/scores.jsonl`` and saves its model in ``benchmarks/models``.
+Nothing is selected: the last parameters are evaluated.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 RESULTS = Path(__file__).parent / "scores.jsonl"
+MODELS = Path(__file__).parent / "models"
 # Starts of the evaluations; tuning used others
 EVALUATION_SEED = 10_000
 
@@ -68,6 +70,8 @@ def train(args: argparse.Namespace, seed: int) -> None:
         }
         curve.append({"step": model.num_timesteps, **scores})
         print(args.dataset, args.policy, args.path, f"beta={model.beta:g}", f"seed {seed}", curve[-1], flush=True)
+    name = "-".join([args.dataset.replace("/", "-"), args.policy, args.path or "", f"beta{model.beta:g}", str(seed)])
+    model.save(MODELS / name)
     row = {
         "dataset": args.dataset,
         "policy": args.policy + (f" ({args.path})" if args.path else ""),
