@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import torch as th
 from sb3_genpolicy import GMPO, OfflineEvalCallback, load_dataset, normalized_score
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -66,6 +67,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="where the picture and the model go")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    # Networks this small gain little from a second thread, and lose much where other programs want the cores
+    th.set_num_threads(1)
     start = time.time()
 
     data = load_dataset(DATASET)
