@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-SOURCES = sb3_genpolicy/ tests/ examples/ docs/conf.py
+SOURCES = sb3_genpolicy/ tests/ examples/ benchmarks/ docs/conf.py
 
 .PHONY: venv demo test test-slow pytest mypy type lint format check-codestyle commit-checks doc clean clean-doc
 

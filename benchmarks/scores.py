@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch as th
-from sb3_genpolicy import GMPO, load_dataset, normalized_score
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+
+from sb3_genpolicy import GMPO, load_dataset, normalized_score
 
 RESULTS = Path(__file__).parent / "scores.jsonl"
 MODELS = Path(__file__).parent / "models"

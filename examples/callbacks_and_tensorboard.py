@@ -7,9 +7,10 @@ Evaluation with normalised scores, checkpoints and TensorBoard while training; t
 import argparse
 from pathlib import Path
 
-from sb3_genpolicy import GMPO, OfflineEvalCallback
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_genpolicy import GMPO, OfflineEvalCallback
 
 
 def main() -> None:

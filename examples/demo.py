@@ -11,9 +11,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch as th
-from sb3_genpolicy import GMPO, OfflineEvalCallback, load_dataset, normalized_score
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+
+from sb3_genpolicy import GMPO, OfflineEvalCallback, load_dataset, normalized_score
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -7,8 +7,9 @@ Learn from a Minari dataset on this machine, in the environment that it was reco
 
 import argparse
 
-from sb3_genpolicy import GMPO, make_offline_env, normalized_score
 from stable_baselines3.common.evaluation import evaluate_policy
+
+from sb3_genpolicy import GMPO, make_offline_env, normalized_score
 
 
 def main() -> None:

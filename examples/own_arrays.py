@@ -6,6 +6,7 @@ import argparse
 
 import numpy as np
 from gymnasium import spaces
+
 from sb3_genpolicy import GMPO
 
 

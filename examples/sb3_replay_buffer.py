@@ -4,9 +4,10 @@ Learn from what an SB3 agent has recorded: its replay buffer is the dataset.
 
 import argparse
 
-from sb3_genpolicy import GMPO
 from stable_baselines3 import SAC
 from stable_baselines3.common.evaluation import evaluate_policy
+
+from sb3_genpolicy import GMPO
 
 
 def main() -> None:

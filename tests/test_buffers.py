@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+
 from sb3_genpolicy import load_dataset
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.envs import SpacesVecEnv
 from sb3_genpolicy.common.rewards import AffineReward
-from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.vec_env import VecNormalize
 from tests.conftest import make_arrays
 
 SPACE = spaces.Box(-np.inf, np.inf, (3,), np.float32)

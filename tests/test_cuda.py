@@ -5,6 +5,7 @@ The same on a GPU, where there is one.
 import numpy as np
 import pytest
 import torch as th
+
 from sb3_genpolicy import GMPO
 from tests.conftest import SMALL
 

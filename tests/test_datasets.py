@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+
 from sb3_genpolicy import load_dataset, make_offline_env
 from sb3_genpolicy.common.datasets import EMBEDDED, dataset_spaces, local_datasets_for
 from sb3_genpolicy.common.rewards import AffineReward, fit_reward_transform
 from sb3_genpolicy.common.transitions import KEYS, normalized_score
 from sb3_genpolicy.common.vec_normalize import discounted_returns_so_far
-from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from tests.conftest import make_arrays
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (3,), np.float64)

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from sb3_genpolicy import GMPO, load_dataset
-from sb3_genpolicy.common.critics import expectile_loss, iql_losses
-from sb3_genpolicy.common.device_means import DeviceMeans
 from scipy import stats
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
-from tests.conftest import SMALL, make_arrays
 from torch import nn
+
+from sb3_genpolicy import GMPO, load_dataset
+from sb3_genpolicy.common.critics import expectile_loss, iql_losses
+from sb3_genpolicy.common.device_means import DeviceMeans
+from tests.conftest import SMALL, make_arrays
 
 
 def small_gmpo(dataset, policy="FlowPolicy", **kwargs):

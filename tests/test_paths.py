@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch as th
+
 from sb3_genpolicy.generative import PATHS, SOLVERS, CosinePath, GenerativeModel, LinearPath, VPPath, odeint
 
 ALL_PATHS = [LinearPath(), CosinePath(), VPPath(), VPPath(beta_min=0.5, beta_max=5.0)]

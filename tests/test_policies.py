@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
+
 from sb3_genpolicy import GMPO
 from sb3_genpolicy.generative import VPPath
 from sb3_genpolicy.gmpo import DiffusionPolicy, FlowPolicy
-from stable_baselines3.common.preprocessing import get_flattened_obs_dim
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from tests.conftest import SMALL, make_arrays
-from torch import nn
 
 ACTIONS = spaces.Box(-2.0, 3.0, (2,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from sb3_genpolicy import GMPO, OfflineEvalCallback, load_dataset, make_offline_env, normalized_score
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import (
     CheckpointCallback,
@@ -21,6 +20,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_genpolicy import GMPO, OfflineEvalCallback, load_dataset, make_offline_env, normalized_score
 from tests.conftest import SMALL, make_arrays
 from tests.test_datasets import pendulum_arrays, write_minari
 
