@@ -3,6 +3,7 @@ Scores of one training: mean and spread of normalised scores over fresh episodes
 
     python benchmarks/scores.py train --dataset pendulum-mixed --steps 10000 --seeds 0 1 2
     python benchmarks/scores.py table
+    python benchmarks/scores.py plot --path docs/_static/scores.png
 
 Each training appends one line to ``benchmarks/scores.jsonl`` and saves its model in ``benchmarks/models``.
 Nothing is selected: the last parameters are evaluated.
@@ -16,12 +17,16 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_genpolicy import GMPO, load_dataset, normalized_score
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
 
 RESULTS = Path(__file__).parent / "scores.jsonl"
 MODELS = Path(__file__).parent / "models"
@@ -106,10 +111,35 @@ def table() -> None:
         print(f"| `{dataset}` | {label} | {steps:,} | {len(rows)} | {cells[0]} | {cells[1]} | {speed:.1f} |")
 
 
+def plot(path: Path) -> None:
+    curves = defaultdict(list)
+    for line in RESULTS.read_text().splitlines():
+        row = json.loads(line)
+        label = f"GMPO, {row['policy']}" if row["beta"] > 0 else "cloning"
+        curves[row["dataset"]].append((label, [0, *(point["step"] for point in row["curve"])], row["curve"]))
+    figure, axes = plt.subplots(1, len(curves), figsize=(4 * len(curves), 3.4), squeeze=False)
+    for axis, (dataset, runs) in zip(axes[0], sorted(curves.items()), strict=True):
+        data = load_dataset(dataset)
+        labels = sorted({label for label, _, _ in runs})
+        for label, steps, curve in runs:
+            scores = [point["deterministic"]["mean"] for point in curve]
+            color = f"C{labels.index(label)}"
+            axis.plot(steps[1:], scores, color=color, marker="o", label=label, alpha=0.8)
+        behaviour = normalized_score(data.episode_returns(), data.reference_scores).mean()
+        axis.axhline(behaviour, color="grey", linestyle="--", label="behaviour")
+        axis.set(title=dataset, xlabel="gradient steps", ylabel="normalised score, deterministic", ylim=(0, None))
+        handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+        axis.legend(handles.values(), handles.keys(), fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("table", help="print the results so far as a Markdown table, spread over seeds")
+    picture = commands.add_parser("plot", help="draw the learning curves")
+    picture.add_argument("--path", type=Path, default=RESULTS.with_suffix(".png"))
     run = commands.add_parser("train", help="train and evaluate")
     run.add_argument("--dataset", required=True)
     run.add_argument("--policy", default="FlowPolicy")
@@ -122,8 +152,9 @@ def main() -> None:
     run.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     if args.command == "table":
-        table()
-        return
+        return table()
+    if args.command == "plot":
+        return plot(args.path)
     th.set_num_threads(args.threads)
     for seed in args.seeds:
         train(args, seed)
