@@ -3,6 +3,7 @@ Scores of one training: mean and spread of normalised scores over fresh episodes
 
     python benchmarks/scores.py train --dataset pendulum-mixed --steps 10000 --seeds 0 1 2
     python benchmarks/scores.py table
+    python benchmarks/scores.py evaluate --candidates 8
     python benchmarks/scores.py plot --path docs/_static/scores.png
 
 Each training appends one line to ``benchmarks/scores.jsonl`` and saves its model in ``benchmarks/models``.
@@ -94,6 +95,29 @@ def train(args: argparse.Namespace, seed: int) -> None:
         file.write(json.dumps(row) + "\n")
 
 
+def reevaluate(candidates: int, episodes: int) -> None:
+    """Evaluate the saved models again, with the best of several candidates for every action."""
+    for path in sorted(MODELS.glob("*.zip")):
+        model = GMPO.load(path)
+        if model.beta == 0.0:
+            continue
+        model.policy.n_candidates = candidates
+        env_id = load_dataset(model.dataset_name).env_id
+        scores = {name: evaluate(model, env_id, episodes, name == "deterministic") for name in ("deterministic", "sampled")}
+        row = {
+            "dataset": model.dataset_name,
+            "policy": f"{type(model.policy).__name__}, best of {candidates}",
+            "beta": model.beta,
+            "seed": model.seed,
+            "steps": model.num_timesteps,
+            "episodes": episodes,
+            "curve": [{"step": model.num_timesteps, **scores}],
+        }
+        print(row, flush=True)
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
 def table() -> None:
     groups = defaultdict(list)
     for line in RESULTS.read_text().splitlines():
@@ -107,7 +131,7 @@ def table() -> None:
             means = np.array([row["curve"][-1][name]["mean"] for row in rows])
             cells.append(f"{means.mean():.1f} ± {means.std():.1f} ({', '.join(f'{mean:.0f}' for mean in means)})")
         label = f"GMPO, {policy}" if beta > 0 else f"cloning, {policy}"
-        speed = np.mean([row["ms_per_step"] for row in rows])
+        speed = np.mean([row.get("ms_per_step", np.nan) for row in rows])
         print(f"| `{dataset}` | {label} | {steps:,} | {len(rows)} | {cells[0]} | {cells[1]} | {speed:.1f} |")
 
 
@@ -138,6 +162,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("table", help="print the results so far as a Markdown table, spread over seeds")
+    again = commands.add_parser("evaluate", help="evaluate the saved models with several candidates for every action")
+    again.add_argument("--candidates", type=int, default=8)
+    again.add_argument("--episodes", type=int, default=50)
     picture = commands.add_parser("plot", help="draw the learning curves")
     picture.add_argument("--path", type=Path, default=RESULTS.with_suffix(".png"))
     run = commands.add_parser("train", help="train and evaluate")
@@ -155,6 +182,8 @@ def main() -> None:
         return table()
     if args.command == "plot":
         return plot(args.path)
+    if args.command == "evaluate":
+        return reevaluate(args.candidates, args.episodes)
     th.set_num_threads(args.threads)
     for seed in args.seeds:
         train(args, seed)

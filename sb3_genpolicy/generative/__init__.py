@@ -1,5 +1,5 @@
 """
-Paths, networks, solvers and models of p(x | condition). Imports torch alone, never stable_baselines3.
+Paths, networks, solvers and models of p(x | condition). Imports torch alone.
 """
 
 from sb3_genpolicy.generative.models import GenerativeModel
