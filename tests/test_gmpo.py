@@ -14,6 +14,7 @@ from torch import nn
 from sb3_genpolicy import GMPO, load_dataset
 from sb3_genpolicy.common.critics import expectile_loss, iql_losses
 from sb3_genpolicy.common.device_means import DeviceMeans
+from sb3_genpolicy.gmpo.gmpo import effective_sample_size
 from tests.conftest import SMALL, make_arrays
 
 
@@ -74,6 +75,12 @@ def test_weights_are_the_clamped_exponential_of_the_advantage():
     weights = model.advantage_weights(th.tensor([[-1.0], [0.0], [1.0], [3.0], [1e6]]))
     np.testing.assert_allclose(weights, [np.exp(-2), 1.0, np.exp(2), 50.0, 50.0], rtol=1e-5)
     np.testing.assert_allclose(small_gmpo(make_arrays(), beta=0.0).advantage_weights(th.randn(5, 1)), 1.0)
+
+
+def test_effective_sample_size_counts_the_rows_that_count():
+    assert effective_sample_size(th.full((8,), 3.0)).item() == pytest.approx(1.0)
+    assert effective_sample_size(th.tensor([0.0, 5.0, 0.0, 0.0])).item() == pytest.approx(0.25)
+    assert effective_sample_size(th.tensor([1.0, 1.0, 0.0, 0.0])).item() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,16 @@ from sb3_genpolicy.common.utils import check_number, named_options
 SelfGMPO = TypeVar("SelfGMPO", bound="GMPO")
 
 
+def effective_sample_size(weights: th.Tensor) -> th.Tensor:
+    """
+    Kish's effective sample size as a share of the batch: 1 where all weights are equal, 1 / batch_size where one outweighs all.
+
+    :param weights: (batch_size,)
+    :return: a scalar
+    """
+    return weights.mean().square() / weights.square().mean()
+
+
 class GMPO(OfflineAlgorithm):
     """
     Generative Model Policy Optimization (GMPO): a flow or diffusion policy is matched to the dataset's actions,
@@ -143,6 +153,7 @@ class GMPO(OfflineAlgorithm):
                 q_value=losses.q_value.mean(),
                 advantage=losses.advantage.mean(),
                 weight=weights.mean(),
+                effective_sample_size=effective_sample_size(weights),
                 weight_clamped=(weights >= 0.999 * self.weight_clamp).float().mean(),
             )
 
