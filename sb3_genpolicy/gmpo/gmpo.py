@@ -22,7 +22,7 @@ SelfGMPO = TypeVar("SelfGMPO", bound="GMPO")
 
 def effective_sample_size(weights: th.Tensor) -> th.Tensor:
     """
-    Kish's effective sample size as a share of the batch: 1 where all weights are equal, 1 / batch_size where one outweighs all.
+    Kish's effective sample size as a share of the batch: 1 where all weights are equal, 1 / batch_size where one counts alone.
 
     :param weights: (batch_size,)
     :return: a scalar
