@@ -94,7 +94,8 @@ class Transitions(Mapping[str, Any]):
         """
         returns = self.episode_returns()
         size = f"{self.n_rows} steps, {self.n_episodes} episodes"
-        return f"Dataset '{self.name or 'of arrays'}': {size}, return {returns.mean():.1f} +/- {returns.std():.1f}"
+        name = f"'{self.name}'" if self.name else "without a name"
+        return f"Dataset {name}: {size}, return {returns.mean():.1f} +/- {returns.std():.1f}"
 
     def with_rewards(self, rewards: np.ndarray) -> "Transitions":
         """
