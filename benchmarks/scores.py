@@ -139,6 +139,9 @@ def plot(path: Path) -> None:
     curves = defaultdict(list)
     for line in RESULTS.read_text().splitlines():
         row = json.loads(line)
+        if len(row["curve"]) == 1:
+            # A saved model evaluated again, no curve
+            continue
         label = f"GMPO, {row['policy']}" if row["beta"] > 0 else "cloning"
         curves[row["dataset"]].append((label, [0, *(point["step"] for point in row["curve"])], row["curve"]))
     figure, axes = plt.subplots(1, len(curves), figsize=(4 * len(curves), 3.4), squeeze=False)
