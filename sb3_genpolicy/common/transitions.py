@@ -3,7 +3,7 @@ The one record that every source of data becomes.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -96,13 +96,6 @@ class Transitions(Mapping[str, Any]):
         size = f"{self.n_rows} steps, {self.n_episodes} episodes"
         name = f"'{self.name}'" if self.name else "without a name"
         return f"Dataset {name}: {size}, return {returns.mean():.1f} +/- {returns.std():.1f}"
-
-    def with_rewards(self, rewards: np.ndarray) -> "Transitions":
-        """
-        :param rewards: (n_rows,)
-        :return: the same transitions with other rewards
-        """
-        return replace(self, rewards=rewards)
 
 
 def normalized_score(returns: Any, reference_scores: tuple[float, float]) -> Any:
