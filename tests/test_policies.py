@@ -11,7 +11,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_genpolicy import GMPO
-from sb3_genpolicy.generative import VPPath
+from sb3_genpolicy.generative import Sampler, VPPath
 from sb3_genpolicy.gmpo import DiffusionPolicy, FlowPolicy
 from tests.conftest import SMALL, make_arrays
 
@@ -187,7 +187,7 @@ def test_options_reach_the_networks(arrays):
     policy = GMPO("DiffusionPolicy", dataset=arrays, policy_kwargs=kwargs, learning_rate=1e-2).policy
     assert [layer.out_features for layer in policy.actor.model.network.layers] == [8, 8]
     assert isinstance(policy.actor.model.network.activation, nn.Tanh) and isinstance(policy.value_net.value_net[1], nn.ELU)
-    assert policy.actor.model.path is path and policy.actor.solver == "rk4" and policy.actor.sampling_steps == 3
+    assert policy.actor.model.path is path and policy.sampler == policy.actor.sampler == Sampler("rk4", 3)
     assert len(policy.critic.q_networks) == 3 and policy.critic.q_networks[0][0].out_features == 4
     assert isinstance(policy.actor.optimizer, th.optim.AdamW) and policy.value_net.optimizer.param_groups[0]["lr"] == 1e-2
 
@@ -206,9 +206,20 @@ def test_published_predictions_are_the_defaults():
         ("FlowPolicy", dict(path="vp"), ValueError, "path of FlowPolicy='vp' is unknown. There are: linear"),
         ("DiffusionPolicy", dict(path="cosin"), ValueError, "Did you mean 'cosine'"),
         ("FlowPolicy", dict(path=VPPath()), ValueError, "FlowPolicy has no path VPPath"),
-        ("FlowPolicy", dict(prediction="noise"), ValueError, "learnt by its velocity"),
+        (
+            "FlowPolicy",
+            dict(prediction="noise"),
+            ValueError,
+            "'noise' is undefined on a LinearPath.* use 'velocity' or 'data'",
+        ),
         ("DiffusionPolicy", dict(prediction="nois"), ValueError, "Did you mean 'noise'"),
-        ("FlowPolicy", dict(solver="dopri5"), ValueError, "solver='dopri5' is unknown"),
+        ("FlowPolicy", dict(solver="dopri"), ValueError, "solver='dopri' is unknown. Did you mean 'dopri5'"),
+        ("FlowPolicy", dict(time_grid="angel"), ValueError, "time_grid='angel' is unknown. Did you mean 'angle'"),
+        ("FlowPolicy", dict(network="unnet"), ValueError, "network='unnet' is unknown. Did you mean 'unet'"),
+        ("FlowPolicy", dict(network="unet", net_arch=[8]), ValueError, "narrows over two widths or more"),
+        ("FlowPolicy", dict(time_features="fourier"), ValueError, "time_features='fourier' is unknown"),
+        ("FlowPolicy", dict(coupling="optimal"), ValueError, "coupling='optimal' is unknown"),
+        ("FlowPolicy", dict(matching_loss="scor"), ValueError, "matching_loss='scor' is unknown. Did you mean 'score'"),
         ("FlowPolicy", dict(sampling_steps=0), ValueError, "sampling_steps must be a number >= 1, not 0"),
         ("FlowPolicy", dict(n_candidates=0), ValueError, "n_candidates must be a number >= 1"),
         ("FlowPolicy", dict(net_arch=dict(actor=[8])), ValueError, "net_arch has no key 'actor'. There are: pi, qf, vf"),

@@ -12,8 +12,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_genpolicy.generative import ConditionalMLP, GenerativeModel, Path
-from sb3_genpolicy.generative.models import Prediction
+from sb3_genpolicy.generative import Coupling, GenerativeModel, Likelihood, MatchingLoss, Path, Prediction, Sampler
+
+# Deterministic actions of a sampler that draws noise on its way take it from this seed
+_SAMPLER_SEED = 0
 
 
 class GenerativeActor(BasePolicy):
@@ -27,8 +29,11 @@ class GenerativeActor(BasePolicy):
     :param features_dim: number of features
     :param path: the path between noise and actions
     :param prediction: what the network predicts
-    :param solver: name of the solver that samples
-    :param sampling_steps: number of its steps
+    :param network: class of the model's network
+    :param time_features: class of its time features; None for its own
+    :param matching_loss: the loss of training; None for the one in what the network predicts
+    :param coupling: how noise is paired with actions in training
+    :param sampler: solver, steps and time grid
     :param activation_fn: activation function
     :param normalize_images: whether to divide images by 255
     """
@@ -44,8 +49,11 @@ class GenerativeActor(BasePolicy):
         features_dim: int,
         path: Path,
         prediction: Prediction,
-        solver: str,
-        sampling_steps: int,
+        network: type[nn.Module],
+        time_features: type[nn.Module] | None,
+        matching_loss: MatchingLoss | None,
+        coupling: Coupling,
+        sampler: Sampler,
         activation_fn: type[nn.Module] = nn.SiLU,
         normalize_images: bool = True,
     ):
@@ -59,11 +67,18 @@ class GenerativeActor(BasePolicy):
         self.net_arch = net_arch
         self.features_dim = features_dim
         self.activation_fn = activation_fn
-        self.solver = solver
-        self.sampling_steps = sampling_steps
+        self.network = network
+        self.time_features = time_features
+        self.sampler = sampler
         self.action_dim = get_action_dim(action_space)
-        network = ConditionalMLP(self.action_dim, features_dim, net_arch, activation_fn)
-        self.model = GenerativeModel(network, path, prediction, self.action_dim)
+        self.model = GenerativeModel(
+            network(self.action_dim, features_dim, net_arch, activation_fn, time_features() if time_features else None),
+            path,
+            prediction,
+            self.action_dim,
+            matching_loss=matching_loss,
+            coupling=coupling,
+        )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
@@ -74,8 +89,11 @@ class GenerativeActor(BasePolicy):
                 features_dim=self.features_dim,
                 path=self.model.path,
                 prediction=self.model.prediction,
-                solver=self.solver,
-                sampling_steps=self.sampling_steps,
+                network=self.network,
+                time_features=self.time_features,
+                matching_loss=self.model.loss,
+                coupling=self.model.coupling,
+                sampler=self.sampler,
                 activation_fn=self.activation_fn,
             )
         )
@@ -91,19 +109,54 @@ class GenerativeActor(BasePolicy):
         features = self.extract_features(obs, self.features_extractor)
         return self.model.matching_loss(actions, features, generator)
 
-    def sample(self, features: th.Tensor, noise: th.Tensor) -> th.Tensor:
+    def sample(self, features: th.Tensor, noise: th.Tensor, deterministic: bool = False) -> th.Tensor:
         """
         :param features: extracted features, (batch_size, features_dim)
         :param noise: standard normal draws, (batch_size, action_dim)
+        :param deterministic: whether a sampler that draws noise on its way is to draw the same one always, for every row
         :return: actions, (batch_size, action_dim), clamped to [-1, 1]
         """
-        return self.model.sample(features, noise, self.solver, self.sampling_steps).clamp(-1.0, 1.0)
+        increments = None
+        if deterministic and self.sampler.solver == "sde":
+            generator = th.Generator().manual_seed(_SAMPLER_SEED)
+            increments = th.randn((self.sampler.steps - 1, 1, self.action_dim), generator=generator).to(noise)
+        return self.model.sample(features, noise, self.sampler, increments).clamp(-1.0, 1.0)
+
+    def log_prob(self, obs: PyTorchObs, actions: th.Tensor, likelihood: Likelihood | None = None) -> th.Tensor:
+        """
+        :param obs: observations
+        :param actions: (batch_size, action_dim), scaled to [-1, 1]
+        :param likelihood: method, solver and gradient
+        :return: log-density with respect to the scaled actions, (batch_size,)
+        """
+        features = self.extract_features(obs, self.features_extractor)
+        return self.model.log_prob(actions, features, likelihood, self.sampler)
+
+    def sample_with_log_prob(
+        self, obs: PyTorchObs, noise: th.Tensor | None = None, likelihood: Likelihood | None = None
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param obs: observations
+        :param noise: standard normal draws, (batch_size, action_dim); drawn by default
+        :param likelihood: method, solver and gradient
+        :return: scaled actions, not clamped, (batch_size, action_dim), and their log-density, (batch_size,)
+        :raises ValueError: for noise of another shape
+        """
+        features = self.extract_features(obs, self.features_extractor)
+        shape = (features.shape[0], self.action_dim)
+        if noise is None:
+            noise = th.randn(shape, device=features.device)
+        elif tuple(noise.shape) != shape:
+            raise ValueError(
+                f"noise has shape {tuple(noise.shape)}, but one draw per observation and action dimension is {shape}."
+            )
+        return self.model.sample_with_log_prob(features, noise, likelihood, self.sampler)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         features = self.extract_features(obs, self.features_extractor)
         shape = (features.shape[0], self.action_dim)
         noise = features.new_zeros(shape) if deterministic else th.randn(shape, device=features.device)
-        return self.sample(features, noise)
+        return self.sample(features, noise, deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self(observation, deterministic)

@@ -16,7 +16,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.dataset_checks import ACTION_TOLERANCE, check_transitions, infer_observation_space, shaped
 from sb3_genpolicy.common.transitions import KEYS, Arrays, Transitions
-from sb3_genpolicy.common.utils import did_you_mean, tree_map
+from sb3_genpolicy.common.utils import tree_map
+from sb3_genpolicy.generative.checks import did_you_mean
 
 #: What a dataset can be given as, see :func:`load_dataset`
 DatasetSource = Union[str, MinariDataset, ReplayBuffer, Mapping[str, Any], Transitions]  # noqa: UP007

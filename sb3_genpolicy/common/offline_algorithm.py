@@ -2,7 +2,6 @@
 The base of the offline algorithms: SB3's off-policy algorithm, with a dataset in the replay buffer and no environment stepped.
 """
 
-import inspect
 import io
 import pathlib
 import sys
@@ -26,10 +25,11 @@ from sb3_genpolicy.common.dataset_checks import fit_to_spaces
 from sb3_genpolicy.common.datasets import DatasetSource, dataset_spaces, load_dataset, local_datasets_for
 from sb3_genpolicy.common.device_means import DeviceMeans
 from sb3_genpolicy.common.envs import SpacesVecEnv, carried_dataset, env_id_of
-from sb3_genpolicy.common.policies import GenerativeActor, GenerativePolicy
+from sb3_genpolicy.common.generative_policy import GenerativeActor, GenerativePolicy
 from sb3_genpolicy.common.rewards import RewardFunction, check_reward_transform, fit_reward_transform
-from sb3_genpolicy.common.utils import check_number, did_you_mean
 from sb3_genpolicy.common.vec_normalize import fit_vec_normalize
+from sb3_genpolicy.generative import Sampler
+from sb3_genpolicy.generative.checks import check_number, check_option_names, did_you_mean
 
 SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
 
@@ -324,6 +324,19 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         :param batch_size: rows of each batch
         """
 
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        solver: str | Sampler | None = None,
+        sampling_steps: int | None = None,
+        time_grid: str | None = None,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        # Its last three options are for this prediction alone, see `SamplingPolicy.predict`
+        return self.policy.predict(observation, state, episode_start, deterministic, solver, sampling_steps, time_grid)
+
     # Log
 
     def dump_logs(self) -> None:
@@ -388,10 +401,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         :return: the model
         :raises TypeError: if ``kwargs`` has a name that is no option of the constructor
         """
-        options = inspect.signature(cls.__init__).parameters
-        for name in kwargs:
-            if name not in options:
-                raise TypeError(f"{cls.__name__} has no option '{name}'. {did_you_mean(name, list(options)[1:])}")
+        check_option_names(cls, cls.__init__, kwargs)
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sb3_genpolicy.common.transitions import Transitions
-from sb3_genpolicy.common.utils import check_choice
+from sb3_genpolicy.generative.checks import check_choice
 
 #: From rewards to rewards, both (n_rows,)
 RewardFunction = Callable[[np.ndarray], np.ndarray]

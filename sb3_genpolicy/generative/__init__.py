@@ -1,21 +1,44 @@
 """
-Paths, networks, solvers and models of p(x | condition). Imports torch alone.
+Paths, networks, solvers, models of p(x | condition) and their likelihood. Needs torch, torchdiffeq and scipy alone.
 """
 
-from sb3_genpolicy.generative.models import GenerativeModel
-from sb3_genpolicy.generative.networks import ConditionalMLP, FourierTimeEmbedding
-from sb3_genpolicy.generative.paths import PATHS, CosinePath, LinearPath, Path, VPPath
-from sb3_genpolicy.generative.solvers import SOLVERS, odeint
+from sb3_genpolicy.generative.couplings import COUPLINGS, Coupling, IndependentCoupling, OptimalTransportCoupling
+from sb3_genpolicy.generative.likelihood import METHODS, Likelihood
+from sb3_genpolicy.generative.models import MATCHING_LOSSES, GenerativeModel, MatchingLoss
+from sb3_genpolicy.generative.networks import NETWORKS, ConditionalMLP, UShapedMLP
+from sb3_genpolicy.generative.paths import PATHS, CosinePath, LinearPath, Path, PathCoefficients, VPPath
+from sb3_genpolicy.generative.predictions import PREDICTIONS, Prediction, convert
+from sb3_genpolicy.generative.solvers import SOLVERS, Sampler, odeint
+from sb3_genpolicy.generative.time_features import TIME_FEATURES, GaussianFourierTimeFeatures, SinusoidalTimeFeatures
+from sb3_genpolicy.generative.time_grids import TIME_GRIDS
 
 __all__ = [
+    "COUPLINGS",
+    "MATCHING_LOSSES",
+    "METHODS",
+    "NETWORKS",
     "PATHS",
+    "PREDICTIONS",
     "SOLVERS",
+    "TIME_FEATURES",
+    "TIME_GRIDS",
     "ConditionalMLP",
     "CosinePath",
-    "FourierTimeEmbedding",
+    "Coupling",
+    "GaussianFourierTimeFeatures",
     "GenerativeModel",
+    "IndependentCoupling",
+    "Likelihood",
     "LinearPath",
+    "MatchingLoss",
+    "OptimalTransportCoupling",
     "Path",
+    "PathCoefficients",
+    "Prediction",
+    "Sampler",
+    "SinusoidalTimeFeatures",
+    "UShapedMLP",
     "VPPath",
+    "convert",
     "odeint",
 ]

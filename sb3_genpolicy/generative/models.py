@@ -7,88 +7,247 @@ from typing import Literal
 import torch as th
 from torch import nn
 
-from sb3_genpolicy.generative.paths import Path, PathCoefficients
-from sb3_genpolicy.generative.solvers import odeint
+from sb3_genpolicy.generative.checks import check_choice
+from sb3_genpolicy.generative.couplings import Coupling, IndependentCoupling
+from sb3_genpolicy.generative.likelihood import (
+    Likelihood,
+    flow_with_log_density,
+    invert_steps_with_log_density,
+    standard_normal_log_prob,
+    steps_with_log_density,
+)
+from sb3_genpolicy.generative.paths import Path
+from sb3_genpolicy.generative.predictions import Prediction, check_prediction, convert
+from sb3_genpolicy.generative.solvers import Sampler, odeint, sdeint
+from sb3_genpolicy.generative.time_grids import log_ratio_range
 
-Prediction = Literal["velocity", "noise"]
-PREDICTIONS: tuple[Prediction, ...] = ("velocity", "noise")
+MatchingLoss = Literal["flow", "score", "data", "likelihood"]
+MATCHING_LOSSES: tuple[MatchingLoss, ...] = ("flow", "score", "data", "likelihood")
 
-# Smallest alpha and sigma that a noise prediction is divided by. The default VP path stays above, the cosine path does not
-_ALPHA_FLOOR, _SIGMA_FLOOR = 5e-3, 1e-5
+# In what a prediction is compared with what was mixed
+_COMPARED: dict[str, Prediction] = {"flow": "velocity", "score": "noise", "data": "data", "likelihood": "noise"}
+_DEFAULT_LOSS: dict[str, MatchingLoss] = {"velocity": "flow", "noise": "score", "score": "score", "data": "data"}
 
 
 class GenerativeModel(nn.Module):
     """
-    A model of p(x | condition) over points of a bounded box.
+    A model of p(x | condition).
 
     :param network: module of (t, x, condition), see :class:`~sb3_genpolicy.generative.networks.ConditionalMLP`
     :param path: the path between noise and data
-    :param prediction: what the network predicts: the ``velocity`` d_alpha x_1 + d_sigma x_0 (flow matching),
-        or the ``noise`` x_0 (score matching)
+    :param prediction: what the network predicts: the ``velocity`` d_alpha x_1 + d_sigma x_0, the ``noise`` x_0,
+        the ``score`` -x_0 / sigma, or the ``data`` x_1
     :param dim: dimension of the points
-    :param data_bound: the data lie in [-data_bound, data_bound]. A noise prediction implies an estimate of the data,
-        (x - sigma noise) / alpha, that blows up where alpha vanishes; it is clamped to this box,
-        which an exact model never leaves.
+    :param data_bound: the data lie in [-data_bound, data_bound]. A noise or score prediction implies an estimate of the data,
+        (x - sigma noise) / alpha, that blows up where alpha vanishes; it is clamped to this box, which an exact model never
+        leaves. None: no clamp.
+    :param matching_loss: ``flow``, ``score``, ``data`` or ``likelihood``, see :meth:`matching_loss`.
+        Default: the one in what the network predicts (a score's in units of noise).
+    :param coupling: how noise is paired with data in training. Default: independently.
+    :raises ValueError: for a prediction that the path or the coupling has not, or an unknown loss
     """
 
-    def __init__(self, network: nn.Module, path: Path, prediction: Prediction, dim: int, data_bound: float = 1.0):
+    def __init__(
+        self,
+        network: nn.Module,
+        path: Path,
+        prediction: Prediction,
+        dim: int,
+        data_bound: float | None = 1.0,
+        matching_loss: MatchingLoss | None = None,
+        coupling: Coupling | None = None,
+    ):
         super().__init__()
+        check_prediction(prediction, path)
         self.network = network
         self.path = path
         self.prediction = prediction
         self.dim = dim
         self.data_bound = data_bound
+        self.loss = _DEFAULT_LOSS[prediction] if matching_loss is None else matching_loss
+        check_choice("matching_loss", self.loss, MATCHING_LOSSES)
+        self.coupling = IndependentCoupling() if coupling is None else coupling
+        if not self.coupling.independent and (prediction == "score" or self.loss == "likelihood"):
+            raise ValueError(
+                f"A {type(self.coupling).__name__} makes noise depend on data, and then no score follows from it: take "
+                "prediction='velocity' with matching_loss='flow', or the independent coupling."
+            )
+
+    def predict(self, prediction: Prediction, t: th.Tensor, x: th.Tensor, condition: th.Tensor) -> th.Tensor:
+        """
+        What the network says, turned into any prediction.
+
+        :param prediction: what is asked for
+        :param t: times in [0, 1], (batch_size, 1), or (1, 1) for one that all share
+        :param x: points, (batch_size, dim)
+        :param condition: (batch_size, condition_dim)
+        :return: the prediction, (batch_size, dim)
+        """
+        output = self.network(t, x, condition)
+        if prediction == self.prediction:
+            return output
+        return convert(self.prediction, prediction, output, self.path(t), x, self.data_bound)
 
     def velocity(self, t: th.Tensor, x: th.Tensor, condition: th.Tensor) -> th.Tensor:
         """
         The velocity field of the probability flow.
 
-        :param t: times in [0, 1], (batch_size, 1)
+        :param t: times in [0, 1], (batch_size, 1), or (1, 1) for one that all share
         :param x: points, (batch_size, dim)
         :param condition: (batch_size, condition_dim)
         :return: velocity, (batch_size, dim)
         """
-        output = self.network(t, x, condition)
-        if self.prediction == "velocity":
-            return output
-        return self._velocity_from_noise(self.path(t), x, output)
-
-    def _velocity_from_noise(self, coefficients: PathCoefficients, x: th.Tensor, noise: th.Tensor) -> th.Tensor:
-        alpha, sigma, d_alpha, d_sigma = coefficients
-        raw = (x - sigma * noise) / alpha.clamp(min=_ALPHA_FLOOR)
-        data = raw.clamp(-self.data_bound, self.data_bound)
-        # Where the clamp moved the data, the noise moves along, so that both still add up to x
-        noise = noise + alpha * (raw - data) / sigma.clamp(min=_SIGMA_FLOOR)
-        return d_alpha * data + d_sigma * noise
+        return self.predict("velocity", t, x, condition)
 
     def matching_loss(self, x1: th.Tensor, condition: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
         """
-        Squared error of the prediction at a random point of the path (flow or score matching, by what the network predicts).
+        Squared error of the prediction at a random point of the path.
+
+        - ``flow``: flow matching, in the velocity; t uniform
+        - ``score``: score matching, in the noise (lambda = sigma^2); t uniform
+        - ``data``: in the data; t uniform
+        - ``likelihood``: score matching weighted such that its mean bounds -log p from above up to a constant, in nats
+          (Song et al., 2021, arXiv 2101.09258): the log-SNR drawn uniformly in place of t, times half its range
 
         :param x1: data, (batch_size, dim)
         :param condition: (batch_size, condition_dim)
         :param generator: source of the times and the noise; torch's global one by default
         :return: one loss per sample, (batch_size,)
         """
-        t = th.rand((x1.shape[0], 1), generator=generator, device=x1.device, dtype=x1.dtype) * self.path.t_max
+        t, weight = self._draw_times(x1, generator)
         x0 = th.randn(x1.shape, generator=generator, device=x1.device, dtype=x1.dtype)
+        x0 = self.coupling(x0, x1, condition)
         x, velocity = self.path.interpolate(t, x0, x1)
-        target = velocity if self.prediction == "velocity" else x0
-        return (self.network(t, x, condition) - target).square().sum(dim=1)
+        compared = _COMPARED[self.loss]
+        target = {"velocity": velocity, "noise": x0, "data": x1}[compared]
+        # No clamp of the data here, through which no gradient would flow
+        prediction = convert(self.prediction, compared, self.network(t, x, condition), self.path(t), x)
+        return weight * (prediction - target).square().sum(dim=1)
 
-    def sample(self, condition: th.Tensor, noise: th.Tensor, solver: str = "euler", steps: int = 10) -> th.Tensor:
+    def _draw_times(self, x1: th.Tensor, generator: th.Generator | None) -> tuple[th.Tensor, float]:
+        uniform = th.rand((x1.shape[0], 1), generator=generator, device=x1.device, dtype=x1.dtype)
+        if self.loss != "likelihood":
+            return uniform * self.path.t_max, 1.0
+        # The log-SNR is twice this log, and the weight half its range
+        first, last = log_ratio_range(self.path)
+        angle = th.atan(th.exp(first + (last - first) * uniform))
+        return self.path.time_of_angle(angle).clamp(0.0, self.path.t_max), last - first
+
+    def sample(
+        self,
+        condition: th.Tensor,
+        noise: th.Tensor,
+        sampler: Sampler | None = None,
+        increments: th.Tensor | None = None,
+    ) -> th.Tensor:
         """
-        Carry noise to data; not clamped to the box. Steps are of equal length in the path's sampling time.
+        Carry noise to data; not clamped to the box.
 
-            :param condition: (batch_size, condition_dim)
-            :param noise: standard normal draws, (batch_size, dim)
-            :param solver: a name of :data:`~sb3_genpolicy.generative.solvers.SOLVERS`
-            :param steps: number of steps
-            :return: samples, (batch_size, dim)
+        :param condition: (batch_size, condition_dim)
+        :param noise: standard normal draws, (batch_size, dim)
+        :param sampler: solver, steps and time grid; ten midpoint steps by default
+        :param increments: standard normal draws for the steps of ``sde``, (steps - 1, batch_size or 1, dim); drawn by default
+        :return: samples, (batch_size, dim)
+        :raises ValueError: if the samples are not finite, with the step at which the network's output ceased to be
         """
+        sampler = Sampler() if sampler is None else sampler
+        if sampler.solver == "sde" and increments is None:
+            increments = th.randn((sampler.steps - 1, *noise.shape), device=noise.device, dtype=noise.dtype)
+        # An adaptive solver never ends where nothing is finite
+        x = self._solve(condition, noise, sampler, increments, check=sampler.solver == "dopri5")
+        if not th.isfinite(x).all():
+            self._explain_non_finite(condition, noise, sampler, increments)
+        return x
 
-        def velocity(s: th.Tensor, x: th.Tensor) -> th.Tensor:
-            t, dt_ds = self.path.sampling_time(s)
-            return dt_ds * self.velocity(t, x, condition)
+    def _solve(
+        self, condition: th.Tensor, noise: th.Tensor, sampler: Sampler, increments: th.Tensor | None, check: bool = False
+    ) -> th.Tensor:
+        calls = 0
 
-        return odeint(velocity, noise, solver, steps)
+        def velocity(t: th.Tensor, x: th.Tensor) -> th.Tensor:
+            nonlocal calls
+            output = self.velocity(t, x, condition)
+            if check and not th.isfinite(output).all():
+                raise ValueError(_non_finite_message(self, condition, sampler, calls // sampler.evaluations, float(t)))
+            calls += 1
+            return output
+
+        x = self.path.prior_std * noise
+        if sampler.solver == "sde":
+            assert increments is not None
+            return sdeint(velocity, x, sampler, self.path, increments)
+        return odeint(velocity, x, sampler, self.path)
+
+    def _explain_non_finite(
+        self, condition: th.Tensor, noise: th.Tensor, sampler: Sampler, increments: th.Tensor | None
+    ) -> None:
+        # The solve once more, with a look at every step, which would cost too much where all is well
+        with th.no_grad():
+            self._solve(condition, noise, sampler, increments, check=True)
+        raise ValueError(f"Samples grew beyond what {noise.dtype} holds, in the last step of {sampler}. Take more steps.")
+
+    def sample_with_log_prob(
+        self,
+        condition: th.Tensor,
+        noise: th.Tensor,
+        likelihood: Likelihood | None = None,
+        sampler: Sampler | None = None,
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Samples and their log-density from one solve. Gradients reach both.
+
+        :param condition: (batch_size, condition_dim)
+        :param noise: standard normal draws, (batch_size, dim)
+        :param likelihood: method, solver and gradient
+        :param sampler: the sampler that acts, which ``discrete`` refers to by default
+        :return: samples, (batch_size, dim), and log p(sample | condition) in nats, (batch_size,)
+        """
+        likelihood = Likelihood() if likelihood is None else likelihood
+        sampler = likelihood.resolve_sampler(Sampler() if sampler is None else sampler)
+        x0 = self.path.prior_std * noise
+        if likelihood.method == "discrete":
+            x1, gained = steps_with_log_density(lambda t, x: self.velocity(t, x, condition), x0, self.path, sampler)
+        else:
+            x1, gained = flow_with_log_density(
+                self.velocity, x0, condition, list(self.parameters()), self.path, sampler, likelihood, reverse=False
+            )
+        if not th.isfinite(x1).all():
+            self._explain_non_finite(condition, noise, sampler, None)
+        return x1, standard_normal_log_prob(x0, self.path.prior_std) + gained
+
+    def log_prob(
+        self,
+        x1: th.Tensor,
+        condition: th.Tensor,
+        likelihood: Likelihood | None = None,
+        sampler: Sampler | None = None,
+    ) -> th.Tensor:
+        """
+        Log-density of given points. Gradients reach the points, the condition and the parameters.
+
+        :param x1: (batch_size, dim)
+        :param condition: (batch_size, condition_dim)
+        :param likelihood: method, solver and gradient
+        :param sampler: the sampler that acts, which ``discrete`` refers to by default
+        :return: log p(x1 | condition) in nats, (batch_size,)
+        """
+        likelihood = Likelihood() if likelihood is None else likelihood
+        sampler = likelihood.resolve_sampler(Sampler() if sampler is None else sampler)
+        if likelihood.method == "discrete":
+            x0, gained = invert_steps_with_log_density(lambda t, x: self.velocity(t, x, condition), x1, self.path, sampler)
+            return standard_normal_log_prob(x0, self.path.prior_std) + gained
+        x0, lost = flow_with_log_density(
+            self.velocity, x1, condition, list(self.parameters()), self.path, sampler, likelihood, reverse=True
+        )
+        return standard_normal_log_prob(x0, self.path.prior_std) - lost
+
+
+def _non_finite_message(model: GenerativeModel, condition: th.Tensor, sampler: Sampler, step: int, t: float) -> str:
+    where = f"step {step + 1}" + ("" if sampler.solver == "dopri5" else f" of {sampler.steps}") + f" (t = {t:.3g})"
+    if not th.isfinite(condition).all():
+        remedy = "The condition (the observations' features) is not finite to begin with: look for NaN in the observations."
+    elif not all(th.isfinite(parameter).all() for parameter in model.parameters()):
+        remedy = "Its parameters are not finite: training diverged. Load an earlier checkpoint, or lower the learning rate."
+    else:
+        remedy = "The points ran away: take more steps, or a tamer solver than " + repr(sampler.solver) + "."
+    return f"The network's output is not finite in {sampler.solver} {where}. {remedy}"

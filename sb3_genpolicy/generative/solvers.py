@@ -1,58 +1,277 @@
 """
-Fixed-step solvers for ``dx/dt = v(t, x)`` from noise (``t = 0``) to data (``t = 1``): a plain loop over one step function.
+Solvers carry noise along a velocity field to data, or back: a plain loop over steps of equal length in a time grid.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch as th
+import torchdiffeq
 
-#: ``velocity(t, x)``: t is (batch_size, 1), x and the answer are (batch_size, dim)
+from sb3_genpolicy.generative.checks import check_choice, check_number, with_named_options
+from sb3_genpolicy.generative.paths import LinearPath, Path
+from sb3_genpolicy.generative.predictions import to_parts
+from sb3_genpolicy.generative.time_grids import TIME_GRIDS
+
+#: ``velocity(t, x)``: t broadcasts against x, which is (batch_size, dim), as is the answer
 Velocity = Callable[[th.Tensor, th.Tensor], th.Tensor]
-#: One step: (velocity, t, x, h) -> x at t + h
-SolverStep = Callable[[Velocity, th.Tensor, th.Tensor, float], th.Tensor]
 
 
-def euler_step(velocity: Velocity, t: th.Tensor, x: th.Tensor, h: float) -> th.Tensor:
-    """First order, one evaluation."""
-    return x + h * velocity(t, x)
-
-
-def midpoint_step(velocity: Velocity, t: th.Tensor, x: th.Tensor, h: float) -> th.Tensor:
-    """Second order, two evaluations, none of them at ``t + h``."""
-    return x + h * velocity(t + 0.5 * h, x + 0.5 * h * velocity(t, x))
-
-
-def heun_step(velocity: Velocity, t: th.Tensor, x: th.Tensor, h: float) -> th.Tensor:
-    """Second order, two evaluations."""
-    k1 = velocity(t, x)
-    return x + 0.5 * h * (k1 + velocity(t + h, x + h * k1))
-
-
-def rk4_step(velocity: Velocity, t: th.Tensor, x: th.Tensor, h: float) -> th.Tensor:
-    """Fourth order, four evaluations."""
-    k1 = velocity(t, x)
-    k2 = velocity(t + 0.5 * h, x + 0.5 * h * k1)
-    k3 = velocity(t + 0.5 * h, x + 0.5 * h * k2)
-    k4 = velocity(t + h, x + h * k3)
-    return x + (h / 6.0) * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
-
-
-SOLVERS: dict[str, SolverStep] = {"euler": euler_step, "midpoint": midpoint_step, "heun": heun_step, "rk4": rk4_step}
-
-
-def odeint(velocity: Velocity, x0: th.Tensor, solver: str = "euler", steps: int = 10) -> th.Tensor:
+class Tableau(NamedTuple):
     """
-    Carry noise along the velocity field to data.
+    An explicit Runge-Kutta method (Butcher's tableau).
+    """
+
+    nodes: tuple[float, ...]
+    matrix: tuple[tuple[float, ...], ...]
+    weights: tuple[float, ...]
+
+
+TABLEAUS: dict[str, Tableau] = {
+    "euler": Tableau((0.0,), ((),), (1.0,)),
+    "midpoint": Tableau((0.0, 0.5), ((), (0.5,)), (0.0, 1.0)),
+    "heun": Tableau((0.0, 1.0), ((), (1.0,)), (0.5, 0.5)),
+    "rk4": Tableau((0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
+}
+
+#: Fixed-step Runge-Kutta methods, DPM-Solver++(2M), adaptive Dormand-Prince, and Euler-Maruyama for the reverse SDE
+SOLVERS: tuple[str, ...] = (*TABLEAUS, "dpm++", "dopri5", "sde")
+
+# What torchdiffeq calls ours
+_TORCHDIFFEQ_METHODS = {"euler": "euler", "midpoint": "midpoint", "heun": "heun2", "dopri5": "dopri5"}
+
+
+@with_named_options
+@dataclass(frozen=True)
+class Sampler:
+    """
+    How a sampler goes from noise to data.
+
+    :param solver: ``euler``, ``midpoint``, ``heun`` or ``rk4`` (orders 1, 2, 2, 4; 1, 2, 2, 4 evaluations a step);
+        ``dpm++``, DPM-Solver++(2M) (order 2 with one evaluation a step, https://arxiv.org/abs/2211.01095);
+        ``dopri5``, adaptive steps to a tolerance; ``sde``, Euler-Maruyama steps of the reverse diffusion
+    :param steps: number of steps, positive; ``dopri5`` chooses its own
+    :param time_grid: ``uniform``, ``angle`` or ``log_snr``, see :mod:`~sb3_genpolicy.generative.time_grids`.
+        Default: the path's own.
+    :param rtol: relative tolerance of ``dopri5``
+    :param atol: absolute tolerance of ``dopri5``, in the units of x
+    :raises ValueError: for an unknown name or a number out of range
+    """
+
+    solver: str = "midpoint"
+    steps: int = 10
+    time_grid: str | None = None
+    rtol: float = 1e-4
+    atol: float = 1e-4
+
+    def __post_init__(self) -> None:
+        check_choice("solver", self.solver, SOLVERS)
+        check_number("number of solver steps", self.steps, low=1)
+        if int(self.steps) != self.steps:
+            raise ValueError(f"The number of solver steps must be whole, not {self.steps!r}.")
+        if self.time_grid is not None:
+            check_choice("time_grid", self.time_grid, TIME_GRIDS)
+        check_number("rtol", self.rtol, low=0.0, low_open=True)
+        check_number("atol", self.atol, low=0.0, low_open=True)
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the network in one step; those of ``dopri5`` cannot be known."""
+        return len(TABLEAUS[self.solver].nodes) if self.solver in TABLEAUS else 1
+
+    def times(self, path: Path, s: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param path: a path
+        :param s: shares of the way, in [0, 1], any shape
+        :return: the times t(s) and dt / ds, of the same shape
+        """
+        return TIME_GRIDS[self.time_grid or path.time_grid](path, s)
+
+
+def odeint(velocity: Velocity, x: th.Tensor, sampler: Sampler, path: Path | None = None, reverse: bool = False) -> th.Tensor:
+    """
+    Integrate a velocity field from noise to data, or from data to noise.
 
     :param velocity: the field, a callable of (t, x)
-    :param x0: noise, (batch_size, dim)
-    :param solver: a name of ``SOLVERS``
-    :param steps: number of steps of equal length, positive
-    :return: the solution at t = 1, (batch_size, dim)
-    :raises KeyError: if the solver is unknown (policies check the name when they are built)
+    :param x: noise, or data, (batch_size, dim)
+    :param sampler: solver, steps and time grid; any but ``sde``, and ``dpm++`` only from noise to data
+    :param path: the path that time grids refer to. Default: time as it is.
+    :param reverse: from data to noise
+    :return: where the points arrive, (batch_size, dim)
     """
-    step, h = SOLVERS[solver], 1.0 / steps
-    x = x0
-    for k in range(steps):
-        x = step(velocity, x.new_full((x.shape[0], 1), k * h), x, h)
+    path = LinearPath() if path is None else path
+    if sampler.solver == "dpm++":
+        return _dpm_solver(velocity, x, sampler, path)
+    if sampler.solver == "dopri5":
+        return _adaptive(velocity, x, sampler, path, reverse)
+    for step in step_functions(velocity, sampler, path, x.dtype, x.device, reverse):
+        x = step(x)
     return x
+
+
+def step_functions(
+    velocity: Velocity, sampler: Sampler, path: Path, dtype: th.dtype, device: th.device, reverse: bool = False
+) -> list[Callable[[th.Tensor], th.Tensor]]:
+    """
+    The maps that a Runge-Kutta sampler is composed of.
+
+    :param velocity: the field
+    :param sampler: one of the Runge-Kutta methods
+    :param path: the path that time grids refer to
+    :param dtype: of the points
+    :param device: of the points
+    :param reverse: whether the maps lead from data to noise
+    :return: one function of x for every step, in the order of their application
+    """
+    tableau, steps = TABLEAUS[sampler.solver], sampler.steps
+    h = -1.0 / steps if reverse else 1.0 / steps
+    starts = th.arange(steps, dtype=th.float64) * h + float(reverse)
+    nodes = (starts[:, None] + h * th.tensor(tableau.nodes, dtype=th.float64)).clamp(0.0, 1.0)
+    t, dt_ds = sampler.times(path, nodes)
+    # One transfer of all times, (steps, stages, 1, 1), which broadcast against x
+    t = t.to(device, dtype)[..., None, None]
+    lengths = (h * dt_ds).tolist()
+    return [_RungeKuttaStep(velocity, tableau, t[k], lengths[k]) for k in range(steps)]
+
+
+class _RungeKuttaStep:
+    """One step: x at the start of an interval -> x at its end."""
+
+    def __init__(self, velocity: Velocity, tableau: Tableau, t: th.Tensor, lengths: Sequence[float]):
+        self.velocity = velocity
+        self.tableau = tableau
+        self.t = t
+        self.lengths = lengths
+
+    def __call__(self, x: th.Tensor) -> th.Tensor:
+        slopes: list[th.Tensor] = []
+        for stage, row in enumerate(self.tableau.matrix):
+            at = _combine(x, row, slopes)
+            slopes.append(self.lengths[stage] * self.velocity(self.t[stage], at))
+        return _combine(x, self.tableau.weights, slopes)
+
+
+def _combine(x: th.Tensor, weights: Sequence[float], slopes: Sequence[th.Tensor]) -> th.Tensor:
+    for weight, slope in zip(weights, slopes, strict=True):
+        if weight != 0.0:
+            x = x + weight * slope
+    return x
+
+
+def _knots(sampler: Sampler, path: Path, x: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """The times between steps, (steps + 1, 1, 1), and the Euler lengths of the steps, (steps, 1, 1)."""
+    s = th.linspace(0.0, 1.0, sampler.steps + 1, dtype=th.float64)
+    t, dt_ds = (times.to(x.device, x.dtype)[:, None, None] for times in sampler.times(path, s))
+    return t, dt_ds[:-1] / sampler.steps
+
+
+def _dpm_solver(velocity: Velocity, x: th.Tensor, sampler: Sampler, path: Path) -> th.Tensor:
+    """
+    DPM-Solver++(2M): between two knots, x is integrated exactly for an estimate of the data that is extrapolated linearly
+    in the log of alpha / sigma from the last two (section 4 of Lu et al., 2022). The first and the last step take the estimate
+    as it is; their length in that log may be infinite.
+    """
+    t, _ = _knots(sampler, path, x)
+    alpha, sigma, _, _ = path(t)
+    log_ratio = alpha.log() - sigma.log()
+    h = log_ratio.diff(dim=0)
+    previous = None
+    for k in range(sampler.steps):
+        data = to_parts("velocity", velocity(t[k], x), path(t[k]), x).data
+        extrapolated = data
+        if previous is not None and k < sampler.steps - 1:
+            extrapolated = data + 0.5 * h[k] / h[k - 1] * (data - previous)
+        previous = data
+        kept = sigma[k + 1] / sigma[k]
+        x = kept * x + (alpha[k + 1] - kept * alpha[k]) * extrapolated
+    return x
+
+
+def _adaptive(velocity: Velocity, x: th.Tensor, sampler: Sampler, path: Path, reverse: bool) -> th.Tensor:
+    def slope(s: th.Tensor, x: th.Tensor) -> th.Tensor:
+        t, dt_ds = sampler.times(path, s)
+        return dt_ds * velocity(t.reshape(1, 1), x)
+
+    ends = x.new_tensor([float(reverse), float(not reverse)])
+    # A step ends where the way ends: past it there is no field
+    options = {"step_t": ends[1:]}
+    try:
+        return torchdiffeq.odeint(slope, x, ends, rtol=sampler.rtol, atol=sampler.atol, method="dopri5", options=options)[-1]
+    except AssertionError as error:
+        raise ValueError(
+            f"dopri5 found no step so short that it keeps rtol={sampler.rtol:g} and atol={sampler.atol:g}, which {x.dtype} "
+            "may not allow: raise them, or take a solver of fixed steps."
+        ) from error
+
+
+def odeint_adjoint(
+    velocity: Callable[[th.Tensor, th.Tensor, th.Tensor], th.Tensor],
+    x: th.Tensor,
+    condition: th.Tensor,
+    parameters: Sequence[th.Tensor],
+    sampler: Sampler,
+    path: Path,
+    reverse: bool = False,
+) -> th.Tensor:
+    """
+    As :func:`odeint`, with gradients by torchdiffeq's adjoint: memory does not grow with the steps, the backward pass solves
+    another ODE, and its gradients are those of the exact flow up to the solver's error.
+
+    :param velocity: a callable of (t, x, condition)
+    :param x: (batch_size, dim)
+    :param condition: what the field depends on, (batch_size, condition_dim); gradients reach it
+    :param parameters: tensors that gradients are to reach
+    :param sampler: ``euler``, ``midpoint``, ``heun`` or ``dopri5``
+    :param path: the path that time grids refer to
+    :param reverse: from data to noise
+    :return: where the points arrive, (batch_size, dim)
+    :raises ValueError: for any other solver
+    """
+    if sampler.solver not in _TORCHDIFFEQ_METHODS:
+        raise ValueError(
+            f"The adjoint is offered with the solvers {', '.join(_TORCHDIFFEQ_METHODS)}, not with '{sampler.solver}'. "
+            "Take one of them, or gradient='backprop'."
+        )
+
+    def slope(s: th.Tensor, state: tuple[th.Tensor, th.Tensor]) -> tuple[th.Tensor, th.Tensor]:
+        t, dt_ds = sampler.times(path, s)
+        return dt_ds * velocity(t.reshape(1, 1), *state), th.zeros_like(state[1])
+
+    ends = x.new_tensor([float(reverse), float(not reverse)])
+    options = {"step_t": ends[1:]} if sampler.solver == "dopri5" else {"step_size": 1.0 / sampler.steps}
+    states, _ = torchdiffeq.odeint_adjoint(
+        slope,
+        (x, condition),
+        ends,
+        rtol=sampler.rtol,
+        atol=sampler.atol,
+        method=_TORCHDIFFEQ_METHODS[sampler.solver],
+        options=options,
+        adjoint_params=tuple(parameters),
+    )
+    return states[-1]
+
+
+def sdeint(velocity: Velocity, x: th.Tensor, sampler: Sampler, path: Path, increments: th.Tensor) -> th.Tensor:
+    """
+    Euler-Maruyama steps of ``dx = (v + g^2 / 2 score) dt + g dw``, which has the marginals of the flow for any g: here the
+    path's own diffusion, capped so that a step does not replace more noise than there is, and zero in the last step, whose
+    noise would stay in the sample.
+
+    :param velocity: the field
+    :param x: noise, (batch_size, dim)
+    :param sampler: steps and time grid
+    :param path: the path
+    :param increments: standard normal draws, (steps - 1, batch_size, dim)
+    :return: samples, (batch_size, dim)
+    """
+    t, lengths = _knots(sampler, path, x)
+    coefficients = path(t[:-1])
+    squared_diffusion = path.squared_diffusion(t[:-1]).minimum(coefficients.sigma.square() / lengths)
+    for k in range(sampler.steps - 1):
+        v = velocity(t[k], x)
+        noise = to_parts("velocity", v, path(t[k]), x).noise
+        drift = v - 0.5 * squared_diffusion[k] / coefficients.sigma[k] * noise
+        x = x + lengths[k] * drift + (squared_diffusion[k] * lengths[k]).sqrt() * increments[k]
+    return x + lengths[-1] * velocity(t[-2], x)

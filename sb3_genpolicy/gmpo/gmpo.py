@@ -15,7 +15,7 @@ from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.policies import POLICY_ALIASES
 from sb3_genpolicy.common.rewards import RewardFunction
-from sb3_genpolicy.common.utils import check_number, named_options
+from sb3_genpolicy.generative.checks import check_number, named_options
 
 SelfGMPO = TypeVar("SelfGMPO", bound="GMPO")
 

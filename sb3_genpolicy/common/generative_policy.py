@@ -1,0 +1,261 @@
+"""
+Generative policies: an actor that samples actions by carrying noise along a learnt velocity field, beside twin Q and V.
+"""
+
+from typing import Any, ClassVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+
+from sb3_genpolicy.common.actor import GenerativeActor
+from sb3_genpolicy.common.critics import ValueNetwork
+from sb3_genpolicy.common.normalization import NormalizedExtractor, ObservationNormalizer
+from sb3_genpolicy.common.policy_options import (
+    make_coupling,
+    make_path,
+    make_prediction,
+    make_sampler,
+    network_class,
+    split_net_arch,
+    time_features_class,
+)
+from sb3_genpolicy.common.sampling_policy import SamplingPolicy
+from sb3_genpolicy.generative import PATHS, Coupling, MatchingLoss, Path, Prediction, Sampler
+from sb3_genpolicy.generative.checks import check_number, named_options
+
+
+class GenerativePolicy(SamplingPolicy):
+    """
+    Actor and critics of a generative policy. Use ``FlowPolicy`` or ``DiffusionPolicy``, which say what paths there are.
+
+    ``actor`` is trained; ``actor_ema``, a running average of its parameters, acts.
+
+    :param observation_space: observation space
+    :param action_space: action space, a bounded Box
+    :param lr_schedule: learning rate schedule (could be constant)
+    :param net_arch: widths of the hidden layers: one list for every network, or a dictionary with the keys ``pi`` (actor),
+        ``qf`` and ``vf`` (critics). Default: the network's own for the actor, two layers of 256 for the critics (as in IQL).
+    :param activation_fn: activation function of the actor; smooth, because its field is integrated
+    :param critic_activation_fn: activation function of the critics
+    :param path: path between noise and actions, a name or a :class:`~sb3_genpolicy.generative.paths.Path`
+        (``VPPath(beta_max=10.0)``). Default: the first path of the policy class.
+    :param prediction: what the actor's network predicts: ``velocity``, ``data``, and on diffusion paths ``noise`` or
+        ``score``. Default: as published, noise on the variance-preserving path, velocity on the others.
+    :param network: the actor's network, ``mlp`` (residual, three layers of 256), ``unet`` (the paper's, 512-256-128), or a
+        class that is built and called as :class:`~sb3_genpolicy.generative.networks.ConditionalMLP`
+    :param time_features: features of the time, ``sinusoidal``, ``gaussian_fourier`` or a class. Default: the network's own.
+    :param matching_loss: ``flow``, ``score``, ``data`` or ``likelihood``, see
+        :meth:`~sb3_genpolicy.generative.models.GenerativeModel.matching_loss`. Default: the one in what the network predicts.
+    :param coupling: how noise is paired with actions in training, ``independent``, ``optimal_transport`` or a
+        :class:`~sb3_genpolicy.generative.couplings.Coupling`
+    :param solver: ``euler``, ``midpoint``, ``heun``, ``rk4``, ``dpm++``, ``dopri5``, ``sde``, or a
+        :class:`~sb3_genpolicy.generative.solvers.Sampler`. Can be changed later (:meth:`set_sampler`), or for one ``predict``.
+    :param sampling_steps: number of solver steps from noise to an action, positive. Default: the policy class's.
+    :param time_grid: where these steps are, ``uniform``, ``angle`` or ``log_snr``. Default: the path's own.
+    :param n_candidates: number of actions drawn for a prediction; the one with the highest minimum of the Qs is taken.
+        1, the default, samples the policy itself, as the paper does. Can be changed later: ``model.policy.n_candidates = 8``.
+    :param normalize_observations: whether observations are standardised inside the policy, by statistics of the dataset
+        (images and discrete observations are not)
+    :param features_extractor_class: features extractor. Default: the policy class's.
+    :param features_extractor_kwargs: keyword arguments of the features extractor
+    :param normalize_images: whether to divide images by 255
+    :param optimizer_class: optimizer, ``th.optim.Adam`` (fused) by default
+    :param optimizer_kwargs: keyword arguments of the optimizer, without the learning rate
+    :param n_critics: number of Q networks
+    :param share_features_extractor: whether the critics use the actor's extractor, trained by the actor's loss alone
+        (saves time with images)
+    :raises ValueError: for an unknown or undefined option, with the nearest one there is
+    """
+
+    #: Names of the paths of this class, the default first
+    paths: ClassVar[tuple[str, ...]] = tuple(PATHS)
+    #: Default of ``sampling_steps``
+    default_sampling_steps: ClassVar[int] = 5
+    #: Default of ``features_extractor_class``
+    default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+
+    critic_target: ContinuousCritic
+    value_net: ValueNetwork
+
+    @named_options
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.SiLU,
+        critic_activation_fn: type[nn.Module] = nn.ReLU,
+        path: str | Path | None = None,
+        prediction: Prediction | None = None,
+        network: str | type[nn.Module] = "mlp",
+        time_features: str | type[nn.Module] | None = None,
+        matching_loss: MatchingLoss | None = None,
+        coupling: str | Coupling = "independent",
+        solver: str | Sampler = "midpoint",
+        sampling_steps: int | None = None,
+        time_grid: str | None = None,
+        n_candidates: int = 1,
+        normalize_observations: bool = True,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        n_critics: int = 2,
+        share_features_extractor: bool = False,
+    ):
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class or self.default_features_extractor_class,
+            features_extractor_kwargs,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            squash_output=True,
+            normalize_images=normalize_images,
+        )
+        if isinstance(observation_space, spaces.Dict) and issubclass(self.features_extractor_class, FlattenExtractor):
+            raise ValueError(
+                f"The observations are a dictionary ({', '.join(observation_space.spaces)}): use the policy "
+                "'FlowMultiInputPolicy' or 'DiffusionMultiInputPolicy' instead."
+            )
+        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
+            # The same numbers, without a pass over the parameters for each of Adam's operations
+            self.optimizer_kwargs = {"fused": True}
+        self.network = network_class(network)
+        self.time_features = time_features_class(time_features)
+        self.net_arch = split_net_arch(net_arch, self.network)
+        self.activation_fn = activation_fn
+        self.critic_activation_fn = critic_activation_fn
+        self.path = make_path(path, self.paths, type(self).__name__)
+        self.prediction = make_prediction(prediction, self.path)
+        self.matching_loss = matching_loss
+        self.coupling = make_coupling(coupling)
+        # Of new actors; the one that acts is `sampler`
+        self._initial_sampler = make_sampler(solver, sampling_steps, time_grid, self.default_sampling_steps)
+        for name, count in (("n_candidates", n_candidates), ("n_critics", n_critics)):
+            check_number(name, count, low=1)
+        self.n_candidates = n_candidates
+        self.n_critics = n_critics
+        self.share_features_extractor = share_features_extractor
+        self.normalize_observations = normalize_observations
+        self.normalizer = ObservationNormalizer(observation_space)
+        self._build(lr_schedule)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.actor = self.make_actor()
+        self.actor.optimizer = self.optimizer_class(
+            self.actor.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs  # type: ignore[call-arg]
+        )
+        # The one that acts: a running average of the actor's parameters
+        self.actor_ema = self.make_actor()
+        self.actor_ema.load_state_dict(self.actor.state_dict())
+        self.actor_ema.set_training_mode(False)
+        # With a shared extractor, the critics' losses do not reach it (see SB3's SAC)
+        shared = self.actor.features_extractor if self.share_features_extractor else None
+        self.critic = self.make_critic(shared)
+        self.value_net = self.make_value_net(shared)
+        self.critic_target = self.make_critic()
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        for network in (self.critic, self.value_net):
+            own = [
+                p for name, p in network.named_parameters() if not (self.share_features_extractor and "features_ext" in name)
+            ]
+            network.optimizer = self.optimizer_class(own, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        # Target networks should always be in eval mode
+        self.critic_target.set_training_mode(False)
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        return NormalizedExtractor(self.observation_space, self.normalizer, super().make_features_extractor())
+
+    def _network_kwargs(self, features_extractor: BaseFeaturesExtractor | None) -> dict[str, Any]:
+        spaces_and_images = dict(
+            observation_space=self.observation_space, action_space=self.action_space, normalize_images=self.normalize_images
+        )
+        return self._update_features_extractor(spaces_and_images, features_extractor)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> GenerativeActor:
+        """
+        :param features_extractor: an extractor to share; a new one by default
+        :return: a new actor
+        """
+        return GenerativeActor(
+            **self._network_kwargs(features_extractor),
+            net_arch=self.net_arch["pi"],
+            path=self.path,
+            prediction=self.prediction,
+            network=self.network,
+            time_features=self.time_features,
+            matching_loss=self.matching_loss,
+            coupling=self.coupling,
+            sampler=self._initial_sampler,
+            activation_fn=self.activation_fn,
+        ).to(self.device)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
+        """
+        :param features_extractor: an extractor to share; a new one by default
+        :return: a new twin Q
+        """
+        return ContinuousCritic(
+            **self._network_kwargs(features_extractor),
+            net_arch=self.net_arch["qf"],
+            activation_fn=self.critic_activation_fn,
+            n_critics=self.n_critics,
+            share_features_extractor=features_extractor is not None,
+        ).to(self.device)
+
+    def make_value_net(self, features_extractor: BaseFeaturesExtractor | None = None) -> ValueNetwork:
+        """
+        :param features_extractor: an extractor to share; a new one by default
+        :return: a new V
+        """
+        return ValueNetwork(
+            **self._network_kwargs(features_extractor),
+            net_arch=self.net_arch["vf"],
+            activation_fn=self.critic_activation_fn,
+            share_features_extractor=features_extractor is not None,
+        ).to(self.device)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            dict(
+                lr_schedule=self._dummy_schedule,
+                net_arch=self.net_arch,
+                activation_fn=self.activation_fn,
+                critic_activation_fn=self.critic_activation_fn,
+                path=self.path,
+                prediction=self.prediction,
+                network=self.network,
+                time_features=self.time_features,
+                matching_loss=self.matching_loss,
+                coupling=self.coupling,
+                solver=self.sampler,
+                n_candidates=self.n_candidates,
+                normalize_observations=self.normalize_observations,
+                features_extractor_class=self.features_extractor_class,
+                features_extractor_kwargs=self.features_extractor_kwargs,
+                optimizer_class=self.optimizer_class,
+                optimizer_kwargs=self.optimizer_kwargs,
+                n_critics=self.n_critics,
+                share_features_extractor=self.share_features_extractor,
+            )
+        )
+        return data
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Put the policy in either training or evaluation mode.
+
+        :param mode: if true, set to training mode, else set to evaluation mode
+        """
+        self.actor.set_training_mode(mode)
+        self.critic.set_training_mode(mode)
+        self.value_net.set_training_mode(mode)
+        self.training = mode

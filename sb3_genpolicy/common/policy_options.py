@@ -1,0 +1,135 @@
+"""
+From the options of a policy, names or objects, to the parts of its generative model.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from torch import nn
+
+from sb3_genpolicy.generative import (
+    COUPLINGS,
+    NETWORKS,
+    PATHS,
+    TIME_FEATURES,
+    Coupling,
+    Path,
+    Prediction,
+    Sampler,
+    VPPath,
+)
+from sb3_genpolicy.generative.checks import check_choice, check_number, did_you_mean
+from sb3_genpolicy.generative.predictions import check_prediction
+
+
+def make_path(path: str | Path | None, names: tuple[str, ...], owner: str) -> Path:
+    """
+    :param path: a name, a path, or None for the first of ``names``
+    :param names: the paths of the policy class
+    :param owner: the policy class's name, for the message
+    :return: the path
+    :raises ValueError: if the policy class has no such path
+    """
+    if path is None:
+        path = names[0]
+    if isinstance(path, str):
+        check_choice(f"path of {owner}", path, names)
+        return PATHS[path]()
+    if not isinstance(path, tuple(PATHS[name] for name in names)):
+        raise ValueError(f"{owner} has no path {type(path).__name__}. There are: {', '.join(names)}.")
+    return path
+
+
+def make_prediction(prediction: Prediction | None, path: Path) -> Prediction:
+    """
+    :param prediction: what the network is to predict; None for what is published for the path
+    :param path: the path
+    :return: the prediction
+    :raises ValueError: if it is unknown or undefined on the path
+    """
+    if prediction is None:
+        return "noise" if isinstance(path, VPPath) else "velocity"
+    check_prediction(prediction, path)
+    return prediction
+
+
+def make_coupling(coupling: str | Coupling) -> Coupling:
+    """
+    :param coupling: a name or a coupling
+    :return: the coupling
+    :raises ValueError: for an unknown name
+    """
+    if isinstance(coupling, Coupling):
+        return coupling
+    check_choice("coupling", coupling, COUPLINGS)
+    return COUPLINGS[coupling]()
+
+
+def make_sampler(
+    solver: str | Sampler,
+    steps: int | None,
+    time_grid: str | None,
+    default_steps: int,
+    default_time_grid: str | None = None,
+) -> Sampler:
+    """
+    :param solver: a name, or a sampler that the other options change
+    :param steps: number of steps; None for the sampler's or the default
+    :param time_grid: name of a time grid; None for the sampler's or the default
+    :param default_steps: number of steps of a solver given by its name
+    :param default_time_grid: time grid of a solver given by its name
+    :return: the sampler
+    :raises ValueError: for an unknown name or a number out of range
+    """
+    sampler = solver if isinstance(solver, Sampler) else Sampler(solver, default_steps, default_time_grid)
+    if steps is not None:
+        check_number("sampling_steps", steps, low=1)
+        sampler = replace(sampler, steps=steps)
+    return sampler if time_grid is None else replace(sampler, time_grid=time_grid)
+
+
+def network_class(network: str | type[nn.Module]) -> type[nn.Module]:
+    """
+    :param network: a name or a class
+    :return: the class
+    :raises ValueError: for an unknown name
+    """
+    return _class_of("network", network, NETWORKS)
+
+
+def time_features_class(time_features: str | type[nn.Module] | None) -> type[nn.Module] | None:
+    """
+    :param time_features: a name, a class, or None for the network's own
+    :return: the class, or None
+    :raises ValueError: for an unknown name
+    """
+    return None if time_features is None else _class_of("time_features", time_features, TIME_FEATURES)
+
+
+def _class_of(option: str, value: str | type[nn.Module], known: Mapping[str, type[nn.Module]]) -> type[nn.Module]:
+    if isinstance(value, type):
+        return value
+    check_choice(option, value, known)
+    return known[value]
+
+
+def split_net_arch(net_arch: list[int] | dict[str, list[int]] | None, network: type[nn.Module]) -> dict[str, list[int]]:
+    """
+    :param net_arch: widths for all networks, for some, or None for the defaults
+    :param network: the actor's network, which may have widths of its own (``default_net_arch``)
+    :return: widths of actor (``pi``) and critics (``qf``, ``vf``)
+    :raises ValueError: for an unknown key
+    """
+    default = {"pi": list(getattr(network, "default_net_arch", (256, 256, 256))), "qf": [256, 256], "vf": [256, 256]}
+    if net_arch is None:
+        return default
+    if not isinstance(net_arch, dict):
+        return {key: list(net_arch) for key in default}
+    _check_keys(net_arch, default)
+    return {**default, **net_arch}
+
+
+def _check_keys(net_arch: dict[str, list[int]], known: Iterable[str]) -> None:
+    for key in net_arch:
+        if key not in known:
+            raise ValueError(f"net_arch has no key '{key}'. {did_you_mean(key, known)}")

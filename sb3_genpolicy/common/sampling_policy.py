@@ -1,0 +1,167 @@
+"""
+How a generative policy acts: by sampling its averaged actor, with a solver that can be changed, and with what probability.
+"""
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+from sb3_genpolicy.common.actor import GenerativeActor
+from sb3_genpolicy.common.policy_options import make_sampler
+from sb3_genpolicy.common.shape_checks import check_actions, check_observations
+from sb3_genpolicy.common.utils import tree_map
+from sb3_genpolicy.generative import Likelihood, Sampler
+
+# The fixed noise of deterministic actions is drawn from this seed, the same for every policy
+_CANDIDATE_SEED = 0
+
+
+class SamplingPolicy(BasePolicy):
+    """
+    A policy that samples actions of ``actor_ema`` and, with ``n_candidates``, lets the critic choose among several.
+    """
+
+    action_space: spaces.Box
+    actor: GenerativeActor
+    actor_ema: GenerativeActor
+    critic: ContinuousCritic
+    n_candidates: int
+
+    # Sampling
+
+    @property
+    def sampler(self) -> Sampler:
+        """Solver, steps and time grid of the actor that acts; see :meth:`set_sampler`."""
+        return self.actor_ema.sampler
+
+    def set_sampler(
+        self, solver: str | Sampler | None = None, sampling_steps: int | None = None, time_grid: str | None = None
+    ) -> None:
+        """
+        Change how actions are sampled from now on; training does not depend on it.
+
+        :param solver: a name, or a :class:`~sb3_genpolicy.generative.solvers.Sampler`; None keeps the one there is
+        :param sampling_steps: number of steps; None keeps it
+        :param time_grid: where the steps are; None keeps it
+        :raises ValueError: for an unknown name or a number of steps that is not positive
+        """
+        sampler = make_sampler(
+            self.sampler if solver is None else solver, sampling_steps, time_grid, self.sampler.steps, self.sampler.time_grid
+        )
+        self.actor.sampler = self.actor_ema.sampler = sampler
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        solver: str | Sampler | None = None,
+        sampling_steps: int | None = None,
+        time_grid: str | None = None,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Get the policy action from an observation, as SB3's policies do.
+
+        :param observation: the input observation
+        :param state: not used, as there is no recurrence
+        :param episode_start: not used
+        :param deterministic: whether to start from noise zero (the first of the fixed candidates) in place of a random draw
+        :param solver: for this prediction alone, see :meth:`set_sampler`
+        :param sampling_steps: for this prediction alone
+        :param time_grid: for this prediction alone
+        :return: the action, clipped to its bounds, and ``state``
+        """
+        if solver is None and sampling_steps is None and time_grid is None:
+            return super().predict(observation, state, episode_start, deterministic)
+        before = self.sampler
+        self.set_sampler(solver, sampling_steps, time_grid)
+        try:
+            return super().predict(observation, state, episode_start, deterministic)
+        finally:
+            self.set_sampler(before)
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self._predict(obs, deterministic=deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        if self.n_candidates == 1:
+            return self.actor_ema(observation, deterministic)
+        return self._best_candidate(observation, deterministic)
+
+    def candidate_noise(self, n_candidates: int) -> th.Tensor:
+        """
+        :param n_candidates: number of candidates
+        :return: the noise that deterministic candidates start from, (n_candidates, action_dim): zero, then fixed draws
+        """
+        generator = th.Generator().manual_seed(_CANDIDATE_SEED)
+        noise = th.randn((n_candidates, self.actor.action_dim), generator=generator)
+        noise[0] = 0.0
+        return noise
+
+    def _best_candidate(self, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
+        """Draw ``n_candidates`` actions per observation and keep the one whose smallest Q is largest."""
+        actor, n = self.actor_ema, self.n_candidates
+        features = actor.extract_features(obs, actor.features_extractor)
+        batch_size = features.shape[0]
+        if deterministic:
+            noise = self.candidate_noise(n).to(features).repeat(batch_size, 1)
+        else:
+            noise = th.randn((batch_size * n, actor.action_dim), device=features.device)
+        # Row i * n + k holds candidate k of observation i
+        actions = actor.sample(features.repeat_interleave(n, dim=0), noise, deterministic)
+        repeated = tree_map(lambda array: array.repeat_interleave(n, dim=0), obs)
+        q_values = th.cat(self.critic(repeated, actions), dim=1).amin(dim=1)
+        best = q_values.reshape(batch_size, n).argmax(dim=1)
+        return actions.reshape(batch_size, n, -1)[th.arange(batch_size, device=best.device), best]
+
+    # Likelihood
+
+    def log_prob(self, observations: PyTorchObs, actions: th.Tensor, likelihood: Likelihood | None = None) -> th.Tensor:
+        """
+        Log-density of actions, of the policy that acts (before the best of ``n_candidates`` is chosen and before actions are
+        clipped to their bounds). Gradients reach actions, observations and parameters.
+
+        :param observations: batch first
+        :param actions: (batch_size, \\*action_shape), in the environment's units
+        :param likelihood: method, solver and gradient; by default the continuous flow's density by 16 rk4 steps
+        :return: log p(action | observation) in nats, with respect to the environment's units, (batch_size,)
+        :raises ValueError: for a wrong shape
+        """
+        observations = check_observations(observations, self.observation_space, self.device)
+        batch_size = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
+        actions = check_actions(actions, self.action_space, batch_size, self.device)
+        low, high = self._action_bounds(actions)
+        scaled = 2.0 * (actions.flatten(1) - low) / (high - low) - 1.0
+        return self.actor_ema.log_prob(observations, scaled, likelihood) - self._log_action_scale()
+
+    def sample_with_log_prob(
+        self, observations: PyTorchObs, noise: th.Tensor | None = None, likelihood: Likelihood | None = None
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Sample actions together with their log-density, by one solve. As in SB3's distributions, actions are not clipped,
+        because clipped ones have no density: clip them before an environment is stepped.
+
+        :param observations: batch first
+        :param noise: standard normal draws, (batch_size, action_dim); drawn by default
+        :param likelihood: method, solver and gradient; by default the continuous flow's density by 16 rk4 steps, from which
+            the actions come too
+        :return: actions in the environment's units, (batch_size, \\*action_shape), and log p(action | observation) in nats
+            with respect to them, (batch_size,)
+        :raises ValueError: for a wrong shape
+        """
+        observations = check_observations(observations, self.observation_space, self.device)
+        scaled, log_prob = self.actor_ema.sample_with_log_prob(observations, noise, likelihood)
+        low, high = self._action_bounds(scaled)
+        actions = low + 0.5 * (scaled + 1.0) * (high - low)
+        return actions.reshape(-1, *self.action_space.shape), log_prob - self._log_action_scale()
+
+    def _action_bounds(self, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        low, high = self.action_space.low.reshape(-1), self.action_space.high.reshape(-1)
+        return th.as_tensor(low).to(actions), th.as_tensor(high).to(actions)
+
+    def _log_action_scale(self) -> float:
+        """Log of the volume of an action box, in the environment's units, over that of [-1, 1]^d."""
+        return float(np.log((self.action_space.high - self.action_space.low) / 2.0).sum())
