@@ -29,7 +29,7 @@ def test_solvers_converge_with_their_order(solver, order, reverse):
 
 @pytest.mark.parametrize("name", ["vp", "cosine"])
 def test_dpm_solver_converges_with_order_two(name):
-    """Data N(0.2, 0.3^2), whose score is known: the flow carries noise z to 0.2 + 0.3 z, but for the ends that the grid cuts."""
+    """Data N(0.2, 0.3^2), whose score is known, against many steps of another solver on the same grid."""
     path = PATHS[name]()
     model = GenerativeModel(gaussian(path, "score", 0.2, 0.3), path, "score", 1, data_bound=None)
     noise = th.tensor([[-1.5], [0.3], [1.0]], dtype=th.float64)

@@ -147,9 +147,7 @@ class GenerativeActor(BasePolicy):
         if noise is None:
             noise = th.randn(shape, device=features.device)
         elif tuple(noise.shape) != shape:
-            raise ValueError(
-                f"noise has shape {tuple(noise.shape)}, but one draw per observation and action dimension is {shape}."
-            )
+            raise ValueError(f"noise has shape {tuple(noise.shape)}, but needs one draw per action dimension: {shape}.")
         return self.model.sample_with_log_prob(features, noise, likelihood, self.sampler)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:

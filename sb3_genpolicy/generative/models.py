@@ -17,14 +17,14 @@ from sb3_genpolicy.generative.likelihood import (
     steps_with_log_density,
 )
 from sb3_genpolicy.generative.paths import Path
-from sb3_genpolicy.generative.predictions import Prediction, check_prediction, convert
+from sb3_genpolicy.generative.predictions import Prediction, check_prediction, convert, error_scale
 from sb3_genpolicy.generative.solvers import Sampler, odeint, sdeint
 from sb3_genpolicy.generative.time_grids import log_ratio_range
 
 MatchingLoss = Literal["flow", "score", "data", "likelihood"]
 MATCHING_LOSSES: tuple[MatchingLoss, ...] = ("flow", "score", "data", "likelihood")
 
-# In what a prediction is compared with what was mixed
+# By what a prediction is judged
 _COMPARED: dict[str, Prediction] = {"flow": "velocity", "score": "noise", "data": "data", "likelihood": "noise"}
 _DEFAULT_LOSS: dict[str, MatchingLoss] = {"velocity": "flow", "noise": "score", "score": "score", "data": "data"}
 
@@ -118,11 +118,17 @@ class GenerativeModel(nn.Module):
         x0 = th.randn(x1.shape, generator=generator, device=x1.device, dtype=x1.dtype)
         x0 = self.coupling(x0, x1, condition)
         x, velocity = self.path.interpolate(t, x0, x1)
+        coefficients = self.path(t)
+        prediction, output = self.prediction, self.network(t, x, condition)
+        if prediction == "score":
+            # In units of noise, which do not grow without bound near the data
+            prediction, output = "noise", -coefficients.sigma * output
+        target = {"velocity": velocity, "noise": x0, "data": x1}[prediction]
+        losses = weight * (output - target).square().sum(dim=1)
         compared = _COMPARED[self.loss]
-        target = {"velocity": velocity, "noise": x0, "data": x1}[compared]
-        # No clamp of the data here, through which no gradient would flow
-        prediction = convert(self.prediction, compared, self.network(t, x, condition), self.path(t), x)
-        return weight * (prediction - target).square().sum(dim=1)
+        if compared == prediction:
+            return losses
+        return losses * error_scale(prediction, compared, coefficients).square()[:, 0]
 
     def _draw_times(self, x1: th.Tensor, generator: th.Generator | None) -> tuple[th.Tensor, float]:
         uniform = th.rand((x1.shape[0], 1), generator=generator, device=x1.device, dtype=x1.dtype)

@@ -102,3 +102,18 @@ def convert(
     if source == target:
         return output
     return from_parts(target, to_parts(source, output, coefficients, x, data_bound), coefficients)
+
+
+def error_scale(source: Prediction, target: Prediction, coefficients: PathCoefficients) -> th.Tensor:
+    """
+    By how much an error of one prediction counts as an error of another, at the same point of the path: errors of velocity,
+    noise, data and score are as wronskian, alpha, sigma and alpha / sigma.
+
+    :param source: what is predicted
+    :param target: what it is judged by
+    :param coefficients: the path's scalars
+    :return: a factor of the shape of the scalars; large, not infinite, where what is predicted says nothing of the target
+    """
+    alpha, sigma, _, _ = coefficients
+    sizes = {"velocity": coefficients.wronskian, "noise": alpha, "data": sigma, "score": alpha / sigma.clamp(min=_FLOOR)}
+    return sizes[target] / sizes[source].clamp(min=_FLOOR)
