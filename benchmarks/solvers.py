@@ -6,7 +6,8 @@ What each solver costs and how far off it is, on a trained policy: actions, log-
 Actions are compared, in units of the action range [-1, 1], with those of 128 rk4 steps from the same noise, log-probabilities
 with those of 128 rk4 steps, at 256 observations of the dataset. Seconds are medians of seven calls on one thread.
 Scores are of 50 episodes with sampled actions from the same starts.
-``--only euler:4 midpoint:5 --episodes 200`` compares the returns of a few more closely.
+``--table a.json b.json`` prints such files as one table; ``--only euler:4 midpoint:5 --episodes 200`` compares the returns of
+a few more closely.
 """
 
 import argparse
@@ -86,7 +87,7 @@ def compare_log_probs(model: GMPO, features: th.Tensor, noise: th.Tensor) -> dic
 def compare_returns(model: GMPO, env_id: str, episodes: int, chosen: list[Sampler]) -> dict[str, dict[str, float]]:
     env = make_vec_env(env_id, n_envs=episodes, seed=EVALUATION_SEED)
     rows = {}
-    for sampler in [Sampler("rk4", 64), *chosen]:
+    for sampler in chosen:
         env.seed(EVALUATION_SEED)
         th.manual_seed(EVALUATION_SEED)
         model.policy.set_sampler(sampler)
@@ -99,18 +100,44 @@ def compare_returns(model: GMPO, env_id: str, episodes: int, chosen: list[Sample
     return rows
 
 
+def print_table(paths: list[Path]) -> None:
+    """Markdown: cost and errors of the first file, scores of all."""
+    results = [json.loads(path.read_text()) for path in paths]
+    first, names = results[0], [f"{result['dataset']}, {result['path']}" for result in results]
+    columns = ["solver", "ms, 256 actions", "error", "ms, 256 log-probabilities", "error (worst), nats"]
+    print("| " + " | ".join([*columns, *(f"score, {name}" for name in names)]) + " |")
+    print("|" + "---|" * (len(columns) + len(names)))
+    for name in ["rk4 64", *first["sample"]]:
+        sample, log_prob = first["sample"].get(name), first["log_prob"].get(name)
+        cells = (
+            [f"{1e3 * sample['seconds']:.1f}", f"{sample['error']:.4f}" if "error" in sample else ""] if sample else ["", ""]
+        )
+        cells += (
+            [f"{1e3 * log_prob['seconds']:.0f}", f"{log_prob['error']:.4f} ({log_prob['worst']:.2f})"]
+            if log_prob
+            else [""] * 2
+        )
+        for result in results:
+            score = result["returns"].get(name)
+            cells.append(f"{score['mean']:.1f} ± {score['standard_error']:.1f}" if score else "")
+        print("| " + " | ".join([name, *cells]) + " |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a saved GMPO")
-    parser.add_argument("--dataset", required=True, help="whose observations and environment")
+    parser.add_argument("--model", help="a saved GMPO")
+    parser.add_argument("--dataset", help="whose observations and environment")
     parser.add_argument("--returns", action="store_true", help="also play episodes (minutes)")
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--only", nargs="+", help="returns of these alone, as euler:4 dpm++:8")
     parser.add_argument("--path", type=Path, help="write the numbers to this file")
+    parser.add_argument("--table", type=Path, nargs="+", help="print what was written to these files")
     args = parser.parse_args()
+    if args.table:
+        return print_table(args.table)
 
     th.set_num_threads(1)
-    chosen = samplers()
+    chosen = [Sampler("rk4", 64), *samplers()]
     if args.only:
         chosen = [Sampler(solver, int(steps)) for solver, steps in (name.split(":") for name in args.only)]
     model = GMPO.load(args.model, device="cpu")

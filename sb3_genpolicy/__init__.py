@@ -1,13 +1,47 @@
 """
-Offline reinforcement learning with generative (flow and diffusion) policies, for Stable-Baselines3.
+Offline reinforcement learning with generative policies for Stable-Baselines3.
 """
 
-from sb3_genpolicy.common.callbacks import OfflineEvalCallback
-from sb3_genpolicy.common.datasets import load_dataset
-from sb3_genpolicy.common.envs import make_offline_env
-from sb3_genpolicy.common.transitions import Transitions, normalized_score
-from sb3_genpolicy.gmpo import GMPO
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sb3_genpolicy.common.callbacks import OfflineEvalCallback
+    from sb3_genpolicy.common.datasets import load_dataset
+    from sb3_genpolicy.common.envs import make_offline_env
+    from sb3_genpolicy.common.transitions import Transitions, normalized_score
+    from sb3_genpolicy.gmpo import GMPO
 
 __version__ = "0.1.0"
 
-__all__ = ["GMPO", "OfflineEvalCallback", "Transitions", "load_dataset", "make_offline_env", "normalized_score"]
+__all__ = [
+    "GMPO",
+    "OfflineEvalCallback",
+    "Transitions",
+    "__version__",
+    "load_dataset",
+    "make_offline_env",
+    "normalized_score",
+]
+
+# Imported when they are first asked for, so that `sb3_genpolicy.generative` does not bring Stable-Baselines3 along
+_MODULES = {
+    "GMPO": "gmpo",
+    "OfflineEvalCallback": "common.callbacks",
+    "Transitions": "common.transitions",
+    "load_dataset": "common.datasets",
+    "make_offline_env": "common.envs",
+    "normalized_score": "common.transitions",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    if name in ("common", "generative", "gmpo"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

@@ -7,6 +7,7 @@ import pytest
 import torch as th
 
 from sb3_genpolicy import GMPO
+from sb3_genpolicy.generative import SOLVERS, Likelihood, Sampler
 from tests.conftest import SMALL
 
 pytestmark = pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device")
@@ -44,3 +45,23 @@ def test_a_training_step_waits_for_nothing(arrays):
         model.train(gradient_steps=2, batch_size=8)
     finally:
         th.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("policy", ["FlowPolicy", "DiffusionPolicy"])
+def test_solvers_and_likelihoods_give_on_a_gpu_what_they_give_on_a_cpu(arrays, tmp_path, policy):
+    GMPO(policy, dataset=arrays, policy_kwargs=SMALL, seed=0, device="cuda").learn(20).save(tmp_path / "model")
+    there, here = (GMPO.load(tmp_path / "model", device=device).policy for device in ("cuda", "cpu"))
+    rows = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    for solver in SOLVERS:
+        actions = [model.predict(rows, deterministic=True, solver=solver, sampling_steps=8)[0] for model in (there, here)]
+        np.testing.assert_allclose(*actions, atol=1e-3)
+    for likelihood in (None, Likelihood("discrete", Sampler("euler", 8)), Likelihood(sampler=Sampler("dopri5"))):
+        log_probs = [model.log_prob(rows, th.zeros(5, 2), likelihood).detach().cpu() for model in (there, here)]
+        np.testing.assert_allclose(*log_probs, atol=1e-2)
+        there.sample_with_log_prob(rows, likelihood=likelihood)[1].sum().backward()
+        assert all(parameter.grad.isfinite().all() for parameter in there.actor_ema.model.parameters())
+
+
+def test_optimal_transport_trains_on_a_gpu(arrays):
+    kwargs = dict(coupling="optimal_transport", network="unet", net_arch=dict(pi=[16, 8]))
+    assert GMPO("FlowPolicy", dataset=arrays, policy_kwargs=kwargs, seed=0, device="cuda").learn(5).num_timesteps == 5

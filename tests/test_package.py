@@ -2,8 +2,12 @@
 What the package promises of itself: a core without SB3, data that ship with it, one version.
 """
 
+import subprocess
+import sys
 from importlib import metadata, resources
 from pathlib import Path
+
+import pytest
 
 import sb3_genpolicy
 
@@ -20,6 +24,20 @@ def test_imports_point_down_only():
             assert "stable_baselines3" not in line and ".common" not in line and ".gmpo" not in line, (file.name, line)
     for file in (PACKAGE / "common").glob("*.py"):
         assert not any(".gmpo" in line for line in imports_of(file)), file.name
+
+
+def test_generative_core_needs_no_reinforcement_learning_library():
+    absent = "import sys; sys.modules.update({name: None for name in ('stable_baselines3', 'gymnasium', 'minari')}); "
+    use = "from sb3_genpolicy.generative import LinearPath; import sb3_genpolicy; sb3_genpolicy.generative.LinearPath"
+    subprocess.run([sys.executable, "-c", absent + use], check=True)
+
+
+def test_every_public_name_is_there():
+    for name in sb3_genpolicy.__all__:
+        assert getattr(sb3_genpolicy, name) is not None and name in dir(sb3_genpolicy)
+    assert sb3_genpolicy.gmpo.GMPO is sb3_genpolicy.GMPO
+    with pytest.raises(AttributeError, match="has no attribute 'GMPOO'"):
+        sb3_genpolicy.GMPOO  # noqa: B018
 
 
 def test_embedded_data_is_small_and_ships():

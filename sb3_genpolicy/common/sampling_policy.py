@@ -133,6 +133,7 @@ class SamplingPolicy(BasePolicy):
         observations = check_observations(observations, self.observation_space, self.device)
         batch_size = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
         actions = check_actions(actions, self.action_space, batch_size, self.device)
+        actions = actions.to(next(self.actor_ema.model.parameters()).dtype)
         low, high = self._action_bounds(actions)
         scaled = 2.0 * (actions.flatten(1) - low) / (high - low) - 1.0
         return self.actor_ema.log_prob(observations, scaled, likelihood) - self._log_action_scale()

@@ -41,14 +41,14 @@ def check_actions(actions: th.Tensor, space: spaces.Box, batch_size: int, device
     :param space: action space
     :param batch_size: number of observations
     :param device: where the tensor is wanted
-    :return: a tensor of floats on the device
+    :return: a tensor on the device
     :raises ValueError: for a wrong shape
     """
     actions = th.as_tensor(actions, device=device)
     _check_shape("actions", tuple(actions.shape), space.shape)
     if len(actions) != batch_size:
         raise ValueError(f"There are {len(actions)} actions for {batch_size} observations: give one action per observation.")
-    return actions if actions.is_floating_point() else actions.float()
+    return actions
 
 
 def _check_shape(name: str, given: tuple[int, ...], one: tuple[int, ...]) -> None:

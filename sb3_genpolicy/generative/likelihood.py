@@ -34,7 +34,7 @@ class Likelihood:
     :param method: ``continuous``, the flow's density with the divergence exact (one forward-mode product a dimension);
         ``hutchinson``, the same with an unbiased estimate of the divergence (one product a probe, whatever the dimension),
         the probes fixed over a solve, so that what is integrated is smooth;
-        ``discrete``, the density of the K-step sampler itself: the sum of log |det| of the Jacobians of its steps, and the
+        ``discrete``, the density of the K-step sampler itself: the sum of log abs(det) of the Jacobians of its steps, and the
         inverse of each step by Newton's method
     :param sampler: solver and steps, one of the Runge-Kutta methods, or ``dopri5`` but for ``discrete``. Default: for
         ``discrete`` the sampler that acts; else rk4 with 16 steps, off by under a hundredth of a nat on smooth densities.
@@ -176,7 +176,7 @@ def flow_with_log_density(
 
 def steps_with_log_density(velocity: Velocity, x0: th.Tensor, path: Path, sampler: Sampler) -> tuple[th.Tensor, th.Tensor]:
     """
-    The K-step sampler and the log-density its samples gain: minus the sum of log |det| of its steps' Jacobians.
+    The K-step sampler and the log-density its samples gain: minus the sum of log abs(det) of its steps' Jacobians.
 
     :param velocity: a field of (t, x)
     :param x0: noise, (batch_size, dim)

@@ -48,7 +48,8 @@ def to_parts(
     :param coefficients: the path's scalars at the time of ``x``
     :param x: the point, (batch_size, dim)
     :param data_bound: if given, data estimated by way of the noise, (x - sigma noise) / alpha, are clamped to
-        [-data_bound, data_bound]: the division blows up errors where alpha is small
+        [-data_bound, data_bound]: the division blows up errors where alpha is small. The noise stays as predicted; moved such
+        that both still add up to x, it would blow up in turn where sigma is small.
     :return: estimates of noise and data, both (batch_size, dim)
     """
     alpha, sigma, d_alpha, d_sigma = coefficients
@@ -59,11 +60,7 @@ def to_parts(
         return Parts((x - alpha * output) / sigma.clamp(min=_FLOOR), output)
     noise = output if prediction == "noise" else -sigma * output
     data = (x - sigma * noise) / alpha.clamp(min=_FLOOR)
-    if data_bound is None:
-        return Parts(noise, data)
-    clamped = data.clamp(-data_bound, data_bound)
-    # Where the clamp moved the data, the noise moves along, so that both still add up to x
-    return Parts(noise + alpha * (data - clamped) / sigma.clamp(min=_FLOOR), clamped)
+    return Parts(noise, data if data_bound is None else data.clamp(-data_bound, data_bound))
 
 
 def from_parts(prediction: Prediction, parts: Parts, coefficients: PathCoefficients) -> th.Tensor:

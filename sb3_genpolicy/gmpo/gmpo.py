@@ -56,7 +56,7 @@ class GMPO(OfflineAlgorithm):
     :param stats_window_size: Window size for the rollout logging when the model goes on online
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: Additional arguments to be passed to the policy on creation,
-        see :class:`~sb3_genpolicy.common.policies.GenerativePolicy`
+        see :class:`~sb3_genpolicy.common.generative_policy.GenerativePolicy`
     :param verbose: Verbosity level: 0 for no output, 1 for info messages (such as device or wrappers used),
         2 for debug messages
     :param seed: Seed for the pseudo random generators
