@@ -18,7 +18,9 @@ from sb3_genpolicy.generative import (
     Sampler,
     UShapedMLP,
     VPPath,
+    odeint,
 )
+from sb3_genpolicy.generative.solvers import odeint_adjoint
 from tests.closed_forms import GaussianMixture, central_difference
 
 PATHS = {"linear": LinearPath(), "cosine": CosinePath(), "vp": VPPath()}
@@ -87,7 +89,8 @@ def test_discrete_density_of_a_linear_field_is_the_gaussian_it_makes(steps):
     model.network.forward = lambda t, x, condition: x @ matrix.T
     total = th.linalg.matrix_power(th.eye(2, dtype=th.float64) + matrix / steps, steps)
     exact = th.distributions.MultivariateNormal(th.zeros(2, dtype=th.float64), total @ total.T)
-    likelihood, noise = Likelihood("discrete", Sampler("euler", steps)), th.randn(50, 2, dtype=th.float64)
+    likelihood = Likelihood("discrete", Sampler("euler", steps, "uniform"))
+    noise = th.randn(50, 2, dtype=th.float64)
     samples, log_prob = model.sample_with_log_prob(th.zeros(50, 0), noise, likelihood)
     np.testing.assert_allclose(samples, noise @ total.T, rtol=1e-9)
     np.testing.assert_allclose(log_prob, exact.log_prob(samples), rtol=1e-9)
@@ -189,7 +192,9 @@ def close_in_parameters(model, function):
         np.testing.assert_allclose(given, expected, rtol=1e-2, atol=1e-5 * (1 + expected.abs().max().item()), err_msg=name)
 
 
-@pytest.mark.parametrize("sampler", [Sampler("midpoint", 60), Sampler("dopri5", rtol=1e-8, atol=1e-8)])
+@pytest.mark.parametrize(
+    "sampler", [Sampler("midpoint", 60), Sampler("heun", 60, "uniform"), Sampler("dopri5", rtol=1e-8, atol=1e-8)]
+)
 def test_adjoint_gradients_are_those_of_backpropagation(sampler):
     model = non_linear_model(PATHS["linear"], "velocity")
     points, condition = (th.randn(3, n, dtype=th.float64) for n in (2, 3))
@@ -202,6 +207,17 @@ def test_adjoint_gradients_are_those_of_backpropagation(sampler):
         gradients.append([leaf.grad, leaf_condition.grad, *parameters])
     for mine, adjoint in zip(*gradients, strict=True):
         np.testing.assert_allclose(adjoint, mine, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_adjoint_takes_the_same_steps(reverse):
+    """Values at five steps, where another grid would show."""
+    model = non_linear_model(PATHS["linear"], "velocity")
+    x, condition = (th.randn(3, n, dtype=th.float64) for n in (2, 3))
+    sampler = Sampler("euler", 5)
+    plain = odeint(lambda t, x: model.velocity(t, x, condition), x, sampler, model.path, reverse)
+    adjoint = odeint_adjoint(model.velocity, x, condition, list(model.parameters()), sampler, model.path, reverse)
+    np.testing.assert_allclose(adjoint.detach(), plain.detach(), rtol=1e-6)
 
 
 class TwistedField(nn.Module):

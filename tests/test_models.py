@@ -87,6 +87,24 @@ def test_matching_loss_draws_from_its_generator_alone():
     assert th.equal(first, loss(3)) and not th.equal(first, loss(4))
 
 
+def test_the_coupling_pairs_noise_in_the_loss():
+    """Data so far apart that transport pairs noise with them in order: a network that says so has no loss left."""
+    data = th.linspace(-1.0, 1.0, 64)[:, None]
+
+    class Ordered(nn.Module):
+        """Knows the noise by the rank of the point that it moves to."""
+
+        def forward(self, t, x, condition):
+            return data - self.noise
+
+    network = Ordered()
+    model = GenerativeModel(network, LinearPath(), "velocity", 1, coupling=OptimalTransportCoupling())
+    generator = th.Generator().manual_seed(0)
+    th.rand((64, 1), generator=generator)
+    network.noise = th.randn((64, 1), generator=generator).sort(dim=0).values
+    assert model.matching_loss(data, th.zeros(64, 0), th.Generator().manual_seed(0)).max() < 1e-10
+
+
 def test_unknown_loss_is_named():
     with pytest.raises(ValueError, match="matching_loss='flwo' is unknown. Did you mean 'flow'"):
         GenerativeModel(nn.Identity(), LinearPath(), "velocity", 1, matching_loss="flwo")

@@ -114,21 +114,37 @@ def test_interpolation_passes_through_both_points_and_moves_with_its_velocity(na
 @pytest.mark.parametrize("grid", TIME_GRIDS)
 def test_time_grids_run_from_noise_to_data_at_their_own_rate(path, grid):
     s = th.linspace(0.0, 0.98, 50, dtype=th.float64)
-    t, dt_ds = TIME_GRIDS[grid](path, s)
-    ends = TIME_GRIDS[grid](path, th.tensor([0.0, 1.0]))[0]
+    t, dt_ds = TIME_GRIDS[grid].times(path, s)
+    ends = TIME_GRIDS[grid].times(path, th.tensor([0.0, 1.0]))[0]
     assert ends[0] < 2e-3 and ends[1] > 1.0 - 2e-3 and (t.diff() > 0).all()
-    after, before = TIME_GRIDS[grid](path, s + 1e-6)[0], TIME_GRIDS[grid](path, (s - 1e-6).clamp(min=0))[0]
+    after, before = TIME_GRIDS[grid].times(path, s + 1e-6)[0], TIME_GRIDS[grid].times(path, (s - 1e-6).clamp(min=0))[0]
     np.testing.assert_allclose(dt_ds[1:], ((after - before) / 2e-6)[1:], rtol=2e-4)
 
 
 def test_steps_of_a_grid_are_equal_in_what_it_is_named_after():
     s = th.linspace(0, 1, 11, dtype=th.float64)
     for path in (VPPath(), LinearPath(), CosinePath()):
-        angles = path.angle(TIME_GRIDS["angle"](path, s)[0])
+        angles = path.angle(TIME_GRIDS["angle"].times(path, s)[0])
         np.testing.assert_allclose(angles.diff(), angles.diff().mean(), rtol=0.02)
-        coefficients = path(TIME_GRIDS["log_snr"](path, s)[0])
+        coefficients = path(TIME_GRIDS["log_snr"].times(path, s)[0])
         steps = (coefficients.alpha / coefficients.sigma).log().diff()
         np.testing.assert_allclose(steps, steps.mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("grid", TIME_GRIDS)
+def test_steps_cover_the_way_in_either_direction_and_shorten_only_where_they_say_so(grid):
+    knots = TIME_GRIDS[grid].knots(6)
+    assert (
+        knots[0] == 0.0
+        and knots[-1] == 1.0
+        and len(knots) == 7
+        and th.equal(TIME_GRIDS[grid].knots(6, reverse=True), knots.flip(0))
+    )
+    if grid == "tapered":
+        # By hand: half of 1.75 at half of the way, 1 - 0.5^1.75
+        assert (knots.diff().diff() < 0).all() and knots[3].item() == pytest.approx(0.7027, abs=1e-4)
+    else:
+        np.testing.assert_allclose(knots.diff(), 1 / 6, rtol=1e-12)
 
 
 @EACH_PATH
@@ -173,6 +189,17 @@ def test_transport_across_conditions_leaves_the_noise_of_each_condition_normal()
             products.append((OptimalTransportCoupling(weight)(noise, actions, condition) * condition).mean())
         correlations[weight] = abs(float(np.mean(products)))
     assert correlations[0.0] > 0.8 and correlations[10.0] < 0.1
+
+
+def test_transport_leaves_noise_to_its_condition_where_conditions_are_far_apart():
+    condition = th.arange(6.0)[:, None].repeat_interleave(2, dim=0)
+    x0, x1 = th.randn(2, 12, 1, generator=th.Generator().manual_seed(0))
+    paired = OptimalTransportCoupling(100.0)(x0, x1, condition)
+    for k in range(6):
+        mine = slice(2 * k, 2 * k + 2)
+        assert th.equal(paired[mine].sort(dim=0).values, x0[mine].sort(dim=0).values)
+        # In one dimension, the cheapest pairing keeps the order
+        assert paired[mine].flatten().argsort().tolist() == x1[mine].flatten().argsort().tolist()
 
 
 @pytest.mark.parametrize(("prediction", "loss"), [("score", None), ("noise", "likelihood")])

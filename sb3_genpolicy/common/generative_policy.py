@@ -54,8 +54,9 @@ class GenerativePolicy(SamplingPolicy):
         :class:`~sb3_genpolicy.generative.couplings.Coupling`
     :param solver: ``euler``, ``midpoint``, ``heun``, ``rk4``, ``dpm++``, ``dopri5``, ``sde``, or a
         :class:`~sb3_genpolicy.generative.solvers.Sampler`. Can be changed later (:meth:`set_sampler`), or for one ``predict``.
-    :param sampling_steps: number of solver steps from noise to an action, positive. Default: the policy class's.
-    :param time_grid: where these steps are, ``uniform``, ``angle`` or ``log_snr``. Default: the path's own.
+    :param sampling_steps: number of solver steps from noise to an action, positive. Default: 5; of the cheapest whose error
+        drowns in the noise of the return (docs/guide/generative.md).
+    :param time_grid: where these steps are: ``tapered`` (the default), ``uniform``, ``angle`` or ``log_snr``
     :param n_candidates: number of actions drawn for a prediction; the one with the highest minimum of the Qs is taken.
         1, the default, samples the policy itself, as the paper does. Can be changed later: ``model.policy.n_candidates = 8``.
     :param normalize_observations: whether observations are standardised inside the policy, by statistics of the dataset
@@ -73,8 +74,6 @@ class GenerativePolicy(SamplingPolicy):
 
     #: Names of the paths of this class, the default first
     paths: ClassVar[tuple[str, ...]] = tuple(PATHS)
-    #: Default of ``sampling_steps``
-    default_sampling_steps: ClassVar[int] = 5
     #: Default of ``features_extractor_class``
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
 
@@ -137,7 +136,7 @@ class GenerativePolicy(SamplingPolicy):
         self.matching_loss = matching_loss
         self.coupling = make_coupling(coupling)
         # Of new actors; the one that acts is `sampler`
-        self._initial_sampler = make_sampler(solver, sampling_steps, time_grid, self.default_sampling_steps)
+        self._initial_sampler = make_sampler(solver, sampling_steps, time_grid)
         for name, count in (("n_candidates", n_candidates), ("n_critics", n_critics)):
             check_number(name, count, low=1)
         self.n_candidates = n_candidates

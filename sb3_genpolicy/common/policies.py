@@ -26,8 +26,6 @@ class DiffusionPolicy(GenerativePolicy):
     """
 
     paths = ("vp", "cosine")
-    # Its paths bend, straight lines do not
-    default_sampling_steps = 10
 
 
 class FlowCnnPolicy(FlowPolicy):

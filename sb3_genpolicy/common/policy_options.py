@@ -65,23 +65,15 @@ def make_coupling(coupling: str | Coupling) -> Coupling:
     return COUPLINGS[coupling]()
 
 
-def make_sampler(
-    solver: str | Sampler,
-    steps: int | None,
-    time_grid: str | None,
-    default_steps: int,
-    default_time_grid: str | None = None,
-) -> Sampler:
+def make_sampler(solver: str | Sampler, steps: int | None = None, time_grid: str | None = None) -> Sampler:
     """
     :param solver: a name, or a sampler that the other options change
-    :param steps: number of steps; None for the sampler's or the default
-    :param time_grid: name of a time grid; None for the sampler's or the default
-    :param default_steps: number of steps of a solver given by its name
-    :param default_time_grid: time grid of a solver given by its name
+    :param steps: number of steps; None for the sampler's, or the default
+    :param time_grid: name of a time grid; None for the sampler's, or the default
     :return: the sampler
     :raises ValueError: for an unknown name or a number out of range
     """
-    sampler = solver if isinstance(solver, Sampler) else Sampler(solver, default_steps, default_time_grid)
+    sampler = solver if isinstance(solver, Sampler) else Sampler(solver)
     if steps is not None:
         check_number("sampling_steps", steps, low=1)
         sampler = replace(sampler, steps=steps)

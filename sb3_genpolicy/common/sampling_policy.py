@@ -2,6 +2,8 @@
 How a generative policy acts: by sampling its averaged actor, with a solver that can be changed, and with what probability.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -47,9 +49,9 @@ class SamplingPolicy(BasePolicy):
         :param time_grid: where the steps are; None keeps it
         :raises ValueError: for an unknown name or a number of steps that is not positive
         """
-        sampler = make_sampler(
-            self.sampler if solver is None else solver, sampling_steps, time_grid, self.sampler.steps, self.sampler.time_grid
-        )
+        if isinstance(solver, str):
+            solver = replace(self.sampler, solver=solver)
+        sampler = make_sampler(solver or self.sampler, sampling_steps, time_grid)
         self.actor.sampler = self.actor_ema.sampler = sampler
 
     def predict(

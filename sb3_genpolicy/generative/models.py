@@ -151,7 +151,7 @@ class GenerativeModel(nn.Module):
 
         :param condition: (batch_size, condition_dim)
         :param noise: standard normal draws, (batch_size, dim)
-        :param sampler: solver, steps and time grid; ten midpoint steps by default
+        :param sampler: solver, steps and time grid; five midpoint steps by default
         :param increments: standard normal draws for the steps of ``sde``, (steps - 1, batch_size or 1, dim); drawn by default
         :return: samples, (batch_size, dim)
         :raises ValueError: if the samples are not finite, with the step at which the network's output ceased to be

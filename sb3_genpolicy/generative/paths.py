@@ -40,8 +40,8 @@ class Path(ABC):
     prior_std: float = 1.0
     #: What a network may predict on this path
     predictions: ClassVar[tuple[str, ...]] = ("velocity", "noise", "score", "data")
-    #: The time grid that suits the path, a name of :data:`~sb3_genpolicy.generative.time_grids.TIME_GRIDS`
-    time_grid: ClassVar[str] = "uniform"
+    #: Whether fields are smooth up to the path's end in the angle atan(alpha / sigma) rather than in time
+    smooth_in_angle: ClassVar[bool] = False
 
     @abstractmethod
     def _coefficients(self, t: th.Tensor) -> PathCoefficients:
@@ -163,7 +163,7 @@ class VPPath(Path):
 
     t_max = 1.0 - 1e-5
     # Uniform steps in t would cross the last third of the noise in one
-    time_grid = "angle"
+    smooth_in_angle = True
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
         if not 0.0 < beta_min <= beta_max:

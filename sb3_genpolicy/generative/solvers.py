@@ -1,10 +1,10 @@
 """
-Solvers carry noise along a velocity field to data, or back: a plain loop over steps of equal length in a time grid.
+Solvers carry noise along a velocity field to data, or back: a plain loop over the steps of a time grid.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 import torchdiffeq
@@ -52,16 +52,17 @@ class Sampler:
         ``dpm++``, DPM-Solver++(2M) (order 2 with one evaluation a step, https://arxiv.org/abs/2211.01095);
         ``dopri5``, adaptive steps to a tolerance; ``sde``, Euler-Maruyama steps of the reverse diffusion
     :param steps: number of steps, positive; ``dopri5`` chooses its own
-    :param time_grid: ``uniform``, ``angle`` or ``log_snr``, see :mod:`~sb3_genpolicy.generative.time_grids`.
-        Default: the path's own.
+    :param time_grid: where the steps are: ``tapered``, the default, shortens them towards the data; steps of equal time
+        (``uniform``), equal ``angle`` atan(alpha / sigma) or equal ``log_snr``,
+        see :mod:`~sb3_genpolicy.generative.time_grids`
     :param rtol: relative tolerance of ``dopri5``
     :param atol: absolute tolerance of ``dopri5``, in the units of x
     :raises ValueError: for an unknown name or a number out of range
     """
 
     solver: str = "midpoint"
-    steps: int = 10
-    time_grid: str | None = None
+    steps: int = 5
+    time_grid: str = "tapered"
     rtol: float = 1e-4
     atol: float = 1e-4
 
@@ -70,8 +71,7 @@ class Sampler:
         check_number("number of solver steps", self.steps, low=1)
         if int(self.steps) != self.steps:
             raise ValueError(f"The number of solver steps must be whole, not {self.steps!r}.")
-        if self.time_grid is not None:
-            check_choice("time_grid", self.time_grid, TIME_GRIDS)
+        check_choice("time_grid", self.time_grid, TIME_GRIDS)
         check_number("rtol", self.rtol, low=0.0, low_open=True)
         check_number("atol", self.atol, low=0.0, low_open=True)
 
@@ -86,7 +86,7 @@ class Sampler:
         :param s: shares of the way, in [0, 1], any shape
         :return: the times t(s) and dt / ds, of the same shape
         """
-        return TIME_GRIDS[self.time_grid or path.time_grid](path, s)
+        return TIME_GRIDS[self.time_grid].times(path, s)
 
 
 def odeint(velocity: Velocity, x: th.Tensor, sampler: Sampler, path: Path | None = None, reverse: bool = False) -> th.Tensor:
@@ -124,15 +124,14 @@ def step_functions(
     :param reverse: whether the maps lead from data to noise
     :return: one function of x for every step, in the order of their application
     """
-    tableau, steps = TABLEAUS[sampler.solver], sampler.steps
-    h = -1.0 / steps if reverse else 1.0 / steps
-    starts = th.arange(steps, dtype=th.float64) * h + float(reverse)
-    nodes = (starts[:, None] + h * th.tensor(tableau.nodes, dtype=th.float64)).clamp(0.0, 1.0)
-    t, dt_ds = sampler.times(path, nodes)
+    tableau = TABLEAUS[sampler.solver]
+    knots = TIME_GRIDS[sampler.time_grid].knots(sampler.steps, reverse)
+    h = knots.diff()[:, None]
+    t, dt_ds = sampler.times(path, knots[:-1, None] + h * th.tensor(tableau.nodes, dtype=th.float64))
     # One transfer of all times, (steps, stages, 1, 1), which broadcast against x
     t = t.to(device, dtype)[..., None, None]
     lengths = (h * dt_ds).tolist()
-    return [_RungeKuttaStep(velocity, tableau, t[k], lengths[k]) for k in range(steps)]
+    return [_RungeKuttaStep(velocity, tableau, t[k], lengths[k]) for k in range(sampler.steps)]
 
 
 class _RungeKuttaStep:
@@ -161,9 +160,10 @@ def _combine(x: th.Tensor, weights: Sequence[float], slopes: Sequence[th.Tensor]
 
 def _knots(sampler: Sampler, path: Path, x: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     """The times between steps, (steps + 1, 1, 1), and the Euler lengths of the steps, (steps, 1, 1)."""
-    s = th.linspace(0.0, 1.0, sampler.steps + 1, dtype=th.float64)
-    t, dt_ds = (times.to(x.device, x.dtype)[:, None, None] for times in sampler.times(path, s))
-    return t, dt_ds[:-1] / sampler.steps
+    knots = TIME_GRIDS[sampler.time_grid].knots(sampler.steps)
+    t, dt_ds = sampler.times(path, knots)
+    lengths = dt_ds[:-1] * knots.diff()
+    return t.to(x.device, x.dtype)[:, None, None], lengths.to(x.device, x.dtype)[:, None, None]
 
 
 def _dpm_solver(velocity: Velocity, x: th.Tensor, sampler: Sampler, path: Path) -> th.Tensor:
@@ -194,8 +194,8 @@ def _adaptive(velocity: Velocity, x: th.Tensor, sampler: Sampler, path: Path, re
         return dt_ds * velocity(t.reshape(1, 1), x)
 
     ends = x.new_tensor([float(reverse), float(not reverse)])
-    # A step ends where the way ends: past it there is no field
-    options = {"step_t": ends[1:]}
+    # A step ends where the way ends: past it there is no field. Every row keeps the tolerance, not only their mean.
+    options = {"step_t": ends[1:], "norm": _largest_row}
     try:
         return torchdiffeq.odeint(slope, x, ends, rtol=sampler.rtol, atol=sampler.atol, method="dopri5", options=options)[-1]
     except AssertionError as error:
@@ -203,6 +203,10 @@ def _adaptive(velocity: Velocity, x: th.Tensor, sampler: Sampler, path: Path, re
             f"dopri5 found no step so short that it keeps rtol={sampler.rtol:g} and atol={sampler.atol:g}, which {x.dtype} "
             "may not allow: raise them, or take a solver of fixed steps."
         ) from error
+
+
+def _largest_row(error: th.Tensor) -> th.Tensor:
+    return error.square().mean(dim=-1).sqrt().amax()
 
 
 def odeint_adjoint(
@@ -239,7 +243,13 @@ def odeint_adjoint(
         return dt_ds * velocity(t.reshape(1, 1), *state), th.zeros_like(state[1])
 
     ends = x.new_tensor([float(reverse), float(not reverse)])
-    options = {"step_t": ends[1:]} if sampler.solver == "dopri5" else {"step_size": 1.0 / sampler.steps}
+
+    def knots(func: Any, y0: Any, between: th.Tensor) -> th.Tensor:
+        # torchdiffeq turns time around by its sign
+        from_data = bool(between[0].abs() > between[-1].abs())
+        return between.sum().sign() * TIME_GRIDS[sampler.time_grid].knots(sampler.steps, from_data).to(between)
+
+    options = {"step_t": ends[1:]} if sampler.solver == "dopri5" else {"grid_constructor": knots}
     states, _ = torchdiffeq.odeint_adjoint(
         slope,
         (x, condition),
