@@ -88,6 +88,12 @@ def gradient_error(path, prediction, likelihood: Likelihood) -> tuple[float, flo
     return tuple(((given - wanted).norm() / wanted.norm()).item() for given, wanted in pairs)
 
 
+def spread(path, std: float, sampler: Sampler) -> float:
+    """Of the samples of an exact model of N(0, std^2), as a share of std."""
+    model = GenerativeModel(gaussian(path, "velocity", 0.0, std), path, "velocity", 1)
+    return model.sample(th.zeros(1, 0), th.ones(1, 1, dtype=th.float64), sampler).item() / std
+
+
 def main() -> None:
     for name, path in PATHS.items():
         print(f"derivatives of the {name} path in float32, largest relative error: {derivative_error(path):.1e}")
@@ -95,6 +101,10 @@ def main() -> None:
         print(f"order of {solver}: {order(solver):.2f}")
     for name in ("cosine", "vp"):
         print(f"order of dpm++ on the {name} path: {order_of_dpm_solver(PATHS[name]):.2f}")
+    for name, path in PATHS.items():
+        for label, sampler in (("default", Sampler()), ("32 uniform Euler steps", Sampler("euler", 32, "uniform"))):
+            shares = ", ".join(f"{spread(path, std, sampler):.3f}" for std in (0.2, 0.05))
+            print(f"spread kept of N(0, 0.2^2) and N(0, 0.05^2), {name} path, {label}: {shares}")
     for name, path in PATHS.items():
         errors = ", ".join(f"{density_error(path, dim):.1e}" for dim in (1, 2, 3))
         print(f"log_prob of a mixture, {name} path, 16 rk4 steps, worst of 1000 points in 1, 2, 3 dimensions: {errors} nats")

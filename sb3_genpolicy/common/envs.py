@@ -11,7 +11,7 @@ from gymnasium import spaces
 from minari import MinariDataset
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_genpolicy.common.datasets import EMBEDDED, load_dataset, open_minari
+from sb3_genpolicy.common.datasets import EMBEDDED, DatasetSource, load_dataset, local_datasets_for, open_minari
 from sb3_genpolicy.common.transitions import Transitions
 from sb3_genpolicy.common.utils import tree_map
 
@@ -79,6 +79,34 @@ def env_id_of(env: VecEnv | None) -> str | None:
         return None
     spec = env.get_attr("spec", indices=0)[0]
     return spec.id if spec is not None else None
+
+
+def find_dataset(
+    given: Iterable[DatasetSource | None], env: VecEnv | None, saved_name: str | None, owner: str
+) -> DatasetSource:
+    """
+    :param given: what a user gave, the first first
+    :param env: an environment that may carry a dataset
+    :param saved_name: name of the dataset that a model was trained on
+    :param owner: who is to learn from it, for the message
+    :return: the first there is: given, carried by the environment, named
+    :raises ValueError: if there is none, with the local datasets made for the environment
+    """
+    for source in given:
+        if source is not None:
+            return source
+    carried = carried_dataset(env)
+    if carried is not None:
+        return carried
+    if saved_name is not None:
+        return saved_name
+    env_id = env_id_of(env)
+    local = local_datasets_for(env_id)
+    known = f"On this machine there are, for {env_id or 'any environment'}: {', '.join(local)}." if local else ""
+    raise ValueError(
+        f"{owner} has no dataset to learn from. {known} Pass one as `dataset=` (a Minari id, a "
+        "replay buffer or a mapping of arrays), or an environment that carries its own (`make_offline_env(id)`)."
+    )
 
 
 class SpacesVecEnv(VecEnv):

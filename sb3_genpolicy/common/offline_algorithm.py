@@ -22,9 +22,9 @@ from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.callbacks import GradientStepProgressBar
 from sb3_genpolicy.common.critics import ValueNetwork
 from sb3_genpolicy.common.dataset_checks import fit_to_spaces
-from sb3_genpolicy.common.datasets import DatasetSource, dataset_spaces, load_dataset, local_datasets_for
+from sb3_genpolicy.common.datasets import DatasetSource, dataset_spaces, load_dataset
 from sb3_genpolicy.common.device_means import DeviceMeans
-from sb3_genpolicy.common.envs import SpacesVecEnv, carried_dataset, env_id_of
+from sb3_genpolicy.common.envs import SpacesVecEnv, find_dataset
 from sb3_genpolicy.common.generative_policy import GenerativeActor, GenerativePolicy
 from sb3_genpolicy.common.rewards import RewardFunction, check_reward_transform, fit_reward_transform
 from sb3_genpolicy.common.vec_normalize import fit_vec_normalize
@@ -194,7 +194,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """
         if dataset is None and self.replay_buffer.size() > 0:
             return
-        data = load_dataset(self._find_dataset(dataset))
+        data = load_dataset(find_dataset((dataset, self.dataset), self.env, self.dataset_name, type(self).__name__))
         assert isinstance(self.action_space, spaces.Box)
         data = fit_to_spaces(data, self.observation_space, self.action_space)
         self.dataset_name, self.reference_scores = data.name, data.reference_scores
@@ -206,23 +206,6 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self._fit_observation_normalizer()
         if self.verbose >= 1:
             print(data.describe())
-
-    def _find_dataset(self, dataset: DatasetSource | None) -> DatasetSource:
-        for source in (dataset, self.dataset):
-            if source is not None:
-                return source
-        carried = carried_dataset(self.env)
-        if carried is not None:
-            return carried
-        if self.dataset_name is not None:
-            return self.dataset_name
-        env_id = env_id_of(self.env)
-        local = local_datasets_for(env_id)
-        known = f"On this machine there are, for {env_id or 'any environment'}: {', '.join(local)}." if local else ""
-        raise ValueError(
-            f"{type(self).__name__} has no dataset to learn from. {known} Pass one as `dataset=` (a Minari id, a "
-            "replay buffer or a mapping of arrays), or an environment that carries its own (`make_offline_env(id)`)."
-        )
 
     def _fit_observation_normalizer(self) -> None:
         """Once only: networks that were trained on one set of statistics cannot go over to another."""
