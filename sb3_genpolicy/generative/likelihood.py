@@ -198,7 +198,7 @@ def invert_steps_with_log_density(
     The inverse of :func:`steps_with_log_density`: which noise the K-step sampler carries to given points.
 
     Too few steps for a field that bends may fold: a point then comes from several noises, of which one is found, or from none,
-    and its log-density is minus infinity. Euler steps fold last: those of an exact linear path never do.
+    and its log-density is minus infinity. Euler steps of an exact velocity on the linear path never fold.
 
     :param velocity: a field of (t, x)
     :param x1: points, (batch_size, dim)
@@ -217,7 +217,7 @@ def invert_steps_with_log_density(
     if not found.all():
         warnings.warn(
             f"For {int((~found).sum())} of {len(found)} points no noise was found that {sampler.steps} {sampler.solver} steps "
-            "carry to them: their log-probability is given as -inf. More steps, or the solver euler, keep steps invertible."
+            "carry to them: their log-probability is given as -inf. More steps make every step invertible."
         )
     return x, th.where(found, gained, -math.inf)
 
