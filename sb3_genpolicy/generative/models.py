@@ -118,17 +118,16 @@ class GenerativeModel(nn.Module):
         x0 = th.randn(x1.shape, generator=generator, device=x1.device, dtype=x1.dtype)
         x0 = self.coupling(x0, x1, condition)
         x, velocity = self.path.interpolate(t, x0, x1)
-        coefficients = self.path(t)
         prediction, output = self.prediction, self.network(t, x, condition)
         if prediction == "score":
             # In units of noise, which do not grow without bound near the data
-            prediction, output = "noise", -coefficients.sigma * output
+            prediction, output = "noise", -self.path(t).sigma * output
         target = {"velocity": velocity, "noise": x0, "data": x1}[prediction]
         losses = weight * (output - target).square().sum(dim=1)
         compared = _COMPARED[self.loss]
         if compared == prediction:
             return losses
-        return losses * error_scale(prediction, compared, coefficients).square()[:, 0]
+        return losses * error_scale(prediction, compared, self.path(t)).square()[:, 0]
 
     def _draw_times(self, x1: th.Tensor, generator: th.Generator | None) -> tuple[th.Tensor, float]:
         uniform = th.rand((x1.shape[0], 1), generator=generator, device=x1.device, dtype=x1.dtype)
