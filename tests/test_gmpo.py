@@ -84,9 +84,15 @@ def test_effective_sample_size_counts_the_rows_that_count():
 
 
 @pytest.mark.parametrize(
-    ("policy", "beta", "share"), [("FlowPolicy", 1.5, 0.818), ("DiffusionPolicy", 1.5, 0.818), ("FlowPolicy", 0, 0.5)]
+    ("policy", "beta", "share", "coupling"),
+    [
+        ("FlowPolicy", 1.5, 0.818, "independent"),
+        ("FlowPolicy", 1.5, 0.818, "optimal_transport"),
+        ("DiffusionPolicy", 1.5, 0.818, "independent"),
+        ("FlowPolicy", 0, 0.5, "independent"),
+    ],
 )
-def test_modes_are_reweighted_by_the_exponential_of_their_reward(policy, beta, share):
+def test_modes_are_reweighted_by_the_exponential_of_their_reward(policy, beta, share, coupling):
     """
     One state, two modes of action, half the data each, rewards 0 and 1 at their end: advantages differ by 1,
     so that the better mode's odds are exp(beta) and its share exp(1.5) / (1 + exp(1.5)) = 0.818. Cloning keeps one half.
@@ -95,7 +101,7 @@ def test_modes_are_reweighted_by_the_exponential_of_their_reward(policy, beta, s
     better = rng.random(4000) < 0.5
     actions = np.where(better, 0.6, -0.6)[:, None] + rng.normal(0, 0.1, (4000, 1))
     data = one_step_data(actions, better.astype(float))
-    arch = dict(net_arch=dict(pi=[128, 128, 128], qf=[32], vf=[8]))
+    arch = dict(net_arch=dict(pi=[128, 128, 128], qf=[32], vf=[8]), coupling=coupling)
     model = small_gmpo(data, policy, beta=beta, reward_transform="none", learning_rate=1e-3, policy_kwargs=arch)
     model.learn(3000)
     drawn, _ = model.predict(np.zeros((4000, 1), np.float32))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayBufferSamples, Schedule
 from stable_baselines3.common.utils import polyak_update
 
 from sb3_genpolicy.common.critics import iql_losses
@@ -15,6 +15,7 @@ from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.policies import POLICY_ALIASES
 from sb3_genpolicy.common.rewards import RewardFunction
+from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative.checks import check_number, named_options
 
 SelfGMPO = TypeVar("SelfGMPO", bound="GMPO")
@@ -137,8 +138,7 @@ class GMPO(OfflineAlgorithm):
 
             # Policy: matching loss of the dataset's actions, weighted by their advantage
             weights = self.advantage_weights(losses.advantage)
-            matching_loss = self.actor.matching_loss(batch.observations, batch.actions, self.generator)
-            actor_loss = (weights * matching_loss).mean()
+            actor_loss, matching_loss = self._weighted_matching_loss(batch, weights)
             self.actor.optimizer.zero_grad()
             actor_loss.backward()
             self.actor.optimizer.step()
@@ -147,7 +147,7 @@ class GMPO(OfflineAlgorithm):
 
             self.means.add(
                 actor_loss=actor_loss,
-                matching_loss=matching_loss.mean(),
+                matching_loss=matching_loss,
                 critic_loss=losses.critic_loss,
                 value_loss=losses.value_loss,
                 q_value=losses.q_value.mean(),
@@ -156,6 +156,22 @@ class GMPO(OfflineAlgorithm):
                 effective_sample_size=effective_sample_size(weights),
                 weight_clamped=(weights >= 0.999 * self.weight_clamp).float().mean(),
             )
+
+    def _weighted_matching_loss(self, batch: ReplayBufferSamples, weights: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param batch: rows of the dataset
+        :param weights: (batch_size,)
+        :return: the weighted mean of their matching losses, and the plain mean
+        """
+        if self.actor.model.coupling.independent:
+            losses = self.actor.matching_loss(batch.observations, batch.actions, self.generator)
+            return (weights * losses).mean(), losses.mean()
+        # Where noise is paired with actions, weights would teach each noise its own action more or less well, and move no
+        # probability from one action to another. Rows drawn in proportion to their weights do, paired after that.
+        rows = th.multinomial(weights, len(weights), replacement=True, generator=self.generator)
+        observations = tree_map(lambda array: array[rows], batch.observations)
+        loss = self.actor.matching_loss(observations, batch.actions[rows], self.generator).mean()
+        return weights.mean() * loss, loss
 
     def advantage_weights(self, advantage: th.Tensor) -> th.Tensor:
         """
