@@ -20,6 +20,7 @@ from sb3_genpolicy.generative import (
     odeint,
 )
 from tests.closed_forms import GaussianMixture, central_difference, gaussian
+from tests.test_sampling_policy import BIMODAL, train_bimodal
 
 PATHS = {"linear": LinearPath(), "cosine": CosinePath(), "vp": VPPath()}
 
@@ -94,6 +95,23 @@ def spread(path, std: float, sampler: Sampler) -> float:
     return model.sample(th.zeros(1, 0), th.ones(1, 1, dtype=th.float64), sampler).item() / std
 
 
+def print_masses() -> None:
+    """Integrals of the densities of trained one-dimensional policies, by the recipe of tests/test_sampling_policy.py."""
+    actions = th.linspace(-6.0, 10.0, 8001)[:, None]
+    methods = {
+        "16 rk4 steps": Likelihood(),
+        "dopri5": Likelihood(sampler=Sampler("dopri5")),
+        "discrete, default sampler": Likelihood("discrete"),
+        "discrete, 10 euler steps": Likelihood("discrete", Sampler("euler", 10)),
+    }
+    for name in BIMODAL:
+        policy = train_bimodal(name)
+        for label, likelihood in methods.items():
+            with th.no_grad():
+                density = policy.log_prob(th.zeros(8001, 1), actions, likelihood).exp()
+            print(f"integral of a trained policy's density, {name} path, {label}: {th.trapezoid(density, actions[:, 0]):.3f}")
+
+
 def main() -> None:
     for name, path in PATHS.items():
         print(f"derivatives of the {name} path in float32, largest relative error: {derivative_error(path):.1e}")
@@ -114,6 +132,7 @@ def main() -> None:
             print(
                 f"gradient, {method} {sampler}, {name} path: {in_points:.1e} in points, {in_weights:.1e} in weights (relative)"
             )
+    print_masses()
 
 
 if __name__ == "__main__":

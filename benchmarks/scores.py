@@ -99,7 +99,8 @@ def reevaluate(candidates: int, episodes: int) -> None:
     """Evaluate the saved models again, with the best of several candidates for every action."""
     for path in sorted(MODELS.glob("*.zip")):
         model = GMPO.load(path)
-        if model.beta == 0.0:
+        # A clone has no critics to choose by
+        if model.beta == 0.0 and candidates > 1:
             continue
         model.policy.n_candidates = candidates
         env_id = load_dataset(model.dataset_name).env_id

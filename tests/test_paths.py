@@ -141,7 +141,7 @@ def test_steps_cover_the_way_in_either_direction_and_shorten_only_where_they_say
         and th.equal(TIME_GRIDS[grid].knots(6, reverse=True), knots.flip(0))
     )
     if grid == "tapered":
-        # By hand: half of 1.75 at half of the way, 1 - 0.5^1.75
+        # By hand: half of the steps end at 1 - 0.5^1.75
         assert (knots.diff().diff() < 0).all() and knots[3].item() == pytest.approx(0.7027, abs=1e-4)
     else:
         np.testing.assert_allclose(knots.diff(), 1 / 6, rtol=1e-12)

@@ -108,23 +108,23 @@ def bimodal_arrays(low, high, n=2000):
 BIMODAL = {"linear": "FlowPolicy", "cosine": "DiffusionPolicy", "vp": "DiffusionPolicy"}
 
 
+def train_bimodal(name):
+    """Long enough to tell the modes apart."""
+    model = GMPO(
+        BIMODAL[name],
+        dataset=bimodal_arrays(-2.0, 6.0),
+        beta=0.0,
+        learning_rate=lambda left: 3e-3 * left,
+        policy_kwargs=dict(net_arch=[64, 64], path=name),
+        seed=0,
+        actor_tau=0.01,
+    )
+    return model.learn(2500, log_interval=None).policy
+
+
 @pytest.fixture(scope="module")
 def bimodal_policies():
-    """Trained long enough to tell the modes apart, one for each path."""
-    policies = {}
-    for name, policy in BIMODAL.items():
-        kwargs = dict(net_arch=[64, 64], path=name)
-        model = GMPO(
-            policy,
-            dataset=bimodal_arrays(-2.0, 6.0),
-            beta=0.0,
-            learning_rate=lambda left: 3e-3 * left,
-            policy_kwargs=kwargs,
-            seed=0,
-            actor_tau=0.01,
-        )
-        policies[name] = model.learn(2500, log_interval=None).policy
-    return policies
+    return {name: train_bimodal(name) for name in BIMODAL}
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,11 @@ def test_dopri5_keeps_its_tolerance():
     assert errors[1e-3] < 1e-2 and errors[1e-8] < 1e-7
 
 
+def test_dopri5_says_when_no_step_is_short_enough():
+    with pytest.raises(ValueError, match="dopri5 found no step so short.*take a solver of fixed steps"):
+        odeint(lambda t, x: x / (t - 0.5).abs().clamp(min=0.0), th.ones(1, 1), Sampler("dopri5"))
+
+
 @pytest.mark.parametrize("solver", sorted(set(SOLVERS) - {"sde"}))
 def test_every_solver_is_exact_on_a_constant_field(solver):
     x = odeint(lambda t, x: th.full_like(x, 2.0), th.zeros(3, 2), Sampler(solver, 7))

@@ -54,8 +54,8 @@ class GenerativePolicy(SamplingPolicy):
         :class:`~sb3_genpolicy.generative.couplings.Coupling`
     :param solver: ``euler``, ``midpoint``, ``heun``, ``rk4``, ``dpm++``, ``dopri5``, ``sde``, or a
         :class:`~sb3_genpolicy.generative.solvers.Sampler`. Can be changed later (:meth:`set_sampler`), or for one ``predict``.
-    :param sampling_steps: number of solver steps from noise to an action, positive. Default: 5; of the cheapest whose error
-        drowns in the noise of the return (docs/guide/generative.md).
+    :param sampling_steps: number of solver steps from noise to an action, positive. Default: 5, whose error drowns
+        in the noise of the return (docs/guide/generative.md).
     :param time_grid: where these steps are: ``tapered`` (the default), ``uniform``, ``angle`` or ``log_snr``
     :param n_candidates: number of actions drawn for a prediction; the one with the highest minimum of the Qs is taken.
         1, the default, samples the policy itself, as the paper does. Can be changed later: ``model.policy.n_candidates = 8``.

@@ -121,23 +121,6 @@ def jacobian(function: Callable[[th.Tensor], th.Tensor], x: th.Tensor) -> tuple[
     return value, columns.permute(1, 2, 0)
 
 
-def with_divergence(velocity: Velocity, probes: th.Tensor) -> Velocity:
-    """
-    The field of points together with the log-density they gain: the last coordinate's slope is minus the divergence.
-
-    :param velocity: a field of (t, x)
-    :param probes: see :meth:`Likelihood.probes`
-    :return: a field of (t, z), z of (batch_size, dim + 1)
-    """
-
-    def augmented(t: th.Tensor, z: th.Tensor) -> th.Tensor:
-        value, products = jacobian_products(lambda x: velocity(t, x), z[:, :-1], probes)
-        divergence = (products * probes).sum(dim=(0, 2))
-        return th.cat([value, -divergence[:, None]], dim=1)
-
-    return augmented
-
-
 def flow_with_log_density(
     velocity: Callable[[th.Tensor, th.Tensor, th.Tensor], th.Tensor],
     x: th.Tensor,
@@ -165,7 +148,9 @@ def flow_with_log_density(
     z = th.cat([x, x.new_zeros((x.shape[0], 1))], dim=1)
 
     def augmented(t: th.Tensor, z: th.Tensor, condition: th.Tensor) -> th.Tensor:
-        return with_divergence(lambda t, x: velocity(t, x, condition), probes)(t, z)
+        # Points, and the log-density they gain: minus the divergence
+        value, products = jacobian_products(lambda x: velocity(t, x, condition), z[:, :-1], probes)
+        return th.cat([value, -(products * probes).sum(dim=(0, 2))[:, None]], dim=1)
 
     if likelihood.gradient == "adjoint":
         z = odeint_adjoint(augmented, z, condition, parameters, sampler, path, reverse)
