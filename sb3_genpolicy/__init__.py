@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from sb3_genpolicy.common.datasets import load_dataset
     from sb3_genpolicy.common.envs import make_offline_env
     from sb3_genpolicy.common.transitions import Transitions, normalized_score
+    from sb3_genpolicy.gmpg import GMPG
     from sb3_genpolicy.gmpo import GMPO
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "GMPG",
     "GMPO",
     "OfflineEvalCallback",
     "Transitions",
@@ -26,6 +28,7 @@ __all__ = [
 
 # Imported when they are first asked for, so that `sb3_genpolicy.generative` does not bring Stable-Baselines3 along
 _MODULES = {
+    "GMPG": "gmpg",
     "GMPO": "gmpo",
     "OfflineEvalCallback": "common.callbacks",
     "Transitions": "common.transitions",
@@ -38,7 +41,7 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    if name in ("common", "generative", "gmpo"):
+    if name in ("common", "generative", "gmpg", "gmpo"):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -165,8 +165,22 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param env: VecNormalize wrapper whose statistics are applied to observations and rewards
         :return: ``ReplayBufferSamples`` or ``DictReplayBufferSamples`` on the buffer's device
         """
-        rows = th.randint(0, self.size(), (batch_size,), device=self.device, generator=self.generator)
-        return self._get_samples(rows, env)
+        return self._get_samples(self.draw_rows(batch_size), env)
+
+    def draw_rows(self, batch_size: int) -> th.Tensor:
+        """
+        :param batch_size: number of rows
+        :return: indices of rows drawn with replacement, (batch_size,)
+        """
+        return th.randint(0, self.size(), (batch_size,), device=self.device, generator=self.generator)
+
+    def rows(self, indices: th.Tensor, env: VecNormalize | None = None) -> Any:
+        """
+        :param indices: of rows, (batch_size,)
+        :param env: VecNormalize wrapper whose statistics are applied to observations and rewards
+        :return: those rows, as :meth:`sample` gives them
+        """
+        return self._get_samples(indices, env)
 
     def _get_samples(self, batch_inds: Any, env: VecNormalize | None = None) -> Any:
         rows = th.as_tensor(batch_inds, device=self.device)

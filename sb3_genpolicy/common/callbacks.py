@@ -13,10 +13,11 @@ from sb3_genpolicy.common.transitions import normalized_score
 
 class GradientStepProgressBar(ProgressBarCallback):
     """
-    SB3's progress bar, advanced by one for each gradient step however many environments there are.
+    SB3's progress bar, advanced by one for each gradient step however many environments there are, with the phase in front.
     """
 
     def _on_step(self) -> bool:
+        self.pbar.set_description(getattr(self.model, "phase", ""), refresh=False)
         self.pbar.update(1)
         return True
 

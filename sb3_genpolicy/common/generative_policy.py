@@ -32,7 +32,8 @@ class GenerativePolicy(SamplingPolicy):
     """
     Actor and critics of a generative policy. Use ``FlowPolicy`` or ``DiffusionPolicy``, which say what paths there are.
 
-    ``actor`` is trained; ``actor_ema``, a running average of its parameters, acts.
+    ``actor`` is trained; ``actor_ema``, a running average of its parameters, acts; ``behaviour``, if there is one, is the
+    model of the behaviour policy, which does not change any more.
 
     :param observation_space: observation space
     :param action_space: action space, a bounded Box
@@ -69,11 +70,15 @@ class GenerativePolicy(SamplingPolicy):
     :param n_critics: number of Q networks
     :param share_features_extractor: whether the critics use the actor's extractor, trained by the actor's loss alone
         (saves time with images)
+    :param behaviour_model: whether there is a frozen actor ``behaviour`` beside the one that is trained. Algorithms that
+        compare with the behaviour policy ask for it themselves.
     :raises ValueError: for an unknown or undefined option, with the nearest one there is
     """
 
     #: Names of the paths of this class, the default first
     paths: ClassVar[tuple[str, ...]] = tuple(PATHS)
+    #: Default of ``prediction``, None for what is published for the path
+    default_prediction: ClassVar[Prediction | None] = None
     #: Default of ``features_extractor_class``
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
 
@@ -107,6 +112,7 @@ class GenerativePolicy(SamplingPolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         n_critics: int = 2,
         share_features_extractor: bool = False,
+        behaviour_model: bool = False,
     ):
         super().__init__(
             observation_space,
@@ -132,7 +138,7 @@ class GenerativePolicy(SamplingPolicy):
         self.activation_fn = activation_fn
         self.critic_activation_fn = critic_activation_fn
         self.path = make_path(path, self.paths, type(self).__name__)
-        self.prediction = make_prediction(prediction, self.path)
+        self.prediction = make_prediction(prediction or self.default_prediction, self.path)
         self.matching_loss = matching_loss
         self.coupling = make_coupling(coupling)
         # Of new actors; the one that acts is `sampler`
@@ -142,6 +148,7 @@ class GenerativePolicy(SamplingPolicy):
         self.n_candidates = n_candidates
         self.n_critics = n_critics
         self.share_features_extractor = share_features_extractor
+        self.behaviour_model = behaviour_model
         self.normalize_observations = normalize_observations
         self.normalizer = ObservationNormalizer(observation_space)
         self._build(lr_schedule)
@@ -155,6 +162,7 @@ class GenerativePolicy(SamplingPolicy):
         self.actor_ema = self.make_actor()
         self.actor_ema.load_state_dict(self.actor.state_dict())
         self.actor_ema.set_training_mode(False)
+        self.behaviour = self._make_behaviour() if self.behaviour_model else None
         # With a shared extractor, the critics' losses do not reach it (see SB3's SAC)
         shared = self.actor.features_extractor if self.share_features_extractor else None
         self.critic = self.make_critic(shared)
@@ -195,6 +203,11 @@ class GenerativePolicy(SamplingPolicy):
             sampler=self._initial_sampler,
             activation_fn=self.activation_fn,
         ).to(self.device)
+
+    def _make_behaviour(self) -> GenerativeActor:
+        behaviour = self.make_actor().requires_grad_(False)
+        behaviour.set_training_mode(False)
+        return behaviour
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
         """
@@ -244,6 +257,7 @@ class GenerativePolicy(SamplingPolicy):
                 optimizer_kwargs=self.optimizer_kwargs,
                 n_critics=self.n_critics,
                 share_features_extractor=self.share_features_extractor,
+                behaviour_model=self.behaviour_model,
             )
         )
         return data

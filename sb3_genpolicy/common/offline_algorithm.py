@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
+from stable_baselines3.common.utils import get_parameters_by_name
 
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.callbacks import GradientStepProgressBar
@@ -165,12 +165,6 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         if seed is not None:
             self.generator.manual_seed(seed)
             self._resume_random_state = False
-
-    def _update_actor_ema(self) -> None:
-        """Follow the actor: closely in the first steps, then at the rate ``actor_tau``."""
-        rate = max(self.actor_tau, 9.0 / (10.0 + self._n_updates))
-        polyak_update(self.actor.parameters(), self.actor_ema.parameters(), rate)
-        polyak_update(self.actor_batch_norm_stats, self.actor_batch_norm_stats_ema, 1.0)
 
     def _create_aliases(self) -> None:
         self.actor = self.policy.actor

@@ -3,6 +3,7 @@ Paths, networks, solvers, models of p(x | condition) and their likelihood. Needs
 """
 
 from sb3_genpolicy.generative.couplings import COUPLINGS, Coupling, IndependentCoupling, OptimalTransportCoupling
+from sb3_genpolicy.generative.kl import KL_ESTIMATORS, DiscreteKL, KLEstimator, OdeKL, PathKL
 from sb3_genpolicy.generative.likelihood import METHODS, Likelihood
 from sb3_genpolicy.generative.models import MATCHING_LOSSES, GenerativeModel, MatchingLoss
 from sb3_genpolicy.generative.networks import NETWORKS, ConditionalMLP, UShapedMLP
@@ -14,6 +15,7 @@ from sb3_genpolicy.generative.time_grids import TIME_GRIDS
 
 __all__ = [
     "COUPLINGS",
+    "KL_ESTIMATORS",
     "MATCHING_LOSSES",
     "METHODS",
     "NETWORKS",
@@ -25,15 +27,19 @@ __all__ = [
     "ConditionalMLP",
     "CosinePath",
     "Coupling",
+    "DiscreteKL",
     "GaussianFourierTimeFeatures",
     "GenerativeModel",
     "IndependentCoupling",
+    "KLEstimator",
     "Likelihood",
     "LinearPath",
     "MatchingLoss",
+    "OdeKL",
     "OptimalTransportCoupling",
     "Path",
     "PathCoefficients",
+    "PathKL",
     "Prediction",
     "Sampler",
     "SinusoidalTimeFeatures",

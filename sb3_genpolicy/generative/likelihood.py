@@ -7,22 +7,19 @@ samples at hand, however few the steps.
 """
 
 import math
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch as th
 
 from sb3_genpolicy.generative.checks import check_choice, check_number, with_named_options
+from sb3_genpolicy.generative.inversion import invert, jacobian, jacobian_products
 from sb3_genpolicy.generative.paths import Path
 from sb3_genpolicy.generative.solvers import TABLEAUS, Sampler, Velocity, odeint, odeint_adjoint, step_functions
 
 Method = Literal["continuous", "hutchinson", "discrete"]
 METHODS: tuple[Method, ...] = ("continuous", "hutchinson", "discrete")
-
-# Newton's method doubles the digits with every iteration; halving the step serves starts that are far off
-_NEWTON_ITERATIONS, _HALVINGS, _RESTARTS = 20, 6, 8
 
 
 @with_named_options
@@ -71,15 +68,16 @@ class Likelihood:
             )
         return sampler
 
-    def probes(self, x: th.Tensor) -> th.Tensor:
+    def probes(self, x: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
         """
         :param x: points, (batch_size, dim)
+        :param generator: source of random signs; torch's global one by default
         :return: directions along which the field is differentiated: every axis, (dim, 1, dim), or random signs,
             (n_probes, batch_size, dim), scaled such that their products add up to the divergence
         """
         if self.method != "hutchinson":
             return th.eye(x.shape[1], dtype=x.dtype, device=x.device)[:, None]
-        signs = th.randint(0, 2, (self.n_probes, *x.shape), device=x.device).to(x.dtype) * 2.0 - 1.0
+        signs = th.randint(0, 2, (self.n_probes, *x.shape), generator=generator, device=x.device).to(x.dtype) * 2.0 - 1.0
         return signs / math.sqrt(self.n_probes)
 
 
@@ -92,35 +90,6 @@ def standard_normal_log_prob(x: th.Tensor, std: float = 1.0) -> th.Tensor:
     return -0.5 * (x / std).square().sum(dim=1) - x.shape[1] * (0.5 * math.log(2.0 * math.pi) + math.log(std))
 
 
-def jacobian_products(
-    function: Callable[[th.Tensor], th.Tensor], x: th.Tensor, directions: th.Tensor
-) -> tuple[th.Tensor, th.Tensor]:
-    """
-    Value of a function and its Jacobian's products with several directions at once: vectorised forward mode, through which
-    backpropagation works.
-
-    :param function: of (batch_size, dim), row by row
-    :param x: (batch_size, dim)
-    :param directions: (n_directions, batch_size or 1, dim)
-    :return: ``function(x)``, (batch_size, dim), and the products, (n_directions, batch_size, dim)
-    """
-
-    def product(direction: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        return th.func.jvp(function, (x,), (direction.expand_as(x),))  # type: ignore[return-value]
-
-    return th.func.vmap(product, out_dims=(None, 0))(directions)  # type: ignore[arg-type]
-
-
-def jacobian(function: Callable[[th.Tensor], th.Tensor], x: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    """
-    :param function: of (batch_size, dim), row by row
-    :param x: (batch_size, dim)
-    :return: ``function(x)`` and its Jacobian at each row, (batch_size, dim, dim)
-    """
-    value, columns = jacobian_products(function, x, th.eye(x.shape[1], dtype=x.dtype, device=x.device)[:, None])
-    return value, columns.permute(1, 2, 0)
-
-
 def flow_with_log_density(
     velocity: Callable[[th.Tensor, th.Tensor, th.Tensor], th.Tensor],
     x: th.Tensor,
@@ -130,6 +99,7 @@ def flow_with_log_density(
     sampler: Sampler,
     likelihood: Likelihood,
     reverse: bool,
+    generator: th.Generator | None = None,
 ) -> tuple[th.Tensor, th.Tensor]:
     """
     One solve for where the points go and how their log-density changes on the way.
@@ -142,9 +112,10 @@ def flow_with_log_density(
     :param sampler: solver and steps
     :param likelihood: method and gradient
     :param reverse: from data to noise
+    :param generator: source of random probes; torch's global one by default
     :return: the points at the other end, (batch_size, dim), and the log-density gained on the way, (batch_size,)
     """
-    probes = likelihood.probes(x)
+    probes = likelihood.probes(x, generator)
     z = th.cat([x, x.new_zeros((x.shape[0], 1))], dim=1)
 
     def augmented(t: th.Tensor, z: th.Tensor, condition: th.Tensor) -> th.Tensor:
@@ -159,7 +130,19 @@ def flow_with_log_density(
     return z[:, :-1], z[:, -1]
 
 
-def steps_with_log_density(velocity: Velocity, x0: th.Tensor, path: Path, sampler: Sampler) -> tuple[th.Tensor, th.Tensor]:
+class StepSamples(NamedTuple):
+    """
+    :param x1: samples, (batch_size, dim)
+    :param gained: the log-density gained from noise to sample, (batch_size,)
+    :param trail: for every step, where it began, (batch_size, dim), and its Jacobian there, (batch_size, dim, dim)
+    """
+
+    x1: th.Tensor
+    gained: th.Tensor
+    trail: list[tuple[th.Tensor, th.Tensor]]
+
+
+def steps_with_log_density(velocity: Velocity, x0: th.Tensor, path: Path, sampler: Sampler) -> StepSamples:
     """
     The K-step sampler and the log-density its samples gain: minus the sum of log abs(det) of its steps' Jacobians.
 
@@ -167,107 +150,68 @@ def steps_with_log_density(velocity: Velocity, x0: th.Tensor, path: Path, sample
     :param x0: noise, (batch_size, dim)
     :param path: the path
     :param sampler: a Runge-Kutta method
-    :return: samples, (batch_size, dim), and the log-density gained, (batch_size,)
+    :return: samples, log-density gained, and the way there
     """
-    x, gained = x0, x0.new_zeros(x0.shape[0])
+    x, gained, trail = x0, x0.new_zeros(x0.shape[0]), []
     for step in step_functions(velocity, sampler, path, x0.dtype, x0.device):
-        x, step_jacobian = jacobian(step, x)
+        start = x
+        x, step_jacobian = jacobian(step, start)
         gained = gained - th.linalg.slogdet(step_jacobian).logabsdet
-    return x, gained
+        trail.append((start.detach(), step_jacobian.detach()))
+    return StepSamples(x, gained, trail)
 
 
-def invert_steps_with_log_density(
-    velocity: Velocity, x1: th.Tensor, path: Path, sampler: Sampler
+def steps_log_prob(
+    velocity: Velocity,
+    x1: th.Tensor,
+    path: Path,
+    sampler: Sampler,
+    trail: Sequence[tuple[th.Tensor, th.Tensor]] | None = None,
+    frozen: bool = False,
 ) -> tuple[th.Tensor, th.Tensor]:
     """
-    The inverse of :func:`steps_with_log_density`: which noise the K-step sampler carries to given points.
+    The log-density of :func:`steps_with_log_density` at given points: which noise does the K-step sampler carry to them?
 
     Too few steps for a field that bends may fold: a point then comes from several noises, of which one is found, or from none,
     and its log-density is minus infinity. Euler steps of an exact velocity on the linear path never fold.
+
+    Gradients follow from the implicit function theorem, applied once to all steps together.
 
     :param velocity: a field of (t, x)
     :param x1: points, (batch_size, dim)
     :param path: the path
     :param sampler: a Runge-Kutta method
-    :return: their noise, (batch_size, dim), and the log-density gained from noise to point, (batch_size,)
+    :param trail: the way on which another, similar field came to these points, which makes theirs quick to find
+    :param frozen: whether gradients are to reach the points alone, not what the field depends on
+    :return: log-density, (batch_size,), and whether a noise was found, (batch_size,)
     """
-    x, gained = x1, x1.new_zeros(x1.shape[0])
-    found = th.ones(x1.shape[0], dtype=th.bool, device=x1.device)
-    steps = step_functions(velocity, sampler, path, x1.dtype, x1.device)
-    for step in reversed(steps):
-        x, step_found = invert(step, x)
+    x0, found = _noise_of(step_functions(velocity, sampler, path, x1.dtype, x1.device), x1.detach(), trail)
+    with_gradient = th.is_grad_enabled() and (x1.requires_grad or not frozen)
+    with th.set_grad_enabled(with_gradient):
+        x0.requires_grad_(with_gradient)
+        reached, gained, own_trail = steps_with_log_density(velocity, x0, path, sampler)
+        log_prob = standard_normal_log_prob(x0, path.prior_std) + gained
+    if with_gradient:
+        (slope,) = th.autograd.grad(log_prob.sum(), x0, retain_graph=not frozen)
+        if frozen:
+            log_prob, reached = log_prob.detach(), reached.detach()
+        # By how much the noise moves as the points do, or the steps: the inverse of all steps' Jacobian
+        total = own_trail[0][1]
+        for _, step_jacobian in own_trail[1:]:
+            total = step_jacobian @ total
+        total = th.where(found[:, None, None], total, th.eye(x1.shape[1], dtype=x1.dtype, device=x1.device))
+        moved = th.linalg.solve(total, (x1 - reached)[:, :, None])[:, :, 0]
+        log_prob = log_prob + (th.where(found[:, None], slope, 0.0) * moved).sum(dim=1)
+    return th.where(found, log_prob, -math.inf), found
+
+
+def _noise_of(
+    steps: Sequence[Callable[[th.Tensor], th.Tensor]],
+    x1: th.Tensor,
+    trail: Sequence[tuple[th.Tensor, th.Tensor]] | None,
+) -> tuple[th.Tensor, th.Tensor]:
+    x, found = x1, th.ones(x1.shape[0], dtype=th.bool, device=x1.device)
+    for k in reversed(range(len(steps))):
+        x, step_found = invert(steps[k], x, None if trail is None else trail[k])
         found &= step_found
-        _, step_jacobian = jacobian(step, x)
-        gained = gained - th.linalg.slogdet(step_jacobian).logabsdet
-    if not found.all():
-        warnings.warn(
-            f"For {int((~found).sum())} of {len(found)} points no noise was found that {sampler.steps} {sampler.solver} steps "
-            "carry to them: their log-probability is given as -inf. More steps make every step invertible."
-        )
-    return x, th.where(found, gained, -math.inf)
-
-
-def invert(function: Callable[[th.Tensor], th.Tensor], y: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    """
-    Solve ``function(x) = y`` by Newton's method with halved steps where a whole one leads away, and from further starts where
-    the first one fails. Gradients in y and in the function's parameters follow from the implicit function theorem.
-
-    :param function: of (batch_size, dim), row by row, near the identity
-    :param y: (batch_size, dim)
-    :return: x, (batch_size, dim), and whether it was found, (batch_size,); rows that were not are y itself
-    """
-    with th.no_grad():
-        displacement = function(y) - y
-        # Undone where it ends: exact for constant fields
-        x, matrix, found = _newton(function, y, y - displacement)
-        generator = th.Generator(y.device).manual_seed(0)
-        for _ in range(_RESTARTS):
-            if found.all():
-                break
-            noise = th.randn(y.shape, generator=generator, device=y.device, dtype=y.dtype)
-            start = y - displacement + noise * displacement.norm(dim=1, keepdim=True)
-            again, again_matrix, again_found = _newton(function, y, th.where(found[:, None], x, start))
-            x = th.where(found[:, None], x, again)
-            matrix = th.where(found[:, None, None], matrix, again_matrix)
-            found = found | again_found
-        x = th.where(found[:, None], x, y)
-    if not th.is_grad_enabled():
-        return x, found
-    # One more Newton step, whose value is nought and whose gradient is that of the inverse
-    matrix = th.where(found[:, None, None], matrix, th.eye(y.shape[1], dtype=y.dtype, device=y.device))
-    correction = th.linalg.solve(matrix, (function(x) - y)[:, :, None])[:, :, 0]
-    return th.where(found[:, None], x - correction, x), found
-
-
-def _newton(function: Callable[[th.Tensor], th.Tensor], y: th.Tensor, x: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    """The solution from one start, the Jacobian there, and in which rows it is one."""
-    tolerance = 100.0 * th.finfo(y.dtype).eps * (1.0 + y.abs().amax(dim=1))
-    value, matrix = jacobian(function, x)
-    for _ in range(_NEWTON_ITERATIONS):
-        error = (value - y).norm(dim=1)
-        if (error <= tolerance).all():
-            break
-        x = _newton_step(function, x, y, value, matrix, error)
-        value, matrix = jacobian(function, x)
-    return x, matrix, (value - y).norm(dim=1) <= 10.0 * tolerance
-
-
-def _newton_step(
-    function: Callable[[th.Tensor], th.Tensor],
-    x: th.Tensor,
-    y: th.Tensor,
-    value: th.Tensor,
-    matrix: th.Tensor,
-    error: th.Tensor,
-) -> th.Tensor:
-    solution, _ = th.linalg.solve_ex(matrix, (value - y)[:, :, None])
-    direction = solution[:, :, 0]
-    # Where the Jacobian is singular, go along the error itself
-    direction = th.where(direction.isfinite().all(dim=1, keepdim=True), direction, value - y)
-    length = th.ones_like(error)
-    for _ in range(_HALVINGS):
-        worse = (function(x - length[:, None] * direction) - y).norm(dim=1) > error
-        if not worse.any():
-            break
-        length = th.where(worse, 0.5 * length, length)
-    return x - length[:, None] * direction
+    return x, found

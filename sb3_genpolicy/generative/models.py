@@ -2,6 +2,7 @@
 A generative model is a path, a network and what the network predicts. To a solver every one is a velocity field.
 """
 
+import warnings
 from typing import Literal
 
 import torch as th
@@ -12,8 +13,8 @@ from sb3_genpolicy.generative.couplings import Coupling, IndependentCoupling
 from sb3_genpolicy.generative.likelihood import (
     Likelihood,
     flow_with_log_density,
-    invert_steps_with_log_density,
     standard_normal_log_prob,
+    steps_log_prob,
     steps_with_log_density,
 )
 from sb3_genpolicy.generative.paths import Path
@@ -129,6 +130,13 @@ class GenerativeModel(nn.Module):
             return losses
         return losses * error_scale(prediction, compared, self.path(t)).square()[:, 0]
 
+    def is_frozen(self, condition: th.Tensor) -> bool:
+        """
+        :param condition: what the field depends on
+        :return: whether no gradient is asked for in the condition or the parameters
+        """
+        return not condition.requires_grad and not any(parameter.requires_grad for parameter in self.parameters())
+
     def _draw_times(self, x1: th.Tensor, generator: th.Generator | None) -> tuple[th.Tensor, float]:
         uniform = th.rand((x1.shape[0], 1), generator=generator, device=x1.device, dtype=x1.dtype)
         if self.loss != "likelihood":
@@ -197,6 +205,7 @@ class GenerativeModel(nn.Module):
         noise: th.Tensor,
         likelihood: Likelihood | None = None,
         sampler: Sampler | None = None,
+        generator: th.Generator | None = None,
     ) -> tuple[th.Tensor, th.Tensor]:
         """
         Samples and their log-density from one solve. Gradients reach both.
@@ -205,16 +214,17 @@ class GenerativeModel(nn.Module):
         :param noise: standard normal draws, (batch_size, dim)
         :param likelihood: method, solver and gradient
         :param sampler: the sampler that acts, which ``discrete`` refers to by default
+        :param generator: source of ``hutchinson``'s probes; torch's global one by default
         :return: samples, (batch_size, dim), and log p(sample | condition) in nats, (batch_size,)
         """
         likelihood = Likelihood() if likelihood is None else likelihood
         sampler = likelihood.resolve_sampler(Sampler() if sampler is None else sampler)
         x0 = self.path.prior_std * noise
         if likelihood.method == "discrete":
-            x1, gained = steps_with_log_density(lambda t, x: self.velocity(t, x, condition), x0, self.path, sampler)
+            x1, gained, _ = steps_with_log_density(lambda t, x: self.velocity(t, x, condition), x0, self.path, sampler)
         else:
             x1, gained = flow_with_log_density(
-                self.velocity, x0, condition, list(self.parameters()), self.path, sampler, likelihood, reverse=False
+                self.velocity, x0, condition, list(self.parameters()), self.path, sampler, likelihood, False, generator
             )
         if not th.isfinite(x1).all():
             self._explain_non_finite(condition, noise, sampler, None)
@@ -226,6 +236,7 @@ class GenerativeModel(nn.Module):
         condition: th.Tensor,
         likelihood: Likelihood | None = None,
         sampler: Sampler | None = None,
+        generator: th.Generator | None = None,
     ) -> th.Tensor:
         """
         Log-density of given points. Gradients reach the points, the condition and the parameters.
@@ -234,15 +245,25 @@ class GenerativeModel(nn.Module):
         :param condition: (batch_size, condition_dim)
         :param likelihood: method, solver and gradient
         :param sampler: the sampler that acts, which ``discrete`` refers to by default
+        :param generator: source of ``hutchinson``'s probes; torch's global one by default
         :return: log p(x1 | condition) in nats, (batch_size,)
         """
         likelihood = Likelihood() if likelihood is None else likelihood
         sampler = likelihood.resolve_sampler(Sampler() if sampler is None else sampler)
         if likelihood.method == "discrete":
-            x0, gained = invert_steps_with_log_density(lambda t, x: self.velocity(t, x, condition), x1, self.path, sampler)
-            return standard_normal_log_prob(x0, self.path.prior_std) + gained
+            frozen = self.is_frozen(condition)
+            log_prob, found = steps_log_prob(
+                lambda t, x: self.velocity(t, x, condition), x1, self.path, sampler, frozen=frozen
+            )
+            if not found.all():
+                warnings.warn(
+                    f"For {int((~found).sum())} of {len(found)} points no noise was found that {sampler.steps} "
+                    f"{sampler.solver} steps carry to them: their log-probability is given as -inf. "
+                    "More steps make every step invertible."
+                )
+            return log_prob
         x0, lost = flow_with_log_density(
-            self.velocity, x1, condition, list(self.parameters()), self.path, sampler, likelihood, reverse=True
+            self.velocity, x1, condition, list(self.parameters()), self.path, sampler, likelihood, True, generator
         )
         return standard_normal_log_prob(x0, self.path.prior_std) - lost
 

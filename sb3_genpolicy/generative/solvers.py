@@ -10,7 +10,7 @@ import torch as th
 import torchdiffeq
 
 from sb3_genpolicy.generative.checks import check_choice, check_number, with_named_options
-from sb3_genpolicy.generative.paths import LinearPath, Path
+from sb3_genpolicy.generative.paths import LinearPath, Path, PathCoefficients
 from sb3_genpolicy.generative.predictions import to_parts
 from sb3_genpolicy.generative.time_grids import TIME_GRIDS
 
@@ -263,6 +263,55 @@ def odeint_adjoint(
     return states[-1]
 
 
+class SDEStep(NamedTuple):
+    """
+    An Euler-Maruyama step: x goes to a Gaussian around a mean that is linear in the velocity there.
+
+    :param t: the time at which it begins, (1, 1), as all below
+    :param length: how long it is
+    :param squared_diffusion: g^2
+    :param coefficients: the path's scalars at ``t``
+    """
+
+    t: th.Tensor
+    length: th.Tensor
+    squared_diffusion: th.Tensor
+    coefficients: PathCoefficients
+
+    def mean(self, x: th.Tensor, velocity: th.Tensor) -> th.Tensor:
+        """
+        :param x: where the step begins, (batch_size, dim)
+        :param velocity: the field there, (batch_size, dim)
+        :return: the mean of where it ends, (batch_size, dim)
+        """
+        noise = to_parts("velocity", velocity, self.coefficients, x).noise
+        return x + self.length * (velocity - 0.5 * self.squared_diffusion / self.coefficients.sigma * noise)
+
+    @property
+    def std(self) -> th.Tensor:
+        """The standard deviation of where it ends."""
+        return (self.squared_diffusion * self.length).sqrt()
+
+    @property
+    def slope(self) -> th.Tensor:
+        """By how much the mean moves with the velocity, over the length: 1 + g^2 / 2 d score / d velocity."""
+        alpha, sigma, _, _ = self.coefficients
+        return 1.0 + 0.5 * self.squared_diffusion * alpha / (sigma * self.coefficients.wronskian)
+
+
+def sde_steps(sampler: Sampler, path: Path, x: th.Tensor) -> list[SDEStep]:
+    """
+    :param sampler: steps and time grid
+    :param path: the path
+    :param x: a tensor of the points' kind
+    :return: the steps of :func:`sdeint`, the last one with its noise
+    """
+    t, lengths = _knots(sampler, path, x)
+    coefficients = path(t[:-1])
+    squared_diffusion = path.squared_diffusion(t[:-1]).minimum(coefficients.sigma.square() / lengths)
+    return [SDEStep(t[k], lengths[k], squared_diffusion[k], path(t[k])) for k in range(sampler.steps)]
+
+
 def sdeint(velocity: Velocity, x: th.Tensor, sampler: Sampler, path: Path, increments: th.Tensor) -> th.Tensor:
     """
     Euler-Maruyama steps of ``dx = (v + g^2 / 2 score) dt + g dw``, which has the marginals of the flow for any g: here the
@@ -276,12 +325,7 @@ def sdeint(velocity: Velocity, x: th.Tensor, sampler: Sampler, path: Path, incre
     :param increments: standard normal draws, (steps - 1, batch_size, dim)
     :return: samples, (batch_size, dim)
     """
-    t, lengths = _knots(sampler, path, x)
-    coefficients = path(t[:-1])
-    squared_diffusion = path.squared_diffusion(t[:-1]).minimum(coefficients.sigma.square() / lengths)
-    for k in range(sampler.steps - 1):
-        v = velocity(t[k], x)
-        noise = to_parts("velocity", v, path(t[k]), x).noise
-        drift = v - 0.5 * squared_diffusion[k] / coefficients.sigma[k] * noise
-        x = x + lengths[k] * drift + (squared_diffusion[k] * lengths[k]).sqrt() * increments[k]
-    return x + lengths[-1] * velocity(t[-2], x)
+    steps = sde_steps(sampler, path, x)
+    for k, step in enumerate(steps[:-1]):
+        x = step.mean(x, velocity(step.t, x)) + step.std * increments[k]
+    return x + steps[-1].length * velocity(steps[-1].t, x)

@@ -3,22 +3,27 @@ GMPO: generative model policy optimization by advantage-weighted matching.
 """
 
 import math
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayBufferSamples, Schedule
-from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_genpolicy.common.critics import iql_losses
 from sb3_genpolicy.common.datasets import DatasetSource
-from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.policies import POLICY_ALIASES
+from sb3_genpolicy.common.pretraining import PretrainedSource, PretrainingAlgorithm
 from sb3_genpolicy.common.rewards import RewardFunction
 from sb3_genpolicy.common.utils import tree_map
-from sb3_genpolicy.generative.checks import check_number, named_options
+from sb3_genpolicy.generative.checks import check_choice, check_number, named_options
+from sb3_genpolicy.gmpo.behaviour_actions import BehaviourActions
 
 SelfGMPO = TypeVar("SelfGMPO", bound="GMPO")
+
+Weighting = Literal["advantage", "softmax"]
+WEIGHTINGS: tuple[Weighting, ...] = ("advantage", "softmax")
+# The share of the first `learn` that is the first phase of the softmax variant
+_PRETRAINING_SHARE = 0.5
 
 
 def effective_sample_size(weights: th.Tensor) -> th.Tensor:
@@ -31,10 +36,13 @@ def effective_sample_size(weights: th.Tensor) -> th.Tensor:
     return weights.mean().square() / weights.square().mean()
 
 
-class GMPO(OfflineAlgorithm):
+class GMPO(PretrainingAlgorithm):
     """
     Generative Model Policy Optimization (GMPO): a flow or diffusion policy is matched to the dataset's actions,
-    each weighted by ``min(exp(beta (Q(s, a) - V(s))), weight_clamp)`` with critics by implicit Q-learning.
+    each weighted by ``min(exp(beta (Q(s, a) - V(s))), weight_clamp)`` with critics by implicit Q-learning, trained beside it.
+
+    In the variant ``weighting="softmax"`` it is matched to actions of a behaviour model instead, several for each state,
+    weighted by the softmax of ``beta Q`` over them. The behaviour model and the critics are trained in a first phase.
 
     Paper: https://arxiv.org/abs/2412.01245 (section 4.1), critics: https://arxiv.org/abs/2110.06169
 
@@ -46,7 +54,15 @@ class GMPO(OfflineAlgorithm):
     :param tau: the soft update coefficient of the target critics (between 0 and 1)
     :param gamma: the discount factor
     :param beta: inverse temperature of the weights, >= 0, in units of the transformed reward. 0 clones the behaviour policy.
-    :param weight_clamp: largest weight of a sample, > 0 (paper: 100)
+    :param weight_clamp: largest weight of a sample, > 0 (paper: 100); the softmax needs none
+    :param weighting: ``advantage``, of the dataset's actions, or ``softmax``, of actions drawn from a behaviour model
+    :param n_actions: with ``softmax``, the actions of each state, >= 2 (published: 16)
+    :param redraw_actions: with ``softmax``, whether actions are drawn anew for every batch (the paper's ``sample``) or once
+        for the whole dataset (``static``: faster, and n_rows \\* n_actions \\* action_dim floats of memory)
+    :param pretraining_steps: updates of a first phase that trains the critics and clones the behaviour policy; afterwards they
+        stay as they are. Default: none, with ``softmax`` half of the first call of ``learn``.
+    :param pretrained: a model, or the file of one, whose critics and behaviour model (if it has one) are taken in place of a
+        first phase: GMPG, or GMPO with ``beta=0``. They stay as they are, and the actor starts from the behaviour model.
     :param expectile: expectile of V, in (0, 1) (paper: 0.7 for locomotion, 0.9 for AntMaze)
     :param actor_tau: the soft update coefficient of the averaged actor, which acts (in (0, 1]; 1: the latest parameters act).
         The weights make each step's gradient noisy; an average over the last thousand steps acts more steadily.
@@ -80,6 +96,11 @@ class GMPO(OfflineAlgorithm):
         weight_clamp: float = 100.0,
         expectile: float = 0.7,
         actor_tau: float = 0.001,
+        weighting: Weighting = "advantage",
+        n_actions: int = 16,
+        redraw_actions: bool = True,
+        pretraining_steps: int | None = None,
+        pretrained: PretrainedSource | None = None,
         reward_transform: str | RewardFunction | None = "locomotion",
         dataset: DatasetSource | None = None,
         stats_window_size: int = 100,
@@ -90,6 +111,8 @@ class GMPO(OfflineAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ):
+        check_choice("weighting", weighting, WEIGHTINGS)
+        self.needs_behaviour = weighting == "softmax"
         super().__init__(
             policy,
             env,
@@ -97,7 +120,10 @@ class GMPO(OfflineAlgorithm):
             batch_size=batch_size,
             tau=tau,
             gamma=gamma,
+            expectile=expectile,
             actor_tau=actor_tau,
+            pretraining_steps=pretraining_steps,
+            pretrained=pretrained,
             reward_transform=reward_transform,
             dataset=dataset,
             policy_kwargs=policy_kwargs,
@@ -109,68 +135,87 @@ class GMPO(OfflineAlgorithm):
         )
         check_number("beta", beta, low=0.0)
         check_number("weight_clamp", weight_clamp, low=0.0, low_open=True)
-        check_number("expectile", expectile, low=0.0, high=1.0, low_open=True)
+        check_number("n_actions", n_actions, low=2)
         self.beta = beta
         self.weight_clamp = weight_clamp
-        self.expectile = expectile
+        self.weighting = weighting
+        self.n_actions = n_actions
+        self.redraw_actions = redraw_actions
+        self._behaviour_actions: BehaviourActions | None = None
 
         if _init_setup_model:
             self._setup_model()
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
-        # Switch to train mode (this affects batch norm / dropout)
-        self.policy.set_training_mode(True)
-        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer, self.value_net.optimizer])
-
         for _ in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-
-            # Critics: V towards an expectile of the target Q over the dataset's actions, Q towards r + gamma V(s')
-            losses = iql_losses(self.critic, self.critic_target, self.value_net, batch, self.gamma, self.expectile)
-            self.value_net.optimizer.zero_grad()
-            losses.value_loss.backward()
-            self.value_net.optimizer.step()
-            self.critic.optimizer.zero_grad()
-            losses.critic_loss.backward()
-            self.critic.optimizer.step()
-            polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-            polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
-
-            # Policy: matching loss of the dataset's actions, weighted by their advantage
-            weights = self.advantage_weights(losses.advantage)
-            actor_loss, matching_loss = self._weighted_matching_loss(batch, weights)
-            self.actor.optimizer.zero_grad()
-            actor_loss.backward()
-            self.actor.optimizer.step()
-            self._update_actor_ema()
+            self._set_training_mode()
+            self._update_learning_rate([self.actor.optimizer, self.critic.optimizer, self.value_net.optimizer])
+            rows = self.replay_buffer.draw_rows(batch_size)
+            batch = self.replay_buffer.rows(rows, env=self._vec_normalize_env)
+            if self.pretraining:
+                self._pretrain(batch)
+            else:
+                if self.pretraining_steps and not self.pretraining_finished:
+                    self._finish_pretraining()
+                if self.weighting == "advantage":
+                    self._train_on_dataset_actions(batch)
+                else:
+                    self._train_on_behaviour_actions(rows, batch)
             self._n_updates += 1
 
-            self.means.add(
-                actor_loss=actor_loss,
-                matching_loss=matching_loss,
-                critic_loss=losses.critic_loss,
-                value_loss=losses.value_loss,
-                q_value=losses.q_value.mean(),
-                advantage=losses.advantage.mean(),
-                weight=weights.mean(),
-                effective_sample_size=effective_sample_size(weights),
-                weight_clamped=(weights >= 0.999 * self.weight_clamp).float().mean(),
-            )
+    def _train_on_dataset_actions(self, batch: Any) -> None:
+        # Critics, unless they were trained before
+        if self.pretraining_finished:
+            advantage = self._advantage(batch)
+        else:
+            losses = self._update_critics(batch)
+            advantage = losses.advantage
+            self.means.add(critic_loss=losses.critic_loss, value_loss=losses.value_loss, q_value=losses.q_value.mean())
+        # Policy: matching loss of the dataset's actions, weighted by their advantage
+        weights = self.advantage_weights(advantage)
+        self._match(batch.observations, batch.actions, weights)
+        self.means.add(advantage=advantage.mean(), weight_clamped=(weights >= 0.999 * self.weight_clamp).float().mean())
 
-    def _weighted_matching_loss(self, batch: ReplayBufferSamples, weights: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def _train_on_behaviour_actions(self, rows: th.Tensor, batch: Any) -> None:
+        # Policy: matching loss of K actions of the behaviour model for each state, weighted by the softmax of beta Q
+        assert self.behaviour is not None
+        if self._behaviour_actions is None:
+            self._behaviour_actions = BehaviourActions(
+                self.behaviour, self.critic, self.n_actions, None if self.redraw_actions else self.seed or 0
+            )
+        drawn = self._behaviour_actions.draw(rows, batch, self.replay_buffer, self._vec_normalize_env, self.generator)
+        weights = (self.beta * drawn.q_values).softmax(dim=1) * self.n_actions
+        observations = tree_map(lambda array: array.repeat_interleave(self.n_actions, dim=0), batch.observations)
+        self._match(observations, drawn.actions.flatten(0, 1), weights.flatten())
+        self.means.add(q_value=drawn.q_values.mean())
+
+    def _match(self, observations: Any, actions: th.Tensor, weights: th.Tensor) -> None:
+        actor_loss, matching_loss = self._weighted_matching_loss(observations, actions, weights)
+        self._update_actor(actor_loss)
+        self.means.add(
+            actor_loss=actor_loss,
+            matching_loss=matching_loss,
+            weight=weights.mean(),
+            effective_sample_size=effective_sample_size(weights),
+        )
+
+    def _weighted_matching_loss(
+        self, observations: Any, actions: th.Tensor, weights: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
         """
-        :param batch: rows of the dataset
+        :param observations: batch first
+        :param actions: (batch_size, action_dim), scaled
         :param weights: (batch_size,)
         :return: the weighted mean of their matching losses, and the plain mean
         """
         if self.actor.model.coupling.independent:
-            losses = self.actor.matching_loss(batch.observations, batch.actions, self.generator)
+            losses = self.actor.matching_loss(observations, actions, self.generator)
             return (weights * losses).mean(), losses.mean()
         # Where noise is paired with actions, weights would teach each noise its own action more or less well, and move no
         # probability from one action to another. Rows drawn in proportion to their weights do, paired after that.
         rows = th.multinomial(weights, len(weights), replacement=True, generator=self.generator)
-        observations = tree_map(lambda array: array[rows], batch.observations)
-        loss = self.actor.matching_loss(observations, batch.actions[rows], self.generator).mean()
+        observations = tree_map(lambda array: array[rows], observations)
+        loss = self.actor.matching_loss(observations, actions[rows], self.generator).mean()
         return weights.mean() * loss, loss
 
     def advantage_weights(self, advantage: th.Tensor) -> th.Tensor:
@@ -180,6 +225,20 @@ class GMPO(OfflineAlgorithm):
         """
         # Clamped before the exponential, which cannot overflow then
         return (self.beta * advantage.squeeze(1)).clamp(max=math.log(self.weight_clamp)).exp()
+
+    def _default_pretraining_steps(self, total_timesteps: int) -> int:
+        return int(_PRETRAINING_SHARE * total_timesteps) if self.weighting == "softmax" else 0
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        """
+        cf `BaseAlgorithm`.
+        """
+        # Of the dataset that there was
+        self._behaviour_actions = None
+        return super()._setup_learn(*args, **kwargs)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_behaviour_actions"]
 
     def learn(  # type: ignore[override]
         self: SelfGMPO,

@@ -1,0 +1,325 @@
+"""
+Algorithms whose policy improves on a model of the behaviour policy: the model and the critics are trained in a first phase, or
+taken from an earlier run.
+"""
+
+import io
+import pathlib
+from typing import Any, NamedTuple
+
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.utils import polyak_update
+from torch import nn
+
+from sb3_genpolicy.common.actor import GenerativeActor
+from sb3_genpolicy.common.critics import IQLLosses, iql_losses
+from sb3_genpolicy.common.datasets import DatasetSource
+from sb3_genpolicy.common.envs import SpacesVecEnv
+from sb3_genpolicy.common.generative_policy import GenerativePolicy
+from sb3_genpolicy.common.guards import check_finite
+from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
+from sb3_genpolicy.generative.checks import check_number
+
+# On a GPU a look at every loss would make each step wait
+_CHECK_EVERY_ON_GPU = 100
+
+
+class Pretrained(NamedTuple):
+    """
+    A behaviour model and critics that were trained before.
+
+    :param policy: the policy that they are part of
+    :param behaviour: the behaviour model, None if the run had none
+    :param settings: attributes of the run
+    """
+
+    policy: GenerativePolicy
+    behaviour: GenerativeActor | None
+    settings: dict[str, Any]
+
+    @property
+    def policy_kwargs(self) -> dict[str, Any]:
+        """The policy's options as they were given, without what the algorithm added."""
+        return {key: value for key, value in self.settings["policy_kwargs"].items() if key != "behaviour_model"}
+
+
+#: A model, or the file of one
+PretrainedSource = BaseAlgorithm | str | pathlib.Path | io.BufferedIOBase
+
+
+def read_pretrained(source: PretrainedSource) -> Pretrained:
+    """
+    :param source: a model or a saved file: of GMPG in either phase, or of GMPO (with ``beta=0`` for its behaviour model)
+    :return: what it holds
+    :raises ValueError: if it is the model of another kind of algorithm
+    """
+    if isinstance(source, BaseAlgorithm):
+        settings, policy = vars(source), source.policy
+    else:
+        settings, policy = _policy_of_file(source)
+    if not isinstance(policy, GenerativePolicy):
+        raise ValueError(
+            f"pretrained={source!r} has no generative policy: give a GMPG, or a GMPO (with beta=0 for a behaviour model), "
+            "or the file of one."
+        )
+    # Until the policy left it, the actor was the behaviour model
+    behaviour = policy.actor_ema if settings.get("beta") == 0.0 else None
+    if policy.behaviour is not None:
+        behaviour = policy.behaviour if settings["pretraining_finished"] else policy.actor_ema
+    return Pretrained(policy, behaviour, dict(settings))
+
+
+def _policy_of_file(source: str | pathlib.Path | io.BufferedIOBase) -> tuple[dict[str, Any], Any]:
+    settings, parameters, _ = load_from_zip_file(source, device="cpu")
+    assert settings is not None
+    policy_class = settings["policy_class"]
+    if not issubclass(policy_class, GenerativePolicy):
+        return settings, None
+    spaces = settings["observation_space"], settings["action_space"]
+    policy = policy_class(*spaces, lambda _: 0.0, **settings["policy_kwargs"])
+    policy.load_state_dict(parameters["policy"])
+    return settings, policy
+
+
+class PretrainingAlgorithm(OfflineAlgorithm):
+    """
+    Base of algorithms with two phases, counted in the same steps. In the first, the actor is the behaviour model, trained by
+    matching beside the critics. In the second, which starts at the update ``pretraining_steps``, behaviour model and critics
+    stay as they are, and the actor leaves its copy of the behaviour model.
+
+    :param pretraining_steps: number of updates of the first phase, >= 0. None: the algorithm's own, settled by the first
+        ``learn``.
+    :param pretrained: a model, or the file of one, whose behaviour model and critics are taken in place of a first phase.
+        Where ``policy_kwargs``, ``env`` or the dataset are not given they are taken from there too.
+    :param kwargs: see :class:`~sb3_genpolicy.common.offline_algorithm.OfflineAlgorithm`
+    :raises ValueError: if the pretrained networks are others than this model's, or there is none of what is needed
+    """
+
+    #: Whether the algorithm can do nothing without a behaviour model
+    needs_behaviour: bool = True
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        learning_rate: Any,
+        *,
+        expectile: float,
+        pretraining_steps: int | None,
+        pretrained: PretrainedSource | None,
+        policy_kwargs: dict[str, Any] | None,
+        dataset: DatasetSource | None,
+        **kwargs: Any,
+    ):
+        self.pretrained = None if pretrained is None else read_pretrained(pretrained)
+        if self.pretrained is not None:
+            if pretraining_steps:
+                raise ValueError(
+                    f"pretrained= takes the place of the first phase: leave out pretraining_steps={pretraining_steps}. "
+                    "To go on pretraining a model, load it and call learn."
+                )
+            pretraining_steps = 0
+            if policy_kwargs is None:
+                policy_kwargs = self.pretrained.policy_kwargs
+            if env is None and dataset is None:
+                other = self.pretrained.policy
+                env = SpacesVecEnv(other.observation_space, other.action_space)
+        if self.needs_behaviour:
+            policy_kwargs = {**(policy_kwargs or {}), "behaviour_model": True}
+        super().__init__(policy, env, learning_rate, policy_kwargs=policy_kwargs, dataset=dataset, **kwargs)
+        check_number("expectile", expectile, low=0.0, high=1.0, low_open=True)
+        if pretraining_steps is not None:
+            check_number("pretraining_steps", pretraining_steps, low=0)
+        self.expectile = expectile
+        self.pretraining_steps = pretraining_steps
+        #: Whether the second phase has begun
+        self.pretraining_finished = False
+        self._updates_before_policy = 0
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.pretrained is not None:
+            self._take_pretrained(self.pretrained)
+            self.pretrained = None
+        if self.pretraining_finished:
+            self._freeze_critics()
+
+    # Handing over
+
+    def _take_pretrained(self, source: Pretrained) -> None:
+        if self.needs_behaviour and source.behaviour is None:
+            raise ValueError(
+                f"The pretrained model's actor was trained with beta={source.settings.get('beta')}, so that it is no model of "
+                "the behaviour policy: pretrain with GMPG, or with GMPO(beta=0)."
+            )
+        self._check_same_kind(source)
+        pairs: list[tuple[str, nn.Module, nn.Module]] = [
+            (name, getattr(self.policy, name), getattr(source.policy, name))
+            for name in ("normalizer", "critic", "critic_target", "value_net")
+        ]
+        if source.behaviour is not None:
+            pairs += [("actor", actor, source.behaviour) for actor in (self.actor, self.actor_ema)]
+            if self.behaviour is not None:
+                pairs.append(("behaviour model", self.behaviour, source.behaviour))
+        for name, mine, theirs in pairs:
+            _copy_network(name, mine, theirs, source)
+        self.reward_function = source.settings["reward_function"]
+        if self.reward_function is not None:
+            self.replay_buffer.reward_function = self.reward_function
+        self._normalizer_is_fitted = source.settings["_normalizer_is_fitted"]
+        if self.dataset_name is None:
+            self.dataset_name = source.settings["dataset_name"]
+        self.pretraining_finished = True
+
+    def _check_same_kind(self, source: Pretrained) -> None:
+        mine, theirs = self.policy, source.policy
+        for name in ("observation_space", "action_space", "path", "prediction"):
+            ours, given = getattr(mine, name), getattr(theirs, name)
+            same = ours == given if name != "path" else type(ours) is type(given) and vars(ours) == vars(given)
+            if not same:
+                raise ValueError(
+                    f"The pretrained model has another {name} ({_describe(given)}) than this one ({_describe(ours)}). "
+                    f"Its policy is a {type(theirs).__name__} with policy_kwargs={source.policy_kwargs}: give the same."
+                )
+
+    # Phases
+
+    def _default_pretraining_steps(self, total_timesteps: int) -> int:
+        """
+        :param total_timesteps: of the first ``learn``
+        :return: updates of the first phase
+        """
+        return 0
+
+    @property
+    def pretraining(self) -> bool:
+        """Whether the next update is one of the first phase."""
+        return self._n_updates < (self.pretraining_steps or 0)
+
+    @property
+    def phase(self) -> str:
+        """What is being trained, for the log and the progress bar."""
+        return "pretraining" if self.pretraining else "policy"
+
+    def _set_training_mode(self) -> None:
+        # This affects batch norm / dropout
+        self.policy.set_training_mode(True)
+        if self.pretraining_finished:
+            self.critic.set_training_mode(False)
+            self.value_net.set_training_mode(False)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+        dataset: DatasetSource | None = None,
+    ) -> tuple[int, BaseCallback]:
+        """
+        cf `BaseAlgorithm`.
+        """
+        if self.pretraining_steps is None:
+            self.pretraining_steps = self._default_pretraining_steps(total_timesteps)
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar, dataset)
+
+    def _finish_pretraining(self) -> None:
+        """The averaged actor becomes the behaviour model, and the actor starts anew as its copy."""
+        self.actor.load_state_dict(self.actor_ema.state_dict())
+        self.actor.optimizer.state.clear()
+        if self.behaviour is not None:
+            self.behaviour.load_state_dict(self.actor_ema.state_dict())
+        self._updates_before_policy = self._n_updates
+        self.pretraining_finished = True
+        self._freeze_critics()
+
+    def _freeze_critics(self) -> None:
+        for network in (self.critic, self.critic_target, self.value_net):
+            network.requires_grad_(False)
+
+    # What both phases consist of
+
+    def _update_critics(self, batch: Any) -> IQLLosses:
+        """V towards an expectile of the target Q over the dataset's actions, Q towards r + gamma V(s')."""
+        losses = iql_losses(self.critic, self.critic_target, self.value_net, batch, self.gamma, self.expectile)
+        self._guard(value_loss=losses.value_loss, critic_loss=losses.critic_loss)
+        self.value_net.optimizer.zero_grad()
+        losses.value_loss.backward()
+        self.value_net.optimizer.step()
+        self.critic.optimizer.zero_grad()
+        losses.critic_loss.backward()
+        self.critic.optimizer.step()
+        polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+        polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+        return losses
+
+    @th.no_grad()
+    def _advantage(self, batch: Any) -> th.Tensor:
+        """Of frozen critics: the minimum of both target Qs minus V, (batch_size, 1)."""
+        q_values = th.cat(self.critic_target(batch.observations, batch.actions), dim=1).amin(dim=1, keepdim=True)
+        return q_values - self.value_net(batch.observations)
+
+    def _update_actor(self, loss: th.Tensor) -> None:
+        self._guard(actor_loss=loss)
+        self.actor.optimizer.zero_grad()
+        loss.backward()
+        self.actor.optimizer.step()
+        self._update_actor_ema()
+
+    def _update_actor_ema(self) -> None:
+        """Follow the actor: closely in the first steps of a phase, then at the rate ``actor_tau``."""
+        rate = max(self.actor_tau, 9.0 / (10.0 + self._n_updates - self._updates_before_policy))
+        polyak_update(self.actor.parameters(), self.actor_ema.parameters(), rate)
+        polyak_update(self.actor_batch_norm_stats, self.actor_batch_norm_stats_ema, 1.0)
+
+    def _pretrain(self, batch: Any) -> None:
+        """One update of the first phase: the critics, and the behaviour model by matching."""
+        losses = self._update_critics(batch)
+        matching_loss = self.actor.matching_loss(batch.observations, batch.actions, self.generator).mean()
+        self._update_actor(matching_loss)
+        self.means.add(
+            matching_loss=matching_loss,
+            critic_loss=losses.critic_loss,
+            value_loss=losses.value_loss,
+            q_value=losses.q_value.mean(),
+            advantage=losses.advantage.mean(),
+        )
+
+    def _guard(self, **terms: th.Tensor) -> None:
+        if self.device.type == "cpu" or self._n_updates % _CHECK_EVERY_ON_GPU == 0:
+            check_finite(self._n_updates + 1, **terms)
+
+    def _create_aliases(self) -> None:
+        super()._create_aliases()
+        self.behaviour = self.policy.behaviour
+
+    def dump_logs(self) -> None:
+        """
+        Write log data.
+        """
+        self.logger.record("train/phase", self.phase, exclude="tensorboard")
+        super().dump_logs()
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "behaviour", "pretrained"]
+
+
+def _describe(value: Any) -> str:
+    return type(value).__name__ if isinstance(value, nn.Module) or not isinstance(value, str) else repr(value)
+
+
+def _copy_network(name: str, mine: nn.Module, theirs: nn.Module, source: Pretrained) -> None:
+    given = theirs.state_dict()
+    for key, value in mine.state_dict().items():
+        shape = tuple(given[key].shape) if key in given else "nothing"
+        if shape != tuple(value.shape):
+            raise ValueError(
+                f"The pretrained {name} is another network: {key} has shape {shape} there and {tuple(value.shape)} here. Its "
+                f"policy is a {type(source.policy).__name__} with policy_kwargs={source.policy_kwargs}: give the same."
+            )
+    mine.load_state_dict(given)

@@ -1,0 +1,362 @@
+"""
+GMPG: generative model policy gradient, by the likelihoods of policy and behaviour model.
+"""
+
+import math
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import torch as th
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
+
+from sb3_genpolicy.common.datasets import DatasetSource
+from sb3_genpolicy.common.guards import check_finite
+from sb3_genpolicy.common.pretraining import PretrainedSource, PretrainingAlgorithm
+from sb3_genpolicy.common.rewards import RewardFunction
+from sb3_genpolicy.common.utils import tree_map
+from sb3_genpolicy.generative import KL_ESTIMATORS, KLEstimator, OdeKL
+from sb3_genpolicy.generative.checks import check_choice, check_number, named_options
+from sb3_genpolicy.generative.kl import Conditioned, KLSample
+from sb3_genpolicy.gmpg.losses import (
+    GRADIENT_ESTIMATORS,
+    GradientEstimator,
+    pathwise_loss,
+    reinforce_loss,
+    reinforce_softmax_loss,
+)
+from sb3_genpolicy.gmpg.policies import POLICY_ALIASES
+
+SelfGMPG = TypeVar("SelfGMPG", bound="GMPG")
+
+# The share of the first `learn` that is the first phase
+_PRETRAINING_SHARE = 0.8
+# With a KL target, log beta moves by at most this much in a step
+_LOG_BETA_RATE = 0.01
+
+
+class PolicyLoss(NamedTuple):
+    """
+    :param loss: a scalar
+    :param q_value: mean Q of the actions, a scalar
+    :param kl: estimate of KL(pi || mu), a scalar; None where nothing depends on it
+    :param sample: the actions, None for ``matching``
+    """
+
+    loss: th.Tensor
+    q_value: th.Tensor
+    kl: th.Tensor | None
+    sample: KLSample | None
+
+
+class GMPG(PretrainingAlgorithm):
+    """
+    Generative Model Policy Gradient (GMPG): a flow or diffusion policy that starts as a copy of a model of the behaviour
+    policy mu and minimises ``-beta Q(s, a) + log pi(a|s) - log mu(a|s)`` over its own actions, with gradients through the
+    sampler.
+
+    In the first phase the behaviour model (by matching) and the critics (by implicit Q-learning) are trained, in the second
+    the policy; a step of either is one timestep.
+
+    Paper: https://arxiv.org/abs/2412.01245 (section 4.2), critics: https://arxiv.org/abs/2110.06169
+
+    :param policy: The policy model to use (FlowPolicy, DiffusionPolicy, FlowMultiInputPolicy, ...)
+    :param env: The environment that the policy is for (if registered in Gym, can be str). It is not stepped.
+        None where there is no simulator: the spaces then come from ``dataset`` or ``pretrained``.
+    :param learning_rate: learning rate of the first phase; can be a function of the current progress remaining (from 1 to 0)
+    :param batch_size: rows of the dataset for each gradient step
+    :param tau: the soft update coefficient of the target critics (between 0 and 1)
+    :param gamma: the discount factor
+    :param beta: inverse temperature, >= 0: what a nat of divergence from the behaviour policy may buy is 1 / beta units of the
+        transformed reward. Published values multiply Q while the log ratio is divided by d ln 2, with d action dimensions
+        (or d numbers of the state, in the variants): ours is theirs times d ln 2. 0 stays at the behaviour policy.
+    :param expectile: expectile of V, in (0, 1) (paper: 0.7 for locomotion, 0.9 for AntMaze)
+    :param actor_tau: the soft update coefficient of the averaged actor, which acts (in (0, 1]; 1: the latest parameters act)
+    :param policy_learning_rate: learning rate of the second phase; can be a function of the progress remaining
+    :param pretraining_steps: updates of the first phase. Default: four fifths of the first call of ``learn``.
+    :param pretrained: a model, or the file of one, whose behaviour model and critics are taken in place of a first phase:
+        GMPG in either phase, or GMPO with ``beta=0``. They stay as they are.
+    :param gradient_estimator: ``pathwise``, through the sampler; ``reinforce``, the score function at actions of the behaviour
+        policy, weighted as GMPO weights them; ``reinforce_softmax``, the same with weights softmax(beta Q) over ``n_actions``
+        actions of a state; ``matching``, ``-beta Q`` plus the matching loss of the dataset's actions (Diffusion-QL);
+        ``detached``, the published gradient, which is wrong, for comparison
+    :param kl_estimator: ``discrete``, ``path``, ``ode`` or a :class:`~sb3_genpolicy.generative.kl.KLEstimator`
+    :param n_actions: actions drawn for every state of a batch, >= 1. Default: 1, for ``reinforce_softmax`` 10 (as published).
+    :param weight_clamp: largest weight of ``reinforce``, > 0 (paper: 100)
+    :param target_kl: KL divergence from the behaviour policy, in nats, that ``beta`` is adapted to hold, > 0; it starts at the
+        given ``beta``. Default: beta is fixed.
+    :param normalize_q: whether to divide Q by the batch's mean of abs(Q) (TD3+BC), so that beta has no unit
+    :param max_grad_norm: largest norm of the policy's gradient, > 0; None for no clipping
+    :param reward_transform: ``locomotion`` (the default: returns of the dataset span 1000), ``antmaze`` (reward - 1),
+        ``none`` (or None), or a function of an array of rewards
+    :param dataset: the logged data: a Minari id or dataset, the name of an embedded dataset, an SB3 replay buffer or a mapping
+        of arrays. They are read in ``learn``. Default: what the environment carries (``env.get_dataset()``).
+    :param stats_window_size: Window size for the rollout logging when the model goes on online
+    :param tensorboard_log: the log location for tensorboard (if None, no logging)
+    :param policy_kwargs: Additional arguments to be passed to the policy on creation,
+        see :class:`~sb3_genpolicy.common.generative_policy.GenerativePolicy`
+    :param verbose: Verbosity level: 0 for no output, 1 for info messages (such as device or wrappers used),
+        2 for debug messages
+    :param seed: Seed for the pseudo random generators
+    :param device: Device (cpu, cuda, ...) on which the code should run, also where the dataset lives
+    :param _init_setup_model: Whether or not to build the network at the creation of the instance
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICY_ALIASES
+
+    @named_options
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None = None,
+        learning_rate: float | Schedule = 1e-3,
+        batch_size: int = 256,
+        tau: float = 0.01,
+        gamma: float = 0.99,
+        beta: float = 1.0,
+        expectile: float = 0.7,
+        actor_tau: float = 0.001,
+        policy_learning_rate: float | Schedule = 3e-4,
+        pretraining_steps: int | None = None,
+        pretrained: PretrainedSource | None = None,
+        gradient_estimator: GradientEstimator = "pathwise",
+        kl_estimator: str | KLEstimator | None = None,
+        n_actions: int | None = None,
+        weight_clamp: float = 100.0,
+        target_kl: float | None = None,
+        normalize_q: bool = False,
+        max_grad_norm: float | None = 1.0,
+        reward_transform: str | RewardFunction | None = "locomotion",
+        dataset: DatasetSource | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            expectile=expectile,
+            actor_tau=actor_tau,
+            pretraining_steps=pretraining_steps,
+            pretrained=pretrained,
+            reward_transform=reward_transform,
+            dataset=dataset,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+        )
+        check_number("beta", beta, low=0.0)
+        check_choice("gradient_estimator", gradient_estimator, GRADIENT_ESTIMATORS)
+        check_number("weight_clamp", weight_clamp, low=0.0, low_open=True)
+        if max_grad_norm is not None:
+            check_number("max_grad_norm", max_grad_norm, low=0.0, low_open=True)
+        self.beta = beta
+        self.policy_learning_rate = policy_learning_rate
+        self.gradient_estimator = gradient_estimator
+        self.kl_estimator = make_kl_estimator(kl_estimator, gradient_estimator)
+        self.n_actions = _check_n_actions(n_actions, gradient_estimator)
+        self.weight_clamp = weight_clamp
+        self.target_kl = _check_target_kl(target_kl, beta, gradient_estimator)
+        self.normalize_q = normalize_q
+        self.max_grad_norm = max_grad_norm
+
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.policy_lr_schedule = FloatSchedule(self.policy_learning_rate)
+        # What `target_kl` adapts; else it stays
+        self.log_beta = th.tensor(math.log(self.beta) if self.beta > 0.0 else -math.inf, device=self.device)
+
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        for _ in range(gradient_steps):
+            self._set_training_mode()
+            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            if self.pretraining:
+                # Phase one. Critics: V towards an expectile of Q, Q towards r + gamma V(s'). Behaviour model: matching loss
+                self._update_learning_rate([self.actor.optimizer, self.critic.optimizer, self.value_net.optimizer])
+                self._pretrain(batch)
+            else:
+                # Phase two. Policy, at first the behaviour model mu: -beta Q(s, a) + log pi(a|s) - log mu(a|s), a ~ pi
+                if not self.pretraining_finished:
+                    self._finish_pretraining()
+                self._update_policy_learning_rate()
+                self._improve_policy(batch)
+            self._n_updates += 1
+
+    def _improve_policy(self, batch: Any) -> None:
+        policy = self.policy_loss(batch)
+        self.actor.optimizer.zero_grad()
+        policy.loss.backward()
+        parameters = [parameter for parameter in self.actor.parameters() if parameter.grad is not None]
+        norm = th.nn.utils.clip_grad_norm_(parameters, math.inf if self.max_grad_norm is None else self.max_grad_norm)
+        check_finite(self._n_updates + 1, policy_loss=policy.loss, q_value=policy.q_value, gradient_norm=norm)
+        self.actor.optimizer.step()
+        self._update_actor_ema()
+        means = dict(policy_loss=policy.loss, q_value=policy.q_value, gradient_norm=norm)
+        if policy.kl is not None and policy.sample is not None:
+            if self.target_kl is not None:
+                # Beta grows while the policy may still move away, and falls where it went too far
+                self.log_beta += _LOG_BETA_RATE * (1.0 - policy.kl.detach() / self.target_kl).clamp(-1.0, 1.0)
+            means.update(kl=policy.kl, beta=self.log_beta.exp(), not_invertible=1.0 - policy.sample.found.float().mean())
+            if policy.sample.log_model is not None and policy.sample.log_reference is not None:
+                means.update(log_pi=policy.sample.log_model.mean(), log_mu=policy.sample.log_reference.mean())
+        self.means.add(**means)
+
+    def policy_loss(self, batch: Any) -> PolicyLoss:
+        """
+        The loss of the second phase, as ``gradient_estimator`` and ``kl_estimator`` say.
+
+        :param batch: rows of the dataset; ``matching`` alone looks at their actions
+        :return: the loss, with gradient, and what it is made of
+        """
+        observations = tree_map(lambda array: array.repeat_interleave(self.n_actions, dim=0), batch.observations)
+        if self.gradient_estimator == "matching":
+            features = self.actor.extract_features(observations, self.actor.features_extractor)
+            noise = self._draw_noise(len(features))
+            actions = self.actor.model.sample(features, noise, self.actor.sampler)
+            q_values = self.q_values(observations, actions)
+            matching_loss = self.actor.matching_loss(batch.observations, batch.actions, self.generator).mean()
+            return PolicyLoss(matching_loss - self.scaled(q_values).mean(), q_values.mean(), None, None)
+
+        sample = self._sample(observations)
+        q_values = self.q_values(observations, sample.x1)
+        if self.gradient_estimator in ("pathwise", "detached"):
+            loss, kl = pathwise_loss(sample, self.scaled(q_values)), sample.log_ratio.mean()
+        elif self.gradient_estimator == "reinforce":
+            advantage = q_values - self.value_net(observations)[:, 0]
+            loss, kl = reinforce_loss(sample, self.scaled(advantage, q_values), self.weight_clamp), _kl_from_reference(sample)
+        else:
+            loss = reinforce_softmax_loss(sample, self.scaled(q_values), self.n_actions)
+            kl = _kl_from_reference(sample)
+        return PolicyLoss(loss, q_values.mean(), kl, sample)
+
+    def _sample(self, observations: Any) -> KLSample:
+        """Actions of the policy, or for the score function those of the behaviour model, with their log ratio."""
+        behaviour = self.behaviour
+        assert behaviour is not None
+        policy = Conditioned(self.actor.model, self.actor.extract_features(observations, self.actor.features_extractor))
+        with th.no_grad():
+            reference = Conditioned(behaviour.model, behaviour.extract_features(observations, behaviour.features_extractor))
+        noise = self._draw_noise(len(reference.condition))
+        estimate = self.kl_estimator.of_samples
+        if self.gradient_estimator.startswith("reinforce"):
+            estimate = self.kl_estimator.of_reference_samples
+        return estimate(policy, reference, noise, self.actor.sampler, self.generator)
+
+    def _draw_noise(self, n_rows: int) -> th.Tensor:
+        return th.randn((n_rows, self.actor.action_dim), generator=self.generator, device=self.device)
+
+    def q_values(self, observations: Any, actions: th.Tensor) -> th.Tensor:
+        """
+        :param observations: batch first
+        :param actions: (batch_size, action_dim), scaled; beyond the bounds they count as the bounds, as environments clip them
+        :return: the minimum of both Qs, (batch_size,)
+        """
+        return th.cat(self.critic(observations, actions.clamp(-1.0, 1.0)), dim=1).amin(dim=1)
+
+    def scaled(self, values: th.Tensor, q_values: th.Tensor | None = None) -> th.Tensor:
+        """
+        :param values: Qs or advantages, (batch_size,)
+        :param q_values: the Qs that ``normalize_q`` refers to, ``values`` by default
+        :return: beta times the values, in nats, (batch_size,)
+        """
+        scale = self.log_beta.exp()
+        if self.normalize_q:
+            scale = scale / (values if q_values is None else q_values).detach().abs().mean().clamp(min=1e-6)
+        return scale * values
+
+    def _update_policy_learning_rate(self) -> None:
+        rate = self.policy_lr_schedule(self._current_progress_remaining)
+        self.logger.record("train/learning_rate", rate)
+        update_learning_rate(self.actor.optimizer, rate)
+
+    def _default_pretraining_steps(self, total_timesteps: int) -> int:
+        return int(_PRETRAINING_SHARE * total_timesteps)
+
+    def learn(  # type: ignore[override]
+        self: SelfGMPG,
+        total_timesteps: int = 100_000,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1000,
+        tb_log_name: str = "GMPG",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+        dataset: DatasetSource | None = None,
+    ) -> SelfGMPG:
+        return super().learn(
+            total_timesteps=total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+            dataset=dataset,
+        )
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "policy_lr_schedule", "log_beta"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, tensors = super()._get_torch_save_params()
+        return state_dicts, [*tensors, "log_beta"]
+
+
+def _kl_from_reference(sample: KLSample) -> th.Tensor:
+    """
+    KL(pi || mu) from samples of mu: the mean of r log r - r + 1 for the density ratio r, which is never negative.
+    """
+    log_ratio = sample.log_ratio.detach()
+    return (log_ratio.exp() * log_ratio - log_ratio.exp() + 1.0).mean()
+
+
+def make_kl_estimator(kl_estimator: str | KLEstimator | None, gradient_estimator: GradientEstimator) -> KLEstimator:
+    """
+    :param kl_estimator: a name, an estimator, or None for the default
+    :param gradient_estimator: how gradients are taken; ``detached`` goes with ``ode`` alone
+    :return: the estimator
+    :raises ValueError: for an unknown name, or one that does not go with the gradient
+    """
+    if kl_estimator is None:
+        kl_estimator = "ode" if gradient_estimator == "detached" else "path"
+    if isinstance(kl_estimator, str):
+        check_choice("kl_estimator", kl_estimator, KL_ESTIMATORS)
+        kl_estimator = KL_ESTIMATORS[kl_estimator]()
+    if gradient_estimator == "detached":
+        if not isinstance(kl_estimator, OdeKL):
+            raise ValueError("gradient_estimator='detached' is the published gradient, which belongs to kl_estimator='ode'.")
+        return OdeKL(kl_estimator.likelihood, detached=True)
+    return kl_estimator
+
+
+def _check_n_actions(n_actions: int | None, gradient_estimator: GradientEstimator) -> int:
+    softmax = gradient_estimator == "reinforce_softmax"
+    if n_actions is None:
+        return 10 if softmax else 1
+    check_number("n_actions", n_actions, low=1)
+    if softmax and n_actions == 1:
+        raise ValueError("gradient_estimator='reinforce_softmax' compares actions of a state: n_actions must be 2 or more.")
+    return n_actions
+
+
+def _check_target_kl(target_kl: float | None, beta: float, gradient_estimator: GradientEstimator) -> float | None:
+    if target_kl is None:
+        return None
+    check_number("target_kl", target_kl, low=0.0, low_open=True)
+    if gradient_estimator == "matching":
+        raise ValueError("gradient_estimator='matching' has no KL divergence that target_kl could hold.")
+    if beta == 0.0:
+        raise ValueError("target_kl adapts beta by factors: it must start above 0.")
+    return target_kl

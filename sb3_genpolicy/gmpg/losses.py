@@ -1,0 +1,57 @@
+"""
+Losses of the policy gradient: every one has the tilted behaviour policy, mu exp(beta Q) / Z, as its aim.
+"""
+
+from typing import Literal
+
+import torch as th
+
+from sb3_genpolicy.generative.kl import KLSample
+
+GradientEstimator = Literal["pathwise", "reinforce", "reinforce_softmax", "matching", "detached"]
+GRADIENT_ESTIMATORS: tuple[GradientEstimator, ...] = ("pathwise", "reinforce", "reinforce_softmax", "matching", "detached")
+
+
+def pathwise_loss(sample: KLSample, scaled_q: th.Tensor) -> th.Tensor:
+    """
+    ``-beta Q(s, a) + log pi(a|s) - log mu(a|s)`` with a ~ pi, whose gradient passes through the sampler
+    (section 4.2 of the paper, the reverse KL divergence).
+
+    :param sample: actions of the policy and their log ratio
+    :param scaled_q: beta Q at these actions, (batch_size,)
+    :return: the mean over rows whose log ratio is known, a scalar
+    """
+    return (sample.found * (sample.log_ratio - scaled_q)).sum() / sample.found.sum().clamp(min=1)
+
+
+def reinforce_loss(sample: KLSample, scaled_advantage: th.Tensor, weight_clamp: float) -> th.Tensor:
+    """
+    The score-function form of the same gradient from actions of the behaviour policy, a ~ mu, which the optimal policy's
+    density ratio ``exp(beta (Q - V))`` weights. What a row adds to log Z, the signal's weighted mean, is subtracted.
+
+    :param sample: actions of the behaviour policy and their log ratio
+    :param scaled_advantage: beta (Q - V) at these actions, (batch_size,)
+    :param weight_clamp: largest weight
+    :return: a scalar, whose gradient alone has a meaning
+    """
+    weights = sample.found * scaled_advantage.detach().exp().clamp(max=weight_clamp)
+    weights = weights / weights.sum().clamp(min=1e-8)
+    signal = (sample.log_ratio - scaled_advantage).detach()
+    return (weights * (signal - (weights * signal).sum()) * sample.log_ratio).sum()
+
+
+def reinforce_softmax_loss(sample: KLSample, scaled_q: th.Tensor, n_actions: int) -> th.Tensor:
+    """
+    As :func:`reinforce_loss`, with weights ``softmax(beta Q)`` over several actions of each state, which need no V.
+
+    :param sample: actions of the behaviour policy and their log ratio, rows of a state side by side
+    :param scaled_q: beta Q at these actions, (batch_size \\* n_actions,)
+    :param n_actions: actions of each state
+    :return: a scalar, whose gradient alone has a meaning
+    """
+    log_ratio = sample.log_ratio.reshape(-1, n_actions)
+    scaled_q = scaled_q.detach().reshape(-1, n_actions)
+    weights = scaled_q.softmax(dim=1) * sample.found.reshape(-1, n_actions)
+    signal = (log_ratio - scaled_q).detach()
+    baseline = (weights * signal).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True).clamp(min=1e-8)
+    return (weights * (signal - baseline) * log_ratio).sum(dim=1).mean()
