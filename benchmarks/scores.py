@@ -2,6 +2,8 @@
 Scores of one training: mean and spread of normalised scores over fresh episodes, and seconds per gradient step.
 
     python benchmarks/scores.py train --dataset pendulum-mixed --steps 10000 --seeds 0 1 2
+    python benchmarks/scores.py pretrain --dataset pendulum-mixed --steps 10000 --seeds 0 1 2
+    python benchmarks/scores.py improve --dataset pendulum-mixed --algorithm GMPG --steps 1000 --seeds 0 1 2
     python benchmarks/scores.py table
     python benchmarks/scores.py evaluate --candidates 8
     python benchmarks/scores.py plot --path docs/_static/scores.png
@@ -24,7 +26,7 @@ import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from sb3_genpolicy import GMPO, load_dataset, normalized_score
+from sb3_genpolicy import GMPG, GMPO, load_dataset, normalized_score
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -52,7 +54,7 @@ class Cloning(GMPO):
             self._n_updates += 1
 
 
-def evaluate(model: GMPO, env_id: str, episodes: int, deterministic: bool) -> dict[str, float]:
+def evaluate(model: GMPG | GMPO, env_id: str, episodes: int, deterministic: bool) -> dict[str, float]:
     env = make_vec_env(env_id, n_envs=episodes, seed=EVALUATION_SEED)
     returns, _ = evaluate_policy(
         model, env, n_eval_episodes=episodes, deterministic=deterministic, return_episode_rewards=True
@@ -66,22 +68,22 @@ def train(args: argparse.Namespace, seed: int) -> None:
     options = {} if args.beta is None else {"beta": args.beta}
     policy_kwargs = {} if args.path is None else {"path": args.path}
     algorithm = Cloning if args.beta == 0.0 else GMPO
+    if args.algorithm == "GMPG":
+        # The default, which chunks of `learn` would each take for their own
+        algorithm, options = GMPG, {**options, "pretraining_steps": int(0.8 * args.steps)}
     model = algorithm(args.policy, data.env_id, dataset=data, seed=seed, policy_kwargs=policy_kwargs, **options)
     curve, seconds = [], 0.0
     for _ in range(args.evaluations):
         start = time.perf_counter()
         model.learn(args.steps // args.evaluations, reset_num_timesteps=False, log_interval=None)
         seconds += time.perf_counter() - start
-        scores = {
-            name: evaluate(model, data.env_id, args.episodes, name == "deterministic") for name in ("deterministic", "sampled")
-        }
-        curve.append({"step": model.num_timesteps, **scores})
+        curve.append({"step": model.num_timesteps, **both_scores(model, data.env_id, args.episodes)})
         print(args.dataset, args.policy, args.path, f"beta={model.beta:g}", f"seed {seed}", curve[-1], flush=True)
     name = "-".join([args.dataset.replace("/", "-"), args.policy, args.path or "", f"beta{model.beta:g}", str(seed)])
     model.save(MODELS / name)
     row = {
         "dataset": args.dataset,
-        "policy": args.policy + (f" ({args.path})" if args.path else ""),
+        "policy": args.policy + (f" ({args.path})" if args.path else "") + (", GMPG" if args.algorithm == "GMPG" else ""),
         "beta": model.beta,
         "seed": seed,
         "steps": model.num_timesteps,
@@ -91,8 +93,88 @@ def train(args: argparse.Namespace, seed: int) -> None:
         "episodes": args.episodes,
         "curve": curve,
     }
+    write(row)
+
+
+def both_scores(model: GMPG | GMPO, env_id: str, episodes: int) -> dict[str, dict[str, float]]:
+    return {name: evaluate(model, env_id, episodes, name == "deterministic") for name in ("deterministic", "sampled")}
+
+
+def pretrained_path(dataset: str, seed: int) -> Path:
+    return MODELS / f"pretrained-{dataset.replace('/', '-')}-{seed}.zip"
+
+
+def write(row: dict[str, object]) -> None:
+    print(row, flush=True)
     with RESULTS.open("a") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def pretrain(args: argparse.Namespace, seed: int) -> None:
+    """Behaviour model and critics, which any number of runs of `improve` start from: GMPG's first phase alone."""
+    data = load_dataset(args.dataset)
+    model = GMPG("FlowPolicy", data.env_id, dataset=data, seed=seed, pretraining_steps=args.steps)
+    start = time.perf_counter()
+    model.learn(args.steps, log_interval=None)
+    seconds = time.perf_counter() - start
+    model.save(pretrained_path(args.dataset, seed))
+    print(args.dataset, f"seed {seed}: {args.steps} steps, {seconds:.0f} s")
+
+
+def improve(args: argparse.Namespace, seed: int) -> None:
+    """The second phase of GMPG or GMPO from a pretrained model; --steps 0 scores the pretrained model, which is cloning."""
+    data = load_dataset(args.dataset)
+    given = {name: getattr(args, name) for name in ("beta", "target_kl", "kl_estimator") if getattr(args, name) is not None}
+    algorithm = {"GMPG": GMPG, "GMPO": GMPO}[args.algorithm]
+    model = algorithm(
+        "FlowPolicy", data.env_id, dataset=data, seed=seed, pretrained=pretrained_path(args.dataset, seed), **given
+    )
+    start = time.perf_counter()
+    if args.steps > 0:
+        model.learn(args.steps, log_interval=None)
+    seconds = time.perf_counter() - start
+    means = model.means.pop()
+    write(
+        {
+            "dataset": args.dataset,
+            "policy": (
+                f"{args.algorithm}, {args.steps} steps from a pretrained model" if args.steps > 0 else "pretrained model"
+            ),
+            "options": given,
+            "beta": means.get("beta", model.beta),
+            "seed": seed,
+            "steps": args.steps,
+            "seconds": seconds,
+            "ms_per_step": 1e3 * seconds / max(args.steps, 1),
+            "kl": means.get("kl"),
+            "threads": th.get_num_threads(),
+            "episodes": args.episodes,
+            "curve": [{"step": args.steps, **both_scores(model, data.env_id, args.episodes)}],
+        }
+    )
+
+
+def improvements() -> None:
+    """The table of `improve`: one line for each dataset and setting."""
+    groups = defaultdict(list)
+    for line in RESULTS.read_text().splitlines():
+        row = json.loads(line)
+        if "options" in row:
+            options = ", ".join(f"{name}={value}" for name, value in row["options"].items())
+            groups[row["dataset"], row["policy"], options].append(row)
+    print("| dataset | run | options | seeds | deterministic | sampled | KL | seconds |")
+    print("|---|---|---|---|---|---|---|---|")
+    for (dataset, policy, options), rows in sorted(groups.items()):
+        cells = []
+        for name in ("deterministic", "sampled"):
+            means = np.array([row["curve"][-1][name]["mean"] for row in rows])
+            cells.append(f"{means.mean():.1f} ± {means.std():.1f} ({', '.join(f'{mean:.0f}' for mean in means)})")
+        kl = np.mean([row["kl"] if row["kl"] is not None else np.nan for row in rows])
+        seconds = np.mean([row["seconds"] for row in rows])
+        print(
+            f"| `{dataset}` | {policy} | {options} | {len(rows)} | {cells[0]} | {cells[1]} | "
+            f"{'' if np.isnan(kl) else f'{kl:.2f}'} | {seconds:.0f} |"
+        )
 
 
 def reevaluate(candidates: int, episodes: int) -> None:
@@ -104,7 +186,7 @@ def reevaluate(candidates: int, episodes: int) -> None:
             continue
         model.policy.n_candidates = candidates
         env_id = load_dataset(model.dataset_name).env_id
-        scores = {name: evaluate(model, env_id, episodes, name == "deterministic") for name in ("deterministic", "sampled")}
+        scores = both_scores(model, env_id, episodes)
         row = {
             "dataset": model.dataset_name,
             "policy": f"{type(model.policy).__name__}, best of {candidates}",
@@ -114,16 +196,15 @@ def reevaluate(candidates: int, episodes: int) -> None:
             "episodes": episodes,
             "curve": [{"step": model.num_timesteps, **scores}],
         }
-        print(row, flush=True)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        write(row)
 
 
 def table() -> None:
     groups = defaultdict(list)
     for line in RESULTS.read_text().splitlines():
         row = json.loads(line)
-        groups[row["dataset"], row["policy"], row["beta"], row["steps"]].append(row)
+        if "options" not in row:
+            groups[row["dataset"], row["policy"], row["beta"], row["steps"]].append(row)
     print("| dataset | policy | steps | seeds | score, deterministic | score, sampled | ms per step |")
     print("|---|---|---|---|---|---|---|")
     for (dataset, policy, beta, steps), rows in sorted(groups.items()):
@@ -131,7 +212,7 @@ def table() -> None:
         for name in ("deterministic", "sampled"):
             means = np.array([row["curve"][-1][name]["mean"] for row in rows])
             cells.append(f"{means.mean():.1f} ± {means.std():.1f} ({', '.join(f'{mean:.0f}' for mean in means)})")
-        label = f"GMPO, {policy}" if beta > 0 else f"cloning, {policy}"
+        label = policy if "GMPG" in policy else f"GMPO, {policy}" if beta > 0 else f"cloning, {policy}"
         speed = np.mean([row.get("ms_per_step", np.nan) for row in rows])
         print(f"| `{dataset}` | {label} | {steps:,} | {len(rows)} | {cells[0]} | {cells[1]} | {speed:.1f} |")
 
@@ -173,6 +254,7 @@ def main() -> None:
     picture.add_argument("--path", type=Path, default=RESULTS.with_suffix(".png"))
     run = commands.add_parser("train", help="train and evaluate")
     run.add_argument("--dataset", required=True)
+    run.add_argument("--algorithm", choices=["GMPO", "GMPG"], default="GMPO")
     run.add_argument("--policy", default="FlowPolicy")
     run.add_argument("--path", default=None, help="path of a DiffusionPolicy")
     run.add_argument("--beta", type=float, default=None, help="default: GMPO's; 0 clones")
@@ -181,16 +263,32 @@ def main() -> None:
     run.add_argument("--episodes", type=int, default=50)
     run.add_argument("--evaluations", type=int, default=4, help="points of the learning curve")
     run.add_argument("--threads", type=int, default=1)
+    first = commands.add_parser("pretrain", help="train behaviour model and critics, for `improve`")
+    second = commands.add_parser("improve", help="train and evaluate a policy from a pretrained model")
+    second.add_argument("--algorithm", choices=["GMPG", "GMPO"], default="GMPG")
+    second.add_argument("--beta", type=float, default=None)
+    second.add_argument("--target-kl", type=float, default=None)
+    second.add_argument("--kl-estimator", default=None)
+    second.add_argument("--episodes", type=int, default=50)
+    for command, steps in ((first, 100_000), (second, 1000)):
+        command.add_argument("--dataset", required=True)
+        command.add_argument("--steps", type=int, default=steps)
+        command.add_argument("--seeds", type=int, nargs="+", default=[0])
+        command.add_argument("--threads", type=int, default=1)
+    commands.add_parser("improvements", help="print what `improve` gave as a Markdown table, spread over seeds")
     args = parser.parse_args()
     if args.command == "table":
         return table()
+    if args.command == "improvements":
+        return improvements()
     if args.command == "plot":
         return plot(args.path)
     if args.command == "evaluate":
         return reevaluate(args.candidates, args.episodes)
     th.set_num_threads(args.threads)
+    run_seed = {"train": train, "pretrain": pretrain, "improve": improve}[args.command]
     for seed in args.seeds:
-        train(args, seed)
+        run_seed(args, seed)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SHORT = {
+    "bandit_2d.py": ["--pretraining-steps", "20", "--gmpo-steps", "5", "--gmpg-steps", "2"],
     "densities_2d.py": ["--steps", "20", "--resolution", "20"],
     "demo.py": ["--steps", "20", "--episodes", "2", "--folder", "out"],
     "own_arrays.py": ["--steps", "20"],

@@ -199,7 +199,7 @@ def test_a_good_guess_saves_jacobians_and_gives_the_same_inverse():
         return x + 0.3 * model.velocity(th.full((1, 1), 0.5, dtype=th.float64), x, CONDITION)
 
     y = function(NOISE).detach()
-    guess, matrix = jacobian(lambda x: function(x, other), NOISE)
+    _, matrix = jacobian(lambda x: function(x, other), NOISE)
     calls.clear()
     x, found = invert(function, y, (NOISE + 0.01, matrix.detach()))
     assert found.all() and len(calls) < 12

@@ -162,7 +162,6 @@ class GenerativePolicy(SamplingPolicy):
         self.actor_ema = self.make_actor()
         self.actor_ema.load_state_dict(self.actor.state_dict())
         self.actor_ema.set_training_mode(False)
-        self.behaviour = self._make_behaviour() if self.behaviour_model else None
         # With a shared extractor, the critics' losses do not reach it (see SB3's SAC)
         shared = self.actor.features_extractor if self.share_features_extractor else None
         self.critic = self.make_critic(shared)
@@ -176,6 +175,8 @@ class GenerativePolicy(SamplingPolicy):
             network.optimizer = self.optimizer_class(own, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
         # Target networks should always be in eval mode
         self.critic_target.set_training_mode(False)
+        # Last, so that the others start from the same random numbers with and without it
+        self.behaviour = self._make_behaviour() if self.behaviour_model else None
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         return NormalizedExtractor(self.observation_space, self.normalizer, super().make_features_extractor())
