@@ -83,7 +83,7 @@ def main() -> None:
         f"GMPG, beta={args.beta:g}": gmpg.predict(states)[0],
         f"GMPG, beta={10 * args.beta:g}": greedy.predict(states)[0],
     }
-    figure, axes = plt.subplots(1, len(panels), figsize=(3 * len(panels), 3.2), sharex=True, sharey=True)
+    figure, axes = plt.subplots(1, len(panels), figsize=(3 * len(panels), 3.7), sharex=True, sharey=True)
     for ax, (name, actions) in zip(axes, panels.items(), strict=True):
         print(describe(name, actions))
         ax.plot(*actions.T, ".", markersize=1.5, alpha=0.4)

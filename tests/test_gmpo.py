@@ -110,6 +110,58 @@ def test_modes_are_reweighted_by_the_exponential_of_their_reward(policy, beta, s
     assert (np.abs(np.abs(drawn) - 0.6) < 0.3).mean() > 0.9
 
 
+@pytest.fixture(scope="module")
+def pretrained_modes():
+    """Modes at -0.6 and 0.6, half the data each, rewards 0 and 1: behaviour model and critics."""
+    rng = np.random.default_rng(0)
+    better = rng.random(3000) < 0.5
+    data = one_step_data(np.where(better, 0.6, -0.6)[:, None] + rng.normal(0, 0.1, (3000, 1)), better.astype(float))
+    arch = dict(net_arch=dict(pi=[64, 64], qf=[32, 32], vf=[8]))
+    return data, small_gmpo(data, beta=0.0, reward_transform=None, policy_kwargs=arch).learn(1500)
+
+
+@pytest.mark.parametrize("redraw", [True, False])
+@pytest.mark.parametrize("coupling", ["independent", "optimal_transport"])
+def test_softmax_over_behaviour_actions_reweights_the_modes(pretrained_modes, redraw, coupling):
+    """To the share that self-normalised weights over eight of the behaviour model's own actions give, worked out in numpy."""
+    data, source = pretrained_modes
+    actions, _ = source.predict(np.zeros((16_000, 1), np.float32))
+    q_values = th.cat(source.critic(th.zeros(16_000, 1), th.tensor(actions)), dim=1).amin(dim=1).detach().numpy()
+    weights = np.exp(1.5 * q_values).reshape(-1, 8)
+    expected = ((weights * (actions > 0).reshape(-1, 8)).sum(1) / weights.sum(1)).mean()
+    assert 0.7 < expected < 0.818  # an infinite number of actions would give exp(1.5) / (1 + exp(1.5))
+    arch = {**SMALL, "net_arch": source.policy_kwargs["net_arch"], "coupling": coupling}
+    options = dict(weighting="softmax", beta=1.5, redraw_actions=redraw, pretrained=source, n_actions=8)
+    model = GMPO("FlowPolicy", policy_kwargs=arch, seed=1, batch_size=64, **options).learn(600, dataset=data)
+    drawn, _ = model.predict(np.zeros((4000, 1), np.float32))
+    assert (drawn > 0).mean() == pytest.approx(expected, abs=0.04)
+
+
+@pytest.mark.parametrize("redraw", [True, False])
+def test_softmax_has_a_first_phase_of_its_own_and_resumes_in_it(arrays, tmp_path, redraw):
+    def make():
+        return small_gmpo(arrays, weighting="softmax", n_actions=3, redraw_actions=redraw)
+
+    whole = make().learn(12)
+    assert whole.pretraining_steps == 6
+    for stop in (4, 9):
+        make().learn(12, callback=lambda scope, _, stop=stop: scope["self"].num_timesteps < stop).save(tmp_path / "stopped")
+        resumed = GMPO.load(tmp_path / "stopped").learn(12 - stop, reset_num_timesteps=False, dataset=arrays)
+        np.testing.assert_array_equal(resumed.policy.parameters_to_vector(), whole.policy.parameters_to_vector())
+
+
+def test_behaviour_actions_drawn_once_are_those_of_their_rows(arrays):
+    """Q and actions of a row are the same at every draw, and its own: compared with the critic asked afresh."""
+    model = small_gmpo(arrays, weighting="softmax", n_actions=3, redraw_actions=False, pretraining_steps=1).learn(3)
+    rows = th.tensor([5, 0, 5])
+    batch = model.replay_buffer.rows(rows)
+    first, again = (model._behaviour_actions.draw(rows, batch, model.replay_buffer, None, model.generator) for _ in range(2))
+    assert th.equal(first.actions, again.actions) and th.equal(first.actions[0], first.actions[2])
+    for k in range(3):
+        q_values = th.cat(model.critic(batch.observations, first.actions[:, k]), dim=1).amin(dim=1)
+        np.testing.assert_allclose(first.q_values[:, k], q_values.detach(), rtol=1e-4)
+
+
 @pytest.mark.parametrize(("terminal", "value"), [(1.0, 1.0), (0.0, 5.0)])
 def test_truncated_rows_bootstrap_and_terminated_rows_do_not(terminal, value):
     """A state that leads to itself with reward 1: worth 1 if that ends it, 1 / (1 - gamma) = 5 if it was merely cut off."""
