@@ -2,16 +2,20 @@
 What a gradient step of GMPG costs, and how far its log pi and its gradient are off, with the paper's network.
 
     python -m benchmarks.gmpg
+    python -m benchmarks.gmpg --fixed-points
 
 A U-shaped network of 1.6 million parameters (three action dimensions, eleven of the state), batch 256, one thread. The
 behaviour model is matched to a mixture for some hundred steps, and the policy trained away from it for some more. Errors are
 against the continuous flow in float64 with many rk4 steps, on a part of the batch. The published implementation solves 999
 Euler steps three times for a step; what it takes here follows from its measured time on a machine with a known rate of matrix
 products.
+
+--fixed-points: where the loss settles on the linear-Gaussian problem, whose optimum is known.
 """
 
 import argparse
 import copy
+import math
 import time
 from collections.abc import Callable
 
@@ -29,6 +33,7 @@ from sb3_genpolicy.generative import (
     UShapedMLP,
 )
 from sb3_genpolicy.generative.kl import Conditioned
+from tests.test_gmpg import MEAN, STD, settle
 
 DIM, STATE = 3, 11
 # Seconds of the published step at batch 256 and its Euler steps, at this rate of float32 products
@@ -103,13 +108,32 @@ def kl_gradient(
     return found, samples[-1].x1.detach(), None if log_model is None else log_model.detach()
 
 
+def fixed_points() -> None:
+    detached = OdeKL(Likelihood(sampler=Sampler("midpoint", 16)), detached=True)
+    quadrature = OdeKL(Likelihood(sampler=Sampler()))
+    print(
+        "| beta | optimum | discrete | path, 10 steps | path, 40 steps | ode, 5 midpoint steps | detached, 16 midpoint steps |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name, beta in (("0", 0.0), ("ln 2", math.log(2.0)), ("4 ln 2", 4.0 * math.log(2.0))):
+        variance = 1.0 / (1.0 / STD**2 + beta)
+        cells = [(variance * (MEAN / STD**2 + beta), math.sqrt(variance))]
+        for estimator in (DiscreteKL(), PathKL(10), PathKL(40), quadrature):
+            cells.append(settle(estimator, beta, Sampler(), iterations=200, rows=127))
+        cells.append(settle(detached, beta, Sampler("midpoint", 16), rows=127))
+        print(f"| {name} | " + " | ".join(f"N({mean:.3f}, {std:.3f}²)" for mean, std in cells) + " |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=400, help="of matching")
     parser.add_argument("--rows", type=int, default=256, help="rows whose gradient is compared")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--fixed-points", action="store_true")
     args = parser.parse_args()
     th.set_num_threads(1)
+    if args.fixed_points:
+        return fixed_points()
     th.manual_seed(0)
     path = LinearPath()
     behaviour = GenerativeModel(UShapedMLP(DIM, STATE, [512, 256, 128]), path, "velocity", DIM)

@@ -222,7 +222,7 @@ def plot(path: Path) -> None:
     for line in RESULTS.read_text().splitlines():
         row = json.loads(line)
         if len(row["curve"]) == 1:
-            # A saved model evaluated again, no curve
+            # A saved model evaluated again, or one that started from a pretrained model: no curve
             continue
         label = f"GMPO, {row['policy']}" if row["beta"] > 0 else "cloning"
         curves[row["dataset"]].append((label, [0, *(point["step"] for point in row["curve"])], row["curve"]))
@@ -239,6 +239,28 @@ def plot(path: Path) -> None:
         axis.set(title=dataset, xlabel="gradient steps", ylabel="normalised score, deterministic", ylim=(0, None))
         handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
         axis.legend(handles.values(), handles.keys(), fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+
+
+def sweep(dataset: str, path: Path) -> None:
+    """Draw score and KL against beta, of runs of `improve` with a fixed beta."""
+    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    rows = [row for row in rows if row["dataset"] == dataset and "beta" in row.get("options", {}) and row["kl"] is not None]
+    rows.sort(key=lambda row: row["beta"])
+    betas = [row["beta"] for row in rows]
+    figure, (scores, divergence) = plt.subplots(1, 2, figsize=(8, 3.4))
+    for name, marker in (("deterministic", "o"), ("sampled", "s")):
+        points = [row["curve"][-1][name] for row in rows]
+        errors = [point["std"] / np.sqrt(row["episodes"]) for point, row in zip(points, rows, strict=True)]
+        scores.errorbar(betas, [point["mean"] for point in points], errors, marker=marker, capsize=3, label=name)
+    data = load_dataset(dataset)
+    behaviour = normalized_score(data.episode_returns(), data.reference_scores).mean()
+    scores.axhline(behaviour, color="grey", linestyle="--", label="behaviour")
+    scores.set(xscale="log", xlabel="beta", ylabel="normalised score", title=dataset, ylim=(0, None))
+    scores.legend(fontsize=8)
+    divergence.plot(betas, [row["kl"] for row in rows], marker="o")
+    divergence.set(xscale="log", yscale="log", xlabel="beta", ylabel="KL from the behaviour model, nats")
     figure.tight_layout()
     figure.savefig(path, dpi=90)
 
@@ -275,12 +297,17 @@ def main() -> None:
         command.add_argument("--steps", type=int, default=steps)
         command.add_argument("--seeds", type=int, nargs="+", default=[0])
         command.add_argument("--threads", type=int, default=1)
+    curve = commands.add_parser("sweep", help="draw score and KL against beta, of what `improve --beta` gave")
+    curve.add_argument("--dataset", required=True)
+    curve.add_argument("--path", type=Path, default=RESULTS.with_name("beta_sweep.png"))
     commands.add_parser("improvements", help="print what `improve` gave as a Markdown table, spread over seeds")
     args = parser.parse_args()
     if args.command == "table":
         return table()
     if args.command == "improvements":
         return improvements()
+    if args.command == "sweep":
+        return sweep(args.dataset, args.path)
     if args.command == "plot":
         return plot(args.path)
     if args.command == "evaluate":

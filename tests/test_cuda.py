@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_genpolicy import GMPO
+from sb3_genpolicy import GMPG, GMPO
 from sb3_genpolicy.generative import SOLVERS, Likelihood, Sampler
 from tests.conftest import SMALL
 
@@ -65,3 +65,24 @@ def test_solvers_and_likelihoods_give_on_a_gpu_what_they_give_on_a_cpu(arrays, t
 def test_optimal_transport_trains_on_a_gpu(arrays):
     kwargs = dict(coupling="optimal_transport", network="unet", net_arch=dict(pi=[16, 8]))
     assert GMPO("FlowPolicy", dataset=arrays, policy_kwargs=kwargs, seed=0, device="cuda").learn(5).num_timesteps == 5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(dict(kl_estimator=name) for name in ("path", "discrete", "ode")),
+        dict(gradient_estimator="reinforce_softmax", n_actions=3),
+        dict(target_kl=0.1),
+    ],
+    ids=str,
+)
+def test_gmpg_trains_saves_and_resumes_on_a_gpu(arrays, tmp_path, options):
+    def run(steps):
+        model = GMPG("FlowPolicy", dataset=arrays, policy_kwargs=SMALL, pretraining_steps=5, seed=0, device="cuda", **options)
+        return model.learn(steps)
+
+    run(8).save(tmp_path / "model")
+    resumed = GMPG.load(tmp_path / "model", device="cuda").learn(4, reset_num_timesteps=False, dataset=arrays)
+    for mine, whole in zip(resumed.policy.parameters(), run(12).policy.parameters(), strict=True):
+        th.testing.assert_close(mine, whole, rtol=1e-3, atol=1e-4)
+    assert GMPG.load(tmp_path / "model", device="cpu").predict(np.zeros((2, 3), np.float32))[0].shape == (2, 2)

@@ -322,8 +322,8 @@ def test_a_kl_target_is_held_by_beta(pretrained_bandit):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("estimator", ["discrete", "path"])
-def test_no_estimate_falls_below_zero_in_a_long_run(pretrained_bandit, estimator):
+@pytest.mark.parametrize(("estimator", "steps"), [("discrete", 1500), ("path", 4000)])
+def test_no_estimate_falls_below_zero_in_a_long_run(pretrained_bandit, estimator, steps):
     """The quadrature's did, to -44 nats: a policy learns to exploit whatever error there is."""
     model = GMPG("FlowPolicy", pretrained=pretrained_bandit, beta=4.0, policy_learning_rate=1e-3, kl_estimator=estimator)
     lowest = []
@@ -334,8 +334,8 @@ def test_no_estimate_falls_below_zero_in_a_long_run(pretrained_bandit, estimator
                 lowest.append(self.model.means.pop()["kl"])
             return True
 
-    model.learn(3000, callback=Watch(), dataset=bandit(), log_interval=None)
-    assert len(lowest) == 60 and min(lowest) > -0.05
+    model.learn(steps, callback=Watch(), dataset=bandit(), log_interval=None)
+    assert len(lowest) == steps // 50 and min(lowest) > -0.05
 
 
 # Stability

