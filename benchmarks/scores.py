@@ -261,6 +261,9 @@ def sweep(dataset: str, path: Path) -> None:
     scores.legend(fontsize=8)
     divergence.plot(betas, [row["kl"] for row in rows], marker="o")
     divergence.set(xscale="log", yscale="log", xlabel="beta", ylabel="KL from the behaviour model, nats")
+    for axis in (scores, divergence):
+        axis.set_xticks(betas, [f"{beta:g}" for beta in betas])
+        axis.minorticks_off()
     figure.tight_layout()
     figure.savefig(path, dpi=90)
 

@@ -212,6 +212,13 @@ def test_the_first_phase_is_cloning_with_critics(arrays):
     assert same_state(dict(model.behaviour.state_dict()), dict(clone.actor_ema.state_dict()))
 
 
+def test_the_policy_starts_as_a_copy_of_the_averaged_model_with_a_fresh_optimizer(arrays):
+    clone = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL, seed=0, beta=0.0).learn(10)
+    model = small_gmpg(arrays, policy_learning_rate=0.0).learn(11)
+    assert same_state(dict(model.actor.state_dict()), dict(clone.actor_ema.state_dict()))
+    assert {int(state["step"]) for state in model.actor.optimizer.state.values()} == {1}
+
+
 def test_four_fifths_of_the_first_learn_are_pretraining(arrays):
     model = small_gmpg(arrays, pretraining_steps=None).learn(10)
     assert model.pretraining_steps == 8 and model._updates_before_policy == 8

@@ -173,6 +173,7 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         self._normalizer_is_fitted = source.settings["_normalizer_is_fitted"]
         if self.dataset_name is None:
             self.dataset_name = source.settings["dataset_name"]
+        self.reference_scores = source.settings["reference_scores"]
         self.pretraining_finished = True
 
     def _check_same_kind(self, source: Pretrained) -> None:
