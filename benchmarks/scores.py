@@ -246,7 +246,8 @@ def plot(path: Path) -> None:
 def sweep(dataset: str, path: Path) -> None:
     """Draw score and KL against beta, of runs of `improve` with a fixed beta."""
     rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    rows = [row for row in rows if row["dataset"] == dataset and "beta" in row.get("options", {}) and row["kl"] is not None]
+    rows = [row for row in rows if row["dataset"] == dataset and list(row.get("options", {})) == ["beta"]]
+    rows = [row for row in rows if row["kl"] is not None]
     rows.sort(key=lambda row: row["beta"])
     betas = [row["beta"] for row in rows]
     figure, (scores, divergence) = plt.subplots(1, 2, figsize=(8, 3.4))

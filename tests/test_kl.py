@@ -20,6 +20,7 @@ from sb3_genpolicy.generative import (
     PathKL,
     Sampler,
     VPPath,
+    inversion,
 )
 from sb3_genpolicy.generative.inversion import invert, jacobian
 from sb3_genpolicy.generative.kl import Conditioned
@@ -190,19 +191,19 @@ def test_rows_that_the_reference_cannot_reach_are_marked_and_leave_the_rest_alon
     assert th.isfinite(shift.bias.grad).all() and shift.bias.grad.abs() > 0
 
 
-def test_a_good_guess_saves_jacobians_and_gives_the_same_inverse():
+def test_a_good_guess_saves_jacobians_and_gives_the_same_inverse(monkeypatch):
     model = non_linear_model(LinearPath(), "velocity")
-    other, calls = moved(model, 0.01), []
+    other = moved(model, 0.01)
 
     def function(x, model=model):
-        calls.append(1)
         return x + 0.3 * model.velocity(th.full((1, 1), 0.5, dtype=th.float64), x, CONDITION)
 
     y = function(NOISE).detach()
     _, matrix = jacobian(lambda x: function(x, other), NOISE)
-    calls.clear()
-    x, found = invert(function, y, (NOISE + 0.01, matrix.detach()))
-    assert found.all() and len(calls) < 12
+    with monkeypatch.context() as patch:
+        patch.delattr(inversion, "_newton")
+        x, found = invert(function, y, (NOISE + 0.01, matrix.detach()))
+    assert found.all()
     np.testing.assert_allclose(x, NOISE, atol=1e-9)
     # A useless one falls back on Newton's method
     x, found = invert(function, y, (NOISE + 5.0, -matrix.detach()))
