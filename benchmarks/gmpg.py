@@ -32,7 +32,7 @@ from sb3_genpolicy.generative import (
     Sampler,
     UShapedMLP,
 )
-from sb3_genpolicy.generative.kl import Conditioned
+from sb3_genpolicy.generative.kl import Conditioned, Draws
 from tests.test_gmpg import MEAN, STD, settle
 
 DIM, STATE = 3, 11
@@ -100,7 +100,7 @@ def kl_gradient(
 
     def loss() -> th.Tensor:
         sides = Conditioned(policy, states), Conditioned(behaviour, states)
-        samples.append(estimator.of_samples(*sides, noise, sampler, th.Generator().manual_seed(0)))
+        samples.append(estimator.of_samples(*sides, Draws(noise, sampler, th.Generator().manual_seed(0))))
         return samples[-1].log_ratio.mean()
 
     found = gradient(policy, loss)

@@ -14,7 +14,8 @@ from torch import nn
 
 from sb3_genpolicy import GMPG, GMPO
 from sb3_genpolicy.generative import DiscreteKL, GenerativeModel, Likelihood, LinearPath, OdeKL, PathKL, Sampler
-from sb3_genpolicy.generative.kl import Conditioned
+from sb3_genpolicy.generative.kl import Conditioned, Draws, KLSample
+from sb3_genpolicy.generative.solvers import sde_steps
 from sb3_genpolicy.gmpg.losses import pathwise_loss, reinforce_loss, reinforce_softmax_loss
 from tests.closed_forms import GaussianMixture
 from tests.conftest import SMALL, make_arrays
@@ -66,17 +67,15 @@ def test_gradient_of_the_whole_loss_agrees_with_finite_differences(arrays, polic
         model.generator.manual_seed(3)
         return model.policy_loss(Batch()).loss
 
-    model.actor.zero_grad()
+    model.policy.zero_grad()
     loss().backward()
     for index, parameter in enumerate(model.actor.model.parameters()):
         direction = th.randn(parameter.shape, generator=th.Generator().manual_seed(index), dtype=th.float64)
         expected = directional_difference(lambda: loss().detach(), parameter, direction)
         assert (parameter.grad * direction).sum().item() == pytest.approx(expected, rel=1e-2, abs=1e-6)
     # Critics and behaviour model collect nothing in the policy's step (the published code's do)
-    frozen = [*model.critic.parameters(), *model.behaviour.parameters(), *model.value_net.parameters()]
-    assert all(
-        parameter.grad is None or parameter.grad.abs().max() == 0 or not parameter.requires_grad for parameter in frozen
-    )
+    for network in (model.critic, model.behaviour, model.value_net):
+        assert all(parameter.grad is None for parameter in network.parameters())
 
 
 def test_score_function_estimates_the_gradient_of_the_kl_divergence():
@@ -100,8 +99,6 @@ def test_score_function_estimates_the_gradient_of_the_kl_divergence():
 
 
 def _sample(x, log_ratio):
-    from sb3_genpolicy.generative.kl import KLSample
-
     return KLSample(x[:, None], log_ratio, th.ones_like(x, dtype=th.bool), None, None)
 
 
@@ -140,7 +137,9 @@ def settle(estimator, beta, sampler, iterations=100, rows=31):
     schedule = th.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     generator = th.Generator().manual_seed(0)
     for _ in range(iterations):
-        sample = estimator.of_samples(Conditioned(policy, nothing), Conditioned(behaviour, nothing), noise, sampler, generator)
+        sample = estimator.of_samples(
+            Conditioned(policy, nothing), Conditioned(behaviour, nothing), Draws(noise, sampler, generator)
+        )
         loss = pathwise_loss(sample, -beta * (sample.x1[:, 0] - 1.0).square() / 2)
         optimizer.zero_grad()
         loss.backward()
@@ -159,16 +158,32 @@ def test_the_linear_gaussian_problem_is_solved(beta, mean, std):
     assert settle(DiscreteKL(), beta, Sampler()) == (pytest.approx(mean, abs=0.02), pytest.approx(std, abs=0.02))
 
 
+class SquaresAlongTheFlow(PathKL):
+    """The sum of squares of `path`, taken along the deterministic flow: no divergence, as nothing pays for lost entropy."""
+
+    def of_samples(self, model, reference, draws):
+        x, total = draws.noise, 0.0
+        for step in sde_steps(Sampler("sde", self.steps), model.model.path, x):
+            velocity = model.velocity(step.t, x)
+            difference = step.slope * (velocity - reference.velocity(step.t, x))
+            total = total + (0.5 * step.length / step.squared_diffusion * difference.square()).sum(dim=1)
+            x = x + step.length * velocity
+        return KLSample(x, total, th.ones_like(total, dtype=th.bool), None, None)
+
+
 def test_the_path_divergence_is_near_the_optimum_and_squares_along_the_flow_are_not():
     mean, std = settle(PathKL(20), math.log(2), Sampler(), iterations=300)
     assert mean == pytest.approx(0.352, abs=0.05) and std == pytest.approx(0.897, abs=0.1)
+    _, contracted = settle(SquaresAlongTheFlow(20), math.log(2), Sampler("euler", 20), iterations=300)
+    assert contracted < 0.6
 
 
-def test_the_detached_gradient_settles_elsewhere():
-    """At what was measured of the published code: a spread too small by a tenth, off even for beta = 0."""
+@pytest.mark.parametrize(("beta", "mean"), [(math.log(2), 0.352), (4 * math.log(2), 0.758)])
+def test_the_detached_gradient_settles_elsewhere(beta, mean):
+    """Its mean falls short, as was measured of the published code (0.233 for beta = ln 2)."""
     estimator = OdeKL(Likelihood(sampler=Sampler("midpoint", 8)), detached=True)
-    mean, std = settle(estimator, math.log(2), Sampler("midpoint", 8))
-    assert abs(mean - 0.352) > 0.05 or abs(std - 0.897) > 0.05
+    settled, _ = settle(estimator, beta, Sampler("midpoint", 8))
+    assert settled < mean - 0.03
 
 
 # Phases
@@ -398,8 +413,8 @@ def test_a_model_or_its_file_hands_over_behaviour_and_critics(arrays, tmp_path):
     later = GMPG.load(tmp_path / "first").learn(5, reset_num_timesteps=False, dataset=arrays)
     for source in (first, later, tmp_path / "first.zip", str(tmp_path / "first")):
         for algorithm, options in ((GMPG, {}), (GMPO, {}), (GMPO, dict(weighting="softmax", n_actions=3))):
-            policy = "DiffusionPolicy" if algorithm is GMPG else type(first.policy)
-            model = algorithm(policy, pretrained=source, seed=4, **options)
+            # GMPO's own default would be a noise network on another path
+            model = algorithm("DiffusionPolicy", pretrained=source, seed=4, **options)
             assert model.policy.path.__class__.__name__ == "CosinePath" and model.reward_function == first.reward_function
             assert same_state(dict(model.actor.state_dict()), behaviour) and not model.pretraining
             model.learn(3, dataset=arrays)
@@ -407,6 +422,14 @@ def test_a_model_or_its_file_hands_over_behaviour_and_critics(arrays, tmp_path):
             assert not same_state(dict(model.actor.state_dict()), behaviour)
     # The source stays as it is
     assert same_state(dict(first.actor_ema.state_dict()), behaviour)
+
+
+def test_beta_may_be_changed_on_loading(arrays, tmp_path):
+    small_gmpg(arrays, pretraining_steps=0).learn(2).save(tmp_path / "model")
+    changed = GMPG.load(tmp_path / "model", beta=7.0).learn(1, dataset=arrays)
+    assert changed.means.pop()["beta"] == pytest.approx(7.0)
+    changed.beta = 3.0
+    assert changed.scaled(th.ones(1)).item() == pytest.approx(3.0)
 
 
 def test_a_clone_hands_over_and_other_models_are_refused(arrays, tmp_path):
@@ -419,7 +442,7 @@ def test_a_clone_hands_over_and_other_models_are_refused(arrays, tmp_path):
         GMPG("FlowPolicy", pretrained=weighted)
     # GMPO's advantage weights need its critics alone
     assert same_state(dict(GMPO("FlowPolicy", pretrained=weighted).critic.state_dict()), dict(weighted.critic.state_dict()))
-    with pytest.raises(ValueError, match=r"another path \(LinearPath\) than this one \(VPPath\)"):
+    with pytest.raises(ValueError, match=r"another path \(LinearPath\(.*\)\) than this one \(VPPath\("):
         GMPG("DiffusionPolicy", pretrained=clone)
     with pytest.raises(ValueError, match=r"another network: .* shape \(32, .* there and \(8, "):
         GMPG("FlowPolicy", pretrained=clone, policy_kwargs=dict(net_arch=[8]))

@@ -23,7 +23,7 @@ from sb3_genpolicy.generative import (
     inversion,
 )
 from sb3_genpolicy.generative.inversion import invert, jacobian
-from sb3_genpolicy.generative.kl import Conditioned
+from sb3_genpolicy.generative.kl import Conditioned, Draws
 from tests.closed_forms import GaussianMixture, central_difference
 from tests.test_likelihood import non_linear_model
 
@@ -67,12 +67,12 @@ def test_divergence_of_gaussians(path, estimator, tolerance):
     exact = 2 * math.log(0.7 / 0.4) + (2 * 0.4**2 + 0.3**2 + 0.2**2) / (2 * 0.7**2) - 1.0
     noise = th.randn(4000, 2, dtype=th.float64, generator=th.Generator().manual_seed(0))
     generator = th.Generator().manual_seed(1)
-    sample = estimator.of_samples(policy, reference, noise, Sampler(), generator)
+    sample = estimator.of_samples(policy, reference, Draws(noise, Sampler(), generator))
     assert sample.log_ratio.mean().item() == pytest.approx(exact, abs=tolerance)
     assert sample.found.all()
     np.testing.assert_allclose(sample.x1.mean(0), [0.3, -0.2], atol=0.03)
     # From samples of the other side: the ratio's mean there is minus the divergence the other way round
-    back = estimator.of_reference_samples(reference, policy, noise, Sampler(), generator)
+    back = estimator.of_reference_samples(reference, policy, Draws(noise, Sampler(), generator))
     # Not symmetric (1.35 the other way round), so that the sides are told apart
     assert back.log_ratio.mean().item() == pytest.approx(-exact, abs=max(0.08, tolerance))
 
@@ -81,7 +81,7 @@ def test_divergence_of_gaussians(path, estimator, tolerance):
 def test_equal_models_have_no_divergence(name):
     """In every row, not on average; with three steps the quadrature of `ode` is not its own inverse, and says so."""
     model = non_linear_model(LinearPath(), "velocity")
-    sample = ESTIMATORS[name].of_samples(Conditioned(model, CONDITION), Conditioned(model, CONDITION), NOISE, SAMPLER)
+    sample = ESTIMATORS[name].of_samples(Conditioned(model, CONDITION), Conditioned(model, CONDITION), Draws(NOISE, SAMPLER))
     worst = sample.log_ratio.abs().max()
     assert (worst > 1e-4) if name.startswith("ode") else (worst < 1e-8)
 
@@ -90,7 +90,7 @@ def test_path_divergence_is_positive_in_every_row():
     model = non_linear_model(CosinePath(), "velocity")
     for size in (1e-3, 0.1, 1.0):
         sample = PathKL(5).of_samples(
-            Conditioned(moved(model, size), CONDITION), Conditioned(model, CONDITION), NOISE, SAMPLER
+            Conditioned(moved(model, size), CONDITION), Conditioned(model, CONDITION), Draws(NOISE, SAMPLER)
         )
         assert (sample.log_ratio > 0).all()
 
@@ -99,7 +99,9 @@ def test_path_ratio_of_reference_samples_is_that_of_the_chains_gaussian_steps():
     """By another route: the log-densities of the very chain under both models, from torch's Normal."""
     model, steps = non_linear_model(LinearPath(), "velocity"), 4
     policy, reference = Conditioned(moved(model), CONDITION), Conditioned(model, CONDITION)
-    sample = PathKL(steps, "uniform").of_reference_samples(policy, reference, NOISE, SAMPLER, th.Generator().manual_seed(0))
+    sample = PathKL(steps, "uniform").of_reference_samples(
+        policy, reference, Draws(NOISE, SAMPLER, th.Generator().manual_seed(0))
+    )
     generator, x, ratio = th.Generator().manual_seed(0), NOISE, 0.0
     for k in range(steps):
         t, h = th.tensor(k / steps, dtype=th.float64), 1 / steps
@@ -128,7 +130,7 @@ def test_gradients_agree_with_finite_differences(name, path, prediction, side):
 
     def value(condition=CONDITION):
         generator = th.Generator().manual_seed(2)
-        sample = getattr(ESTIMATORS[name], side)(Conditioned(model, condition), reference, NOISE, SAMPLER, generator)
+        sample = getattr(ESTIMATORS[name], side)(Conditioned(model, condition), reference, Draws(NOISE, SAMPLER, generator))
         assert sample.found.all()
         return (sample.log_ratio + (sample.x1 - 0.5).square().sum(dim=1)).mean()
 
@@ -159,7 +161,9 @@ def test_the_detached_gradient_is_another():
     likelihood, values, gradients = Likelihood(sampler=Sampler("rk4", 16)), [], []
     for detached in (False, True):
         model = moved(base).requires_grad_()
-        sample = OdeKL(likelihood, detached).of_samples(Conditioned(model, CONDITION), reference, NOISE, Sampler("rk4", 16))
+        sample = OdeKL(likelihood, detached).of_samples(
+            Conditioned(model, CONDITION), reference, Draws(NOISE, Sampler("rk4", 16))
+        )
         sample.log_ratio.mean().backward()
         values.append(sample.log_ratio.detach())
         gradients.append(th.cat([parameter.grad.flatten() for parameter in model.parameters()]))
@@ -182,7 +186,7 @@ def test_rows_that_the_reference_cannot_reach_are_marked_and_leave_the_rest_alon
     policy = Conditioned(GenerativeModel(network, path, "velocity", 1), th.zeros(2, 0))
     noise = th.tensor([[-0.5], [2.0]], dtype=th.float64)  # to 0.5 and 3
     sampler = Sampler("euler", 1)
-    sample = DiscreteKL().of_samples(policy, Conditioned(bounded, th.zeros(2, 0)), noise, sampler)
+    sample = DiscreteKL().of_samples(policy, Conditioned(bounded, th.zeros(2, 0)), Draws(noise, sampler))
     assert sample.found.tolist() == [True, False] and sample.log_ratio[1] == 0.0
     source = math.atanh(0.25)
     log_mu = -0.5 * source**2 - math.log(2 * (1 - 0.25**2))
@@ -222,4 +226,4 @@ def test_estimators_that_cannot_be_are_refused():
         PathKL(step=3)
     model = Conditioned(non_linear_model(LinearPath(), "velocity"), CONDITION)
     with pytest.raises(ValueError, match=r"solver='dpm\+\+' has no log-probability"):
-        DiscreteKL().of_samples(model, model, NOISE, Sampler("dpm++"))
+        DiscreteKL().of_samples(model, model, Draws(NOISE, Sampler("dpm++")))

@@ -68,6 +68,16 @@ def expectile_loss(difference: th.Tensor, expectile: float) -> th.Tensor:
     return th.where(difference < 0, 1.0 - expectile, expectile) * difference.square()
 
 
+def smallest_q(critic: ContinuousCritic, observations: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+    """
+    :param critic: the twin Q
+    :param observations: batch first
+    :param actions: (batch_size, action_dim), scaled
+    :return: the minimum over the Qs, (batch_size, 1)
+    """
+    return th.cat(critic(observations, actions), dim=1).amin(dim=1, keepdim=True)
+
+
 class IQLLosses(NamedTuple):
     """
     :param value_loss: loss of V, a scalar
@@ -103,7 +113,7 @@ def iql_losses(
     :return: both losses, and the values that the policy's weights need
     """
     with th.no_grad():
-        target_q = th.cat(critic_target(batch.observations, batch.actions), dim=1).amin(dim=1, keepdim=True)
+        target_q = smallest_q(critic_target, batch.observations, batch.actions)
         next_value = value_net(batch.next_observations)
         q_regressand = batch.rewards + gamma * (1.0 - batch.dones) * next_value
     advantage = target_q - value_net(batch.observations)

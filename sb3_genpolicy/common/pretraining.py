@@ -11,17 +11,17 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import polyak_update
 from torch import nn
 
 from sb3_genpolicy.common.actor import GenerativeActor
-from sb3_genpolicy.common.critics import IQLLosses, iql_losses
+from sb3_genpolicy.common.critics import IQLLosses, iql_losses, smallest_q
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.envs import SpacesVecEnv
 from sb3_genpolicy.common.generative_policy import GenerativePolicy
 from sb3_genpolicy.common.guards import check_finite
 from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
+from sb3_genpolicy.generative import Path
 from sb3_genpolicy.generative.checks import check_number
 
 # On a GPU a look at every loss would make each step wait
@@ -43,8 +43,9 @@ class Pretrained(NamedTuple):
 
     @property
     def policy_kwargs(self) -> dict[str, Any]:
-        """The policy's options as they were given, without what the algorithm added."""
-        return {key: value for key, value in self.settings["policy_kwargs"].items() if key != "behaviour_model"}
+        """The policy's options, without what the algorithm added, but with the prediction, whose default differs."""
+        given = {key: value for key, value in self.settings["policy_kwargs"].items() if key != "behaviour_model"}
+        return {"prediction": self.policy.prediction, **given}
 
 
 #: A model, or the file of one
@@ -180,8 +181,7 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         mine, theirs = self.policy, source.policy
         for name in ("observation_space", "action_space", "path", "prediction"):
             ours, given = getattr(mine, name), getattr(theirs, name)
-            same = ours == given if name != "path" else type(ours) is type(given) and vars(ours) == vars(given)
-            if not same:
+            if (_describe(ours) != _describe(given)) if name == "path" else (ours != given):
                 raise ValueError(
                     f"The pretrained model has another {name} ({_describe(given)}) than this one ({_describe(ours)}). "
                     f"Its policy is a {type(theirs).__name__} with policy_kwargs={source.policy_kwargs}: give the same."
@@ -213,21 +213,13 @@ class PretrainingAlgorithm(OfflineAlgorithm):
             self.critic.set_training_mode(False)
             self.value_net.set_training_mode(False)
 
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-        dataset: DatasetSource | None = None,
-    ) -> tuple[int, BaseCallback]:
+    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         """
         cf `BaseAlgorithm`.
         """
         if self.pretraining_steps is None:
             self.pretraining_steps = self._default_pretraining_steps(total_timesteps)
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar, dataset)
+        return super()._setup_learn(total_timesteps, *args, **kwargs)
 
     def _finish_pretraining(self) -> None:
         """The averaged actor becomes the behaviour model, and the actor starts anew as its copy."""
@@ -262,8 +254,7 @@ class PretrainingAlgorithm(OfflineAlgorithm):
     @th.no_grad()
     def _advantage(self, batch: Any) -> th.Tensor:
         """Of frozen critics: the minimum of both target Qs minus V, (batch_size, 1)."""
-        q_values = th.cat(self.critic_target(batch.observations, batch.actions), dim=1).amin(dim=1, keepdim=True)
-        return q_values - self.value_net(batch.observations)
+        return smallest_q(self.critic_target, batch.observations, batch.actions) - self.value_net(batch.observations)
 
     def _update_actor(self, loss: th.Tensor) -> None:
         self._guard(actor_loss=loss)
@@ -311,7 +302,9 @@ class PretrainingAlgorithm(OfflineAlgorithm):
 
 
 def _describe(value: Any) -> str:
-    return type(value).__name__ if isinstance(value, nn.Module) or not isinstance(value, str) else repr(value)
+    if isinstance(value, Path):
+        return f"{type(value).__name__}({', '.join(f'{name}={option}' for name, option in vars(value).items())})"
+    return repr(value)
 
 
 def _copy_network(name: str, mine: nn.Module, theirs: nn.Module, source: Pretrained) -> None:

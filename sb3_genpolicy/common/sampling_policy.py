@@ -11,6 +11,7 @@ from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_genpolicy.common.actor import GenerativeActor
+from sb3_genpolicy.common.critics import smallest_q
 from sb3_genpolicy.common.policy_options import make_sampler
 from sb3_genpolicy.common.shape_checks import check_actions, check_observations
 from sb3_genpolicy.common.utils import tree_map
@@ -115,7 +116,7 @@ class SamplingPolicy(BasePolicy):
         # Row i * n + k holds candidate k of observation i
         actions = actor.sample(features.repeat_interleave(n, dim=0), noise, deterministic)
         repeated = tree_map(lambda array: array.repeat_interleave(n, dim=0), obs)
-        q_values = th.cat(self.critic(repeated, actions), dim=1).amin(dim=1)
+        q_values = smallest_q(self.critic, repeated, actions)
         best = q_values.reshape(batch_size, n).argmax(dim=1)
         return actions.reshape(batch_size, n, -1)[th.arange(batch_size, device=best.device), best]
 

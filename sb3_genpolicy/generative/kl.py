@@ -67,48 +67,44 @@ class Conditioned(NamedTuple):
         return self.model.velocity(t, x, self.condition)
 
 
+class Draws(NamedTuple):
+    """
+    What samples are made from.
+
+    :param noise: standard normal draws, (batch_size, dim)
+    :param sampler: the sampler that acts
+    :param generator: source of further noise; torch's global one by default
+    """
+
+    noise: th.Tensor
+    sampler: Sampler
+    generator: th.Generator | None = None
+
+
 class KLEstimator(ABC):
     """
     An estimate of KL(model || reference), for two models on the same path.
     """
 
     @abstractmethod
-    def of_samples(
-        self,
-        model: Conditioned,
-        reference: Conditioned,
-        noise: th.Tensor,
-        sampler: Sampler,
-        generator: th.Generator | None = None,
-    ) -> KLSample:
+    def of_samples(self, model: Conditioned, reference: Conditioned, draws: Draws) -> KLSample:
         """
         Samples of the model and what each adds to the divergence. Gradients reach the model through both.
 
         :param model: the model
         :param reference: what it is compared with; no gradient reaches its parameters
-        :param noise: standard normal draws, (batch_size, dim)
-        :param sampler: the sampler that acts
-        :param generator: source of further noise
+        :param draws: where samples start, and by which sampler
         :return: samples and estimates
         """
 
     @abstractmethod
-    def of_reference_samples(
-        self,
-        model: Conditioned,
-        reference: Conditioned,
-        noise: th.Tensor,
-        sampler: Sampler,
-        generator: th.Generator | None = None,
-    ) -> KLSample:
+    def of_reference_samples(self, model: Conditioned, reference: Conditioned, draws: Draws) -> KLSample:
         """
         Samples of the reference and the log ratio of both densities there. Gradients reach the model through the ratio alone.
 
         :param model: the model
         :param reference: what it is compared with
-        :param noise: standard normal draws, (batch_size, dim)
-        :param sampler: the sampler that acts
-        :param generator: source of further noise
+        :param draws: where samples start, and by which sampler
         :return: samples and log ratios
         """
 
@@ -132,31 +128,17 @@ class DiscreteKL(KLEstimator):
     def _sampler(self, acting: Sampler) -> Sampler:
         return Likelihood("discrete", self.sampler).resolve_sampler(acting)
 
-    def of_samples(
-        self,
-        model: Conditioned,
-        reference: Conditioned,
-        noise: th.Tensor,
-        sampler: Sampler,
-        generator: th.Generator | None = None,
-    ) -> KLSample:
-        sampler, path = self._sampler(sampler), model.model.path
-        x0 = path.prior_std * noise
+    def of_samples(self, model: Conditioned, reference: Conditioned, draws: Draws) -> KLSample:
+        sampler, path = self._sampler(draws.sampler), model.model.path
+        x0 = path.prior_std * draws.noise
         x1, gained, trail = steps_with_log_density(model.velocity, x0, path, sampler)
         log_model = standard_normal_log_prob(x0, path.prior_std) + gained
         log_reference, _ = steps_log_prob(reference.velocity, x1, path, sampler, trail, frozen=True)
         return _kl_sample(x1, log_model, log_reference)
 
-    def of_reference_samples(
-        self,
-        model: Conditioned,
-        reference: Conditioned,
-        noise: th.Tensor,
-        sampler: Sampler,
-        generator: th.Generator | None = None,
-    ) -> KLSample:
-        sampler, path = self._sampler(sampler), model.model.path
-        x0 = path.prior_std * noise
+    def of_reference_samples(self, model: Conditioned, reference: Conditioned, draws: Draws) -> KLSample:
+        sampler, path = self._sampler(draws.sampler), model.model.path
+        x0 = path.prior_std * draws.noise
         with th.no_grad():
             x1, gained, trail = steps_with_log_density(reference.velocity, x0, path, sampler)
             log_reference = standard_normal_log_prob(x0, path.prior_std) + gained
@@ -190,39 +172,25 @@ class PathKL(KLEstimator):
         check_number("steps of PathKL", self.steps, low=1)
         Sampler("sde", self.steps, self.time_grid)
 
-    def of_samples(
-        self,
-        model: Conditioned,
-        reference: Conditioned,
-        noise: th.Tensor,
-        sampler: Sampler,
-        generator: th.Generator | None = None,
-    ) -> KLSample:
+    def of_samples(self, model: Conditioned, reference: Conditioned, draws: Draws) -> KLSample:
         path = model.model.path
-        x = path.prior_std * noise
+        x = path.prior_std * draws.noise
         kl = x.new_zeros(x.shape[0])
         for step in sde_steps(Sampler("sde", self.steps, self.time_grid), path, x):
             velocity = model.velocity(step.t, x)
             difference = step.slope * (velocity - reference.velocity(step.t, x))
             kl = kl + (0.5 * step.length / step.squared_diffusion * difference.square()).sum(dim=1)
-            x = step.mean(x, velocity) + step.std * _normal_like(x, generator)
+            x = step.mean(x, velocity) + step.std * _normal_like(x, draws.generator)
         return KLSample(x, kl, th.ones_like(kl, dtype=th.bool), None, None)
 
-    def of_reference_samples(
-        self,
-        model: Conditioned,
-        reference: Conditioned,
-        noise: th.Tensor,
-        sampler: Sampler,
-        generator: th.Generator | None = None,
-    ) -> KLSample:
+    def of_reference_samples(self, model: Conditioned, reference: Conditioned, draws: Draws) -> KLSample:
         path = model.model.path
-        x = path.prior_std * noise
+        x = path.prior_std * draws.noise
         log_ratio = x.new_zeros(x.shape[0])
         for step in sde_steps(Sampler("sde", self.steps, self.time_grid), path, x):
             with th.no_grad():
                 velocity = reference.velocity(step.t, x)
-            draw = _normal_like(x, generator)
+            draw = _normal_like(x, draws.generator)
             # By how many standard deviations the model's mean is off the reference's
             shift = step.length / step.std * step.slope * (model.velocity(step.t, x) - velocity)
             log_ratio = log_ratio + (shift * draw - 0.5 * shift.square()).sum(dim=1)
@@ -250,35 +218,23 @@ class OdeKL(KLEstimator):
         if self.likelihood.method == "discrete":
             raise ValueError("OdeKL integrates the continuous flow: for method='discrete' take DiscreteKL.")
 
-    def of_samples(
-        self,
-        model: Conditioned,
-        reference: Conditioned,
-        noise: th.Tensor,
-        sampler: Sampler,
-        generator: th.Generator | None = None,
-    ) -> KLSample:
+    def of_samples(self, model: Conditioned, reference: Conditioned, draws: Draws) -> KLSample:
         if self.detached:
-            x1 = model.model.sample(model.condition, noise, sampler)
-            log_model = self._detached_log_prob(model, x1, generator)
-            return _kl_sample(x1, log_model, self._detached_log_prob(reference, x1, generator))
-        x1, log_model = model.model.sample_with_log_prob(model.condition, noise, self.likelihood, generator=generator)
-        log_reference = reference.model.log_prob(x1, reference.condition, self.likelihood, generator=generator)
+            x1 = model.model.sample(model.condition, draws.noise, draws.sampler)
+            log_model = self._detached_log_prob(model, x1, draws.generator)
+            return _kl_sample(x1, log_model, self._detached_log_prob(reference, x1, draws.generator))
+        x1, log_model = model.model.sample_with_log_prob(
+            model.condition, draws.noise, self.likelihood, generator=draws.generator
+        )
+        log_reference = reference.model.log_prob(x1, reference.condition, self.likelihood, generator=draws.generator)
         return _kl_sample(x1, log_model, log_reference)
 
-    def of_reference_samples(
-        self,
-        model: Conditioned,
-        reference: Conditioned,
-        noise: th.Tensor,
-        sampler: Sampler,
-        generator: th.Generator | None = None,
-    ) -> KLSample:
+    def of_reference_samples(self, model: Conditioned, reference: Conditioned, draws: Draws) -> KLSample:
         with th.no_grad():
             x1, log_reference = reference.model.sample_with_log_prob(
-                reference.condition, noise, self.likelihood, generator=generator
+                reference.condition, draws.noise, self.likelihood, generator=draws.generator
             )
-        log_model = model.model.log_prob(x1, model.condition, self.likelihood, generator=generator)
+        log_model = model.model.log_prob(x1, model.condition, self.likelihood, generator=draws.generator)
         return _kl_sample(x1, log_model, log_reference)
 
     def _detached_log_prob(self, model: Conditioned, x1: th.Tensor, generator: th.Generator | None) -> th.Tensor:

@@ -10,6 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 
+from sb3_genpolicy.common.critics import smallest_q
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.guards import check_finite
 from sb3_genpolicy.common.pretraining import PretrainedSource, PretrainingAlgorithm
@@ -17,7 +18,7 @@ from sb3_genpolicy.common.rewards import RewardFunction
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative import KL_ESTIMATORS, KLEstimator, OdeKL
 from sb3_genpolicy.generative.checks import check_choice, check_number, named_options
-from sb3_genpolicy.generative.kl import Conditioned, KLSample
+from sb3_genpolicy.generative.kl import Conditioned, Draws, KLSample
 from sb3_genpolicy.gmpg.losses import (
     GRADIENT_ESTIMATORS,
     GradientEstimator,
@@ -177,8 +178,8 @@ class GMPG(PretrainingAlgorithm):
     def _setup_model(self) -> None:
         super()._setup_model()
         self.policy_lr_schedule = FloatSchedule(self.policy_learning_rate)
-        # What `target_kl` adapts; else it stays
-        self.log_beta = th.tensor(math.log(self.beta) if self.beta > 0.0 else -math.inf, device=self.device)
+        # What `target_kl` adapts; without it beta is as given
+        self.log_beta = th.tensor(math.log(self.beta) if self.target_kl is not None else 0.0, device=self.device)
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         for _ in range(gradient_steps):
@@ -210,7 +211,7 @@ class GMPG(PretrainingAlgorithm):
             if self.target_kl is not None:
                 # Beta grows while the policy may still move away, and falls where it went too far
                 self.log_beta += _LOG_BETA_RATE * (1.0 - policy.kl.detach() / self.target_kl).clamp(-1.0, 1.0)
-            means.update(kl=policy.kl, beta=self.log_beta.exp(), not_invertible=1.0 - policy.sample.found.float().mean())
+            means.update(kl=policy.kl, beta=self.current_beta, not_invertible=1.0 - policy.sample.found.float().mean())
             if policy.sample.log_model is not None and policy.sample.log_reference is not None:
                 means.update(log_pi=policy.sample.log_model.mean(), log_mu=policy.sample.log_reference.mean())
         self.means.add(**means)
@@ -254,7 +255,7 @@ class GMPG(PretrainingAlgorithm):
         estimate = self.kl_estimator.of_samples
         if self.gradient_estimator.startswith("reinforce"):
             estimate = self.kl_estimator.of_reference_samples
-        return estimate(policy, reference, noise, self.actor.sampler, self.generator)
+        return estimate(policy, reference, Draws(noise, self.actor.sampler, self.generator))
 
     def _draw_noise(self, n_rows: int) -> th.Tensor:
         return th.randn((n_rows, self.actor.action_dim), generator=self.generator, device=self.device)
@@ -265,7 +266,12 @@ class GMPG(PretrainingAlgorithm):
         :param actions: (batch_size, action_dim), scaled; beyond the bounds they count as the bounds, as environments clip them
         :return: the minimum of both Qs, (batch_size,)
         """
-        return th.cat(self.critic(observations, actions.clamp(-1.0, 1.0)), dim=1).amin(dim=1)
+        return smallest_q(self.critic, observations, actions.clamp(-1.0, 1.0))[:, 0]
+
+    @property
+    def current_beta(self) -> th.Tensor:
+        """The given beta, or where it has come to with ``target_kl``."""
+        return self.log_beta.exp() if self.target_kl is not None else th.full_like(self.log_beta, self.beta)
 
     def scaled(self, values: th.Tensor, q_values: th.Tensor | None = None) -> th.Tensor:
         """
@@ -273,7 +279,7 @@ class GMPG(PretrainingAlgorithm):
         :param q_values: the Qs that ``normalize_q`` refers to, ``values`` by default
         :return: beta times the values, in nats, (batch_size,)
         """
-        scale = self.log_beta.exp()
+        scale = self.current_beta
         if self.normalize_q:
             scale = scale / (values if q_values is None else q_values).detach().abs().mean().clamp(min=1e-6)
         return scale * values
@@ -311,7 +317,7 @@ class GMPG(PretrainingAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
-        return state_dicts, [*tensors, "log_beta"]
+        return state_dicts, [*tensors, "log_beta"] if self.target_kl is not None else tensors
 
 
 def _kl_from_reference(sample: KLSample) -> th.Tensor:

@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy.common.actor import GenerativeActor
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
+from sb3_genpolicy.common.critics import smallest_q
 from sb3_genpolicy.common.utils import tree_map
 
 # Rows at a time when actions are drawn for a whole dataset
@@ -77,5 +78,5 @@ class BehaviourActions:
         # Row i * n + k holds action k of state i
         actions = behaviour.sample(features.repeat_interleave(n, dim=0), noise)
         repeated = tree_map(lambda array: array.repeat_interleave(n, dim=0), observations)
-        q_values = th.cat(self.critic(repeated, actions), dim=1).amin(dim=1)
+        q_values = smallest_q(self.critic, repeated, actions)
         return DrawnActions(actions.reshape(n_rows, n, -1), q_values.reshape(n_rows, n))
