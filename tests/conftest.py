@@ -39,6 +39,13 @@ def arrays():
     return make_arrays()
 
 
+@pytest.fixture(autouse=True)
+def cache_root(tmp_path, monkeypatch):
+    """Flat files of a test are the test's own."""
+    monkeypatch.setenv("SB3_GENPOLICY_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture
 def minari_root(tmp_path, monkeypatch):
     """An empty Minari folder of the test's own."""

@@ -21,7 +21,7 @@ SPACE = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 def offline_buffer(arrays, **kwargs):
     buffer = OfflineReplayBuffer(kwargs.pop("buffer_size", 1000), SPACE, arrays["action_space"], device="cpu", **kwargs)
     buffer.fill(load_dataset(arrays), AffineReward())
-    buffer.generator = th.Generator().manual_seed(0)
+    buffer.seed_rows(0)
     return buffer
 
 
@@ -100,9 +100,14 @@ def test_sampling_is_uniform_and_repeatable(arrays):
 def test_the_callers_arrays_stay_the_callers(arrays):
     data = load_dataset(arrays)
     buffer = OfflineReplayBuffer(100, SPACE, arrays["action_space"], device="cpu")
+    before = data.observations.copy()
     buffer.fill(data, AffineReward())
-    buffer.observations[:] = 0.0
-    assert np.abs(data.observations).sum() > 0
+    # Fewer rows than the dataset has: those of the environment are written over the oldest
+    buffer.max_rows = 0
+    add_rows(buffer, {**arrays, "observations": arrays["observations"] + 7.0})
+    assert buffer.size() == 26
+    np.testing.assert_array_equal(buffer.observations, arrays["observations"] + 7.0)
+    np.testing.assert_array_equal(data.observations, before)
 
 
 def test_vec_normalize_statistics_apply_as_in_sb3(arrays):

@@ -181,7 +181,7 @@ def test_sb3_buffer_of_two_environments_keeps_their_rows_apart():
     buffer = ReplayBuffer(10, OBSERVATIONS, spaces.Box(-1, 1, (1,)), device="cpu", n_envs=2)
     for step in range(4):
         state = np.array([[step, 0, 0], [100 + step, 0, 0]], dtype=float)
-        buffer.add(state, state + 1, np.zeros((2, 1)), np.array([0.0, 1.0]), np.zeros(2), [{}, {}])
+        buffer.add(state, state + np.array([1, 0, 0]), np.zeros((2, 1)), np.array([0.0, 1.0]), np.zeros(2), [{}, {}])
     data = load_dataset(buffer)
     np.testing.assert_array_equal(data.observations[:, 0], [0, 1, 2, 3, 100, 101, 102, 103])
     np.testing.assert_array_equal(data.episode_returns(), [0.0, 4.0])
@@ -260,11 +260,14 @@ def set_value(key, row, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_value("observations", 12, np.nan), r"NaN or infinite value in observations, row 12 \(episode 2, step 1\)"),
-        (set_value("rewards", 3, np.inf), r"in rewards, row 3 \(episode 0, step 3\)"),
+        (set_value("observations", 12, np.nan), r"observations has a NaN or infinite value .* row 12 \(episode 2, step 1\)"),
+        (set_value("rewards", 3, np.inf), r"rewards has a NaN .* row 3 \(episode 0, step 3\)"),
         (set_value("actions", 5, 1.5), r"1 actions outside the bounds .* row 5 \(episode 1, step 0\)"),
-        (lambda arrays: arrays.pop("next_observations"), "no key 'next_observations'"),
-        (lambda arrays: arrays.update(timeout=arrays.pop("timeouts")), "key 'timeout' is unknown. Did you mean 'timeouts'"),
+        (
+            lambda arrays: [arrays.pop(key) for key in ("next_observations", "timeouts")],
+            "neither 'next_observations' nor 'timeouts'",
+        ),
+        (lambda arrays: arrays.update(timouts=arrays.pop("timeouts")), "key 'timouts' is unknown. Did you mean 'timeouts'"),
         (lambda arrays: arrays.update(rewards=arrays["rewards"][:-1]), "different lengths"),
         (lambda arrays: arrays.update({k: v[:0] for k, v in arrays.items() if k != "action_space"}), "is empty"),
         (lambda arrays: arrays.update(actions=arrays["actions"][:, :1]), r"rows of shape \(1,\).*shape \(2,\)"),
@@ -294,7 +297,7 @@ def test_unknown_id_names_what_is_installed_and_how_to_get_it(arrays, minari_roo
         match=r"no dataset 'test/unequl-v0' on this machine, which has pendulum-mixed, test/unequal-v0.*minari download test",
     ):
         load_dataset("test/unequl-v0")
-    with pytest.raises(ValueError, match="minari download D4RL/door/human`; ids end in a version"):
+    with pytest.raises(ValueError, match="minari download D4RL/door/human`, .* ids end in a version"):
         load_dataset("D4RL/door/human")
 
 

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from scipy import stats
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
 
 from sb3_genpolicy import GMPO, load_dataset
@@ -54,11 +55,13 @@ class _Fixed(nn.Module):
 def test_iql_losses_by_hand():
     """Two rows, worked out on paper: the second one terminates, so its next state counts nothing."""
 
-    class batch:
-        observations, actions = th.tensor([[1.0], [2.0]]), th.zeros(2, 1)
-        next_observations = th.tensor([[3.0], [4.0]])
-        rewards, dones = th.tensor([[0.5], [1.0]]), th.tensor([[0.0], [1.0]])
-
+    batch = ReplayBufferSamples(
+        observations=th.tensor([[1.0], [2.0]]),
+        actions=th.zeros(2, 1),
+        next_observations=th.tensor([[3.0], [4.0]]),
+        dones=th.tensor([[0.0], [1.0]]),
+        rewards=th.tensor([[0.5], [1.0]]),
+    )
     value = _Fixed(lambda s: s)  # V(s) = s
     target = _Fixed(lambda s: s + 1.0, lambda s: 3.0 * s - 3.0)  # min: 0 and 3
     online = _Fixed(lambda s: 2.0 * s, lambda s: s - 1.0)  # 2, 4 and 0, 1
@@ -68,6 +71,10 @@ def test_iql_losses_by_hand():
     # targets 0.5 + 0.9 * 3 = 3.2 and 1.0; squared errors (1.2^2 + 3^2) / 2 and (3.2^2 + 0) / 2
     assert losses.critic_loss.item() == pytest.approx((1.44 + 9.0) / 2 + 10.24 / 2, rel=1e-5)
     np.testing.assert_allclose(losses.advantage[:, 0], [-1.0, 1.0])
+    # Rewards of several steps bring their own discount: targets 0.5 + 0.1 * 3 = 0.8 and 1.0
+    batch = batch._replace(discounts=th.tensor([[0.1], [0.1]]))
+    losses = iql_losses(online, target, value, batch, gamma=0.9, expectile=0.7)
+    assert losses.critic_loss.item() == pytest.approx((1.44 + 9.0) / 2 + 0.64 / 2, rel=1e-5)
 
 
 def test_weights_are_the_clamped_exponential_of_the_advantage():

@@ -13,19 +13,32 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy.common.rewards import AffineReward, RewardFunction
+from sb3_genpolicy.common.row_store import Rows, RowStore, as_tensor, store_of
+from sb3_genpolicy.common.streaming import Prefetcher
+from sb3_genpolicy.common.tensor_normalizer import TensorNormalizer
 from sb3_genpolicy.common.transitions import Transitions
 from sb3_genpolicy.common.utils import tree_map
 
 # Rows first made room for when transitions arrive one by one
 _FIRST_ROOM = 1024
+# Rows at a time when something is computed over all of them
+_CHUNK = 2**16
+# Rows of a dataset on disk that its statistics are taken from
+_SAMPLED_ROWS = 100_000
+# Share of a GPU's free memory that a dataset may take
+_GPU_SHARE = 0.8
 
 
 class OfflineReplayBuffer(ReplayBuffer):
     """
-    A replay buffer whose rows are tensors on the training device, so that a batch is one gather and costs the same
-    whether it is drawn from 10^4 rows or from 10^7. It starts without rows: :meth:`fill` takes a whole dataset,
-    :meth:`add` takes transitions one by one (fine-tuning online) and makes room as it goes, up to ``buffer_size`` or the
-    dataset's size, whichever is larger; past that the oldest rows give way.
+    A replay buffer of tensors on the training device, so that a batch is one gather and costs the same whether it is drawn
+    from 10^4 rows or from 10^7. An observation that two rows share, as where one led to and where the next starts from, is
+    held once. Rows that do not fit there, or that are mapped from files, stay where they are; batches of them are gathered on
+    threads, ahead of their use.
+
+    It starts without rows: :meth:`fill` takes a whole dataset, :meth:`add` takes transitions one by one (fine-tuning online)
+    and makes room as it goes, up to ``buffer_size`` or the dataset's size, whichever is larger; past that the oldest rows give
+    way.
 
     Actions are scaled to [-1, 1] and ``dones`` mean *terminated*, as in every SB3 buffer. Observations are float32
     (images uint8). Rows of parallel environments follow each other: there is no axis for the environments.
@@ -33,17 +46,11 @@ class OfflineReplayBuffer(ReplayBuffer):
     :param buffer_size: most rows to hold when transitions are added one by one
     :param observation_space: observation space, a Dict allowed
     :param action_space: action space, bounded
-    :param device: where the rows live
+    :param device: where batches are wanted, and rows live if they fit
     :param n_envs: number of environments that :meth:`add` is given rows of
-    :param optimize_memory_usage: not supported
+    :param optimize_memory_usage: not supported: nothing is stored twice anyway
     :param handle_timeout_termination: whether :meth:`add` takes a time limit for what it is, a cut and no end
     """
-
-    observations: Any
-    next_observations: Any
-    actions: th.Tensor  # type: ignore[assignment]
-    rewards: th.Tensor  # type: ignore[assignment]
-    dones: th.Tensor  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -57,63 +64,134 @@ class OfflineReplayBuffer(ReplayBuffer):
     ):
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs)
         if optimize_memory_usage:
-            raise ValueError("OfflineReplayBuffer stores next observations: optimize_memory_usage is not supported.")
+            raise ValueError("OfflineReplayBuffer stores no observation twice: leave out optimize_memory_usage.")
         self.optimize_memory_usage = False
         self.handle_timeout_termination = handle_timeout_termination
         self.max_rows = buffer_size
+        #: Random state of the rows that are drawn, of nobody else's use; None: torch's own
         self.generator: th.Generator | None = None
         self.reward_function: RewardFunction = AffineReward()
-        self._normalizer = _TensorNormalizer()
-        self._allocate(0)
+        self._normalizer = TensorNormalizer()
+        self._prefetcher: Prefetcher | None = None
+        #: Rows that are drawn from, None: all
+        self._drawn_from: th.Tensor | None = None
+        #: Whether the next observations of rows have rows of their own, as when they arrive one by one
+        self._unfolded = True
+        self._streams = False
+        self._store = self._empty_store(0)
+        self.buffer_size = 0
 
-    def _allocate(self, n_rows: int) -> None:
-        self.buffer_size = n_rows
-        self.observations = self._zeros_like_observations(n_rows)
-        self.next_observations = self._zeros_like_observations(n_rows)
-        self.actions = th.zeros((n_rows, self.action_dim), device=self.device)
-        self.rewards = th.zeros((n_rows, 1), device=self.device)
-        self.dones = th.zeros((n_rows, 1), device=self.device)
+    def _empty_store(self, n_rows: int) -> RowStore:
+        """Observations of ``n_rows`` rows first, then as many next observations."""
 
-    def _zeros_like_observations(self, n_rows: int) -> Any:
         def zeros(space: spaces.Space, shape: Any) -> th.Tensor:
-            return th.zeros((n_rows, *shape), device=self.device, dtype=th.uint8 if is_image_space(space) else th.float32)
+            dtype = th.uint8 if is_image_space(space) else th.float32
+            return th.zeros((2 * n_rows, *shape), device=self.device, dtype=dtype)
 
-        if isinstance(self.observation_space, spaces.Dict):
-            return tree_map(zeros, dict(self.observation_space.spaces), self.obs_shape)
-        return zeros(self.observation_space, self.obs_shape)
+        space = self.observation_space
+        if isinstance(space, spaces.Dict):
+            states = tree_map(zeros, dict(space.spaces), self.obs_shape)
+        else:
+            states = zeros(space, self.obs_shape)
+        actions, rewards, dones = (th.zeros((n_rows, width), device=self.device) for width in (self.action_dim, 1, 1))
+        return RowStore(states, th.arange(n_rows, 2 * n_rows, device=self.device), actions, rewards, dones, None)
 
-    def fill(self, data: Transitions, reward_function: RewardFunction) -> None:
+    # What there is
+
+    @property
+    def observations(self) -> Any:  # type: ignore[override]
         """
-        Take a dataset in place of all rows.
+        :return: observations of all rows, no copy
+        """
+        return tree_map(lambda array: array[: self._store.n_rows], self._store.states)
+
+    @property
+    def next_observations(self) -> Any:  # type: ignore[override]
+        """
+        :return: what all rows led to, a copy
+        """
+        return tree_map(lambda array: array[self._store.next_rows.long()], self._store.states)
+
+    @property
+    def actions(self) -> th.Tensor:  # type: ignore[override]
+        """
+        :return: (n_rows, action_dim); in the environment's units where rows are streamed
+        """
+        return self._store.actions
+
+    @property
+    def rewards(self) -> th.Tensor:  # type: ignore[override]
+        """
+        :return: (n_rows, 1), transformed
+        """
+        return self._store.rewards
+
+    @property
+    def dones(self) -> th.Tensor:  # type: ignore[override]
+        """
+        :return: (n_rows, 1)
+        """
+        return self._store.dones
+
+    @property
+    def rows_device(self) -> th.device:
+        """
+        :return: where the rows are
+        """
+        return self._store.rewards.device
+
+    @property
+    def streams(self) -> bool:
+        """
+        :return: whether batches are gathered ahead, from memory or files apart from the training device
+        """
+        return self._streams
+
+    # Filling
+
+    def fill(
+        self,
+        data: Transitions,
+        reward_function: RewardFunction,
+        rows: np.ndarray | None = None,
+        n_steps: int = 1,
+        gamma: float = 0.99,
+    ) -> None:
+        """
+        Take a dataset in place of all rows. On a CPU its memory is shared, and never written to.
 
         :param data: the dataset, of this buffer's spaces
         :param reward_function: applied to its rewards, and to those of later :meth:`add`
+        :param rows: rows to draw from, all by default
+        :param n_steps: steps whose rewards are summed, discounted, before the next observation's value counts
+        :param gamma: discount factor of these rewards
         :raises ValueError: if the reward function does not give one finite number per row
         """
-        rewards = np.asarray(reward_function(data.rewards), dtype=np.float32)
-        if rewards.shape != data.rewards.shape or not np.isfinite(rewards).all():
-            fault = "NaN or infinite values" if rewards.shape == data.rewards.shape else f"an array of shape {rewards.shape}"
-            raise ValueError(
-                f"The reward transform turned rewards of shape {data.rewards.shape} into {fault}; "
-                "it has to give one finite number for each."
-            )
+        rewards = _apply(reward_function, data.rewards)
+        self._stop_streaming()
         self.reward_function = reward_function
-        self.observations = tree_map(self._rows_to_device, data.observations)
-        self.next_observations = tree_map(self._rows_to_device, data.next_observations)
-        self.actions = self._rows_to_device(self._scale(data.actions).reshape(data.n_rows, self.action_dim))
-        self.rewards = self._rows_to_device(rewards.reshape(-1, 1))
-        self.dones = self._rows_to_device(data.terminals.reshape(-1, 1))
+        self._unfolded = False
+        self._streams = data.memory_mapped or not self._fits(data)
+        self._store = store_of(data, rewards, n_steps, gamma)
+        if not self._streams:
+            self._store.actions = self._scale(self._store.actions)
+            self._store = self._store.to(self.device)
+        self._drawn_from = None if rows is None else as_tensor(rows.astype(np.int64)).to(self.rows_device)
         self.buffer_size = data.n_rows
         self.pos, self.full = 0, True
 
-    def _rows_to_device(self, array: np.ndarray) -> th.Tensor:
-        # A copy, also on the CPU: the caller's arrays stay the caller's
-        return th.tensor(array, device=self.device)
+    def _fits(self, data: Transitions) -> bool:
+        if self.device.type != "cuda":
+            return True
+        free, _ = th.cuda.mem_get_info(self.device)
+        return data.nbytes < _GPU_SHARE * free
 
-    def _scale(self, actions: np.ndarray) -> np.ndarray:
+    def _scale(self, actions: th.Tensor) -> th.Tensor:
         assert isinstance(self.action_space, spaces.Box)
-        low, high = self.action_space.low, self.action_space.high
-        return np.clip(2.0 * (actions - low) / (high - low) - 1.0, -1.0, 1.0).astype(np.float32)
+        low, high = (
+            th.as_tensor(bound.reshape(-1), device=actions.device) for bound in (self.action_space.low, self.action_space.high)
+        )
+        return (2.0 * (actions - low) / (high - low) - 1.0).clamp(-1.0, 1.0).float()
 
     def add(
         self,
@@ -126,36 +204,60 @@ class OfflineReplayBuffer(ReplayBuffer):
     ) -> None:
         """
         Add one step of every environment; actions are already scaled, as SB3's online loop gives them.
+
+        :raises ValueError: if the rows are streamed from files, or n-step returns were summed
         """
+        self._unfold()
         cut = np.array([info.get("TimeLimit.truncated", False) for info in infos]) & self.handle_timeout_termination
         terminated = np.asarray(done, dtype=np.float32) * (1.0 - cut)
         rewards = np.asarray(self.reward_function(np.asarray(reward, dtype=np.float32)))
         for env in range(self.n_envs):
             if self.size() == self.buffer_size < self.max_rows:
                 self._make_room(min(max(2 * self.buffer_size, _FIRST_ROOM), self.max_rows))
-            for store, value in ((self.observations, obs), (self.next_observations, next_obs)):
-                tree_map(lambda rows, new, env=env: self._put(rows, new[env]), store, value)
-            self._put(self.actions, np.asarray(action).reshape(self.n_envs, self.action_dim)[env])
-            self._put(self.rewards, rewards[env])
-            self._put(self.dones, terminated[env])
+            for slot, value in ((self.pos, obs), (self.pos + self.buffer_size, next_obs)):
+                tree_map(lambda rows, new, env=env, slot=slot: _put(rows, slot, new[env]), self._store.states, value)
+            _put(self._store.actions, self.pos, np.asarray(action).reshape(self.n_envs, self.action_dim)[env])
+            _put(self._store.rewards, self.pos, rewards[env])
+            _put(self._store.dones, self.pos, terminated[env])
             self.pos += 1
             if self.pos == self.buffer_size:
                 self.full, self.pos = True, 0
 
-    def _put(self, rows: th.Tensor, value: Any) -> None:
-        rows[self.pos] = th.as_tensor(value, device=rows.device, dtype=rows.dtype).reshape(rows.shape[1:])
+    def _unfold(self) -> None:
+        """Give the next observations rows of their own, so that rows can be written over one by one."""
+        if self._unfolded:
+            return
+        if self.streams or self._store.discounts is not None:
+            what = "are streamed from a disk" if self.streams else "hold n-step returns"
+            raise ValueError(f"The rows of this dataset {what}: no others can be added to them.")
+        kept = th.arange(self._store.n_rows, device=self.device) if self._drawn_from is None else self._drawn_from
+        rows = self._store.gather(kept)
+        n_rows = len(kept)
+        states = tree_map(lambda *pair: th.cat(pair), rows.observations, rows.next_observations)
+        self._store = RowStore(
+            states, th.arange(n_rows, 2 * n_rows, device=self.device), rows.actions, rows.rewards, rows.dones, None
+        )
+        self.buffer_size, self._drawn_from, self._unfolded = n_rows, None, True
 
     def _make_room(self, n_rows: int) -> None:
         """Append empty rows after the ones there are, oldest first."""
-        n_old = self.size()
+        n_old, old = self.size(), self._store
+        new = self._empty_store(n_rows)
 
-        def grow(rows: th.Tensor) -> th.Tensor:
-            return th.cat([rows[:n_old], rows.new_zeros((n_rows - n_old, *rows.shape[1:]))])
+        def copy(target: th.Tensor, rows: th.Tensor) -> None:
+            target[:n_old] = rows[:n_old]
 
-        self.observations = tree_map(grow, self.observations)
-        self.next_observations = tree_map(grow, self.next_observations)
-        self.actions, self.rewards, self.dones = grow(self.actions), grow(self.rewards), grow(self.dones)
+        def copy_both(target: th.Tensor, rows: th.Tensor) -> None:
+            copy(target, rows)
+            target[n_rows : n_rows + n_old] = rows[self.buffer_size : self.buffer_size + n_old]
+
+        tree_map(copy_both, new.states, old.states)
+        for name in ("actions", "rewards", "dones"):
+            copy(getattr(new, name), getattr(old, name))
+        self._store = new
         self.buffer_size, self.pos, self.full = n_rows, n_old, False
+
+    # Drawing
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
         """
@@ -165,14 +267,32 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param env: VecNormalize wrapper whose statistics are applied to observations and rewards
         :return: ``ReplayBufferSamples`` or ``DictReplayBufferSamples`` on the buffer's device
         """
-        return self._get_samples(self.draw_rows(batch_size), env)
+        return self.draw(batch_size, env)[1]
 
-    def draw_rows(self, batch_size: int) -> th.Tensor:
+    def draw(self, batch_size: int, env: VecNormalize | None = None) -> tuple[th.Tensor, Any]:
         """
-        :param batch_size: number of rows
-        :return: indices of rows drawn with replacement, (batch_size,)
+        :param batch_size: number of rows, drawn with replacement
+        :param env: VecNormalize wrapper whose statistics are applied to observations and rewards
+        :return: indices of the rows, (batch_size,), and the rows as :meth:`sample` gives them
         """
-        return th.randint(0, self.size(), (batch_size,), device=self.device, generator=self.generator)
+        if not self.streams:
+            rows = self._draw_rows(batch_size)
+            return rows, self._get_samples(rows, env)
+        if self._prefetcher is None:
+            self._prefetcher = Prefetcher(self._draw_rows, self._gather_for_device, self._own_generator())
+        rows, batch = self._prefetcher.next(batch_size)
+        return rows, self._as_samples(batch, env)
+
+    def _draw_rows(self, batch_size: int) -> th.Tensor:
+        n_rows = self.size() if self._drawn_from is None else len(self._drawn_from)
+        drawn = th.randint(0, n_rows, (batch_size,), device=self.rows_device, generator=self.generator)
+        return drawn if self._drawn_from is None else self._drawn_from[drawn]
+
+    def _own_generator(self) -> th.Generator:
+        if self.generator is None:
+            self.seed_rows(int(th.randint(2**62, ())))
+        assert self.generator is not None
+        return self.generator
 
     def rows(self, indices: th.Tensor, env: VecNormalize | None = None) -> Any:
         """
@@ -183,15 +303,71 @@ class OfflineReplayBuffer(ReplayBuffer):
         return self._get_samples(indices, env)
 
     def _get_samples(self, batch_inds: Any, env: VecNormalize | None = None) -> Any:
-        rows = th.as_tensor(batch_inds, device=self.device)
-        observations = tree_map(lambda array: array[rows], self.observations)
-        next_observations = tree_map(lambda array: array[rows], self.next_observations)
-        rewards = self.rewards[rows]
+        rows = th.as_tensor(batch_inds, device=self.rows_device)
+        return self._as_samples(self._gather_for_device(rows) if self.streams else self._store.gather(rows), env)
+
+    def _gather_for_device(self, rows: th.Tensor) -> Rows:
+        return self._store.gather(rows, pinned=self.device.type == "cuda" and self.rows_device.type == "cpu")
+
+    def _as_samples(self, batch: Rows, env: VecNormalize | None) -> Any:
+        if self.streams:
+            batch = batch.to(self.device)
+            batch = batch._replace(actions=self._scale(batch.actions))
+        observations, next_observations, rewards = batch.observations, batch.next_observations, batch.rewards
         if env is not None:
             observations, next_observations = self._normalizer.observations(env, observations, next_observations)
             rewards = self._normalizer.rewards(env, rewards)
         samples = DictReplayBufferSamples if isinstance(observations, dict) else ReplayBufferSamples
-        return samples(observations, self.actions[rows], next_observations, self.dones[rows], rewards)
+        return samples(observations, batch.actions, next_observations, batch.dones, rewards, batch.discounts)
+
+    def observation_chunks(self) -> Any:
+        """
+        :return: iterator over the observations of the rows that are drawn from, some at a time, on the rows' device; of rows
+            on a disk, over enough of them, evenly spaced, to know their mean and spread
+        """
+        n_rows = self.size() if self._drawn_from is None else len(self._drawn_from)
+        step = max(1, n_rows // _SAMPLED_ROWS) if self.streams else 1
+        rows = th.arange(0, n_rows, step, device=self.rows_device)
+        rows = rows if self._drawn_from is None else self._drawn_from[rows]
+        for indices in rows.split(_CHUNK):
+            yield tree_map(lambda array, indices=indices: array[indices], self._store.states)
+
+    # Random state
+
+    def seed_rows(self, seed: int) -> None:
+        """
+        :param seed: of the rows that are drawn from now on
+        """
+        self._stop_streaming()
+        self.generator = th.Generator(self.rows_device).manual_seed(seed)
+
+    def random_state(self) -> th.Tensor:
+        """
+        :return: the generator's state before the first row that nobody has had yet
+        """
+        if self._prefetcher is not None:
+            return self._prefetcher.random_state()
+        return self._own_generator().get_state()
+
+    def set_random_state(self, state: th.Tensor) -> bool:
+        """
+        :param state: what :meth:`random_state` gave
+        :return: whether it is of a generator on the same kind of device, and was taken
+        """
+        self._stop_streaming()
+        generator = self._own_generator()
+        if state.shape != generator.get_state().shape:
+            return False
+        generator.set_state(state)
+        return True
+
+    def _stop_streaming(self) -> None:
+        if self._prefetcher is not None:
+            self._prefetcher.rewind()
+            self._prefetcher.close()
+            self._prefetcher = None
+
+    # Files
 
     def to(self, device: th.device | str) -> "OfflineReplayBuffer":
         """
@@ -199,46 +375,32 @@ class OfflineReplayBuffer(ReplayBuffer):
         :return: this buffer
         """
         self.device = th.device(device)
-        for name in ("observations", "next_observations", "actions", "rewards", "dones"):
-            setattr(self, name, tree_map(lambda rows: rows.to(self.device), getattr(self, name)))
+        if not self.streams:
+            self._store = self._store.to(self.device)
+            if self._drawn_from is not None:
+                self._drawn_from = self._drawn_from.to(self.device)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "generator": None, "_normalizer": _TensorNormalizer()}
+        if self.streams:
+            raise ValueError(
+                "The rows of this replay buffer are streamed from elsewhere and are not saved with it; the model knows its "
+                "dataset by name."
+            )
+        return {**self.__dict__, "generator": None, "_prefetcher": None, "_normalizer": TensorNormalizer()}
 
 
-class _TensorNormalizer:
-    """
-    VecNormalize's arithmetic on tensors. Its statistics are carried to the device when they have changed, not at every batch.
-    """
+def _put(rows: th.Tensor, row: int, value: Any) -> None:
+    rows[row] = th.as_tensor(value, device=rows.device, dtype=rows.dtype).reshape(rows.shape[1:])
 
-    def __init__(self) -> None:
-        self._moments: dict[str, tuple[float, th.Tensor, th.Tensor]] = {}
 
-    def _mean_and_scale(self, key: str, rms: Any, epsilon: float, like: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        cached = self._moments.get(key)
-        if cached is None or cached[0] != rms.count or cached[1].device != like.device:
-            mean = th.as_tensor(rms.mean, dtype=th.float32, device=like.device)
-            scale = th.as_tensor(np.sqrt(rms.var + epsilon), dtype=th.float32, device=like.device)
-            cached = self._moments[key] = (rms.count, mean, scale)
-        return cached[1], cached[2]
-
-    def observations(self, env: VecNormalize, *batches: Any) -> list[Any]:
-        def normalize(key: str, rms: Any, batch: th.Tensor) -> th.Tensor:
-            mean, scale = self._mean_and_scale(key, rms, env.epsilon, batch)
-            return ((batch.float() - mean) / scale).clamp(-env.clip_obs, env.clip_obs)
-
-        if not env.norm_obs:
-            return list(batches)
-        if not isinstance(env.obs_rms, dict):
-            return [normalize("", env.obs_rms, batch) for batch in batches]
-        return [
-            {key: normalize(key, env.obs_rms[key], value) if key in env.obs_rms else value for key, value in batch.items()}
-            for batch in batches
-        ]
-
-    def rewards(self, env: VecNormalize, rewards: th.Tensor) -> th.Tensor:
-        if not env.norm_reward:
-            return rewards
-        _, scale = self._mean_and_scale("reward", env.ret_rms, env.epsilon, rewards)
-        return (rewards / scale).clamp(-env.clip_reward, env.clip_reward)
+def _apply(reward_function: RewardFunction, rewards: np.ndarray) -> np.ndarray:
+    transformed = np.asarray(reward_function(rewards), dtype=np.float32)
+    if transformed.shape != rewards.shape or not np.isfinite(transformed).all():
+        same = transformed.shape == rewards.shape
+        fault = "NaN or infinite values" if same else f"an array of shape {transformed.shape}"
+        raise ValueError(
+            f"The reward transform turned rewards of shape {rewards.shape} into {fault}; "
+            "it has to give one finite number for each."
+        )
+    return transformed

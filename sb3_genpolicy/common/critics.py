@@ -115,7 +115,9 @@ def iql_losses(
     with th.no_grad():
         target_q = smallest_q(critic_target, batch.observations, batch.actions)
         next_value = value_net(batch.next_observations)
-        q_regressand = batch.rewards + gamma * (1.0 - batch.dones) * next_value
+        # With n-step returns, rewards and the discount are those of n steps
+        discounts = gamma if batch.discounts is None else batch.discounts
+        q_regressand = batch.rewards + discounts * (1.0 - batch.dones) * next_value
     advantage = target_q - value_net(batch.observations)
     value_loss = expectile_loss(advantage, expectile).mean()
 

@@ -2,12 +2,14 @@
 Observation normalisation that lives inside the policy: fitted once from the dataset, saved and loaded with the weights.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
@@ -17,6 +19,19 @@ from sb3_genpolicy.common.utils import space_items
 _STD_FLOOR = 1e-3
 # Normalised observations are clamped here, as VecNormalize does
 _CLIP = 10.0
+
+
+def running_moments(chunks: Iterable[Any], shapes: Mapping[str | None, tuple[int, ...]]) -> dict[str | None, RunningMeanStd]:
+    """
+    :param chunks: some rows at a time, (n_rows, \\*shape) tensors or dictionaries of tensors
+    :param shapes: key of an array (None for a flat observation) -> its shape
+    :return: mean and variance of each, in float64: a million rows of a large mean lose digits otherwise
+    """
+    moments = {key: RunningMeanStd(epsilon=0.0, shape=tuple(shape)) for key, shape in shapes.items()}
+    for chunk in chunks:
+        for key, running in moments.items():
+            running.update((chunk if key is None else chunk[key]).double().cpu().numpy())
+    return moments
 
 
 class _Standardizer(nn.Module):
@@ -53,20 +68,17 @@ class ObservationNormalizer(nn.Module):
                 self.positions[key] = len(self.parts)
                 self.parts.append(_Standardizer(space.shape))
 
-    def fit(self, observations: Any) -> None:
+    def fit(self, chunks: Iterable[Any]) -> None:
         """
         Take mean and standard deviation over rows.
 
-        :param observations: (n_rows, \\*shape) tensor, or a dictionary of tensors
+        :param chunks: some rows at a time, (n_rows, \\*shape) tensors or dictionaries of tensors
         """
-        for key, position in self.positions.items():
-            rows = observations if key is None else observations[key]
-            part = self.parts[position]
-            assert isinstance(part, _Standardizer)
-            # In float64: a million rows of a large mean lose digits otherwise
-            std, mean = th.std_mean(rows.double(), dim=0, correction=0)
-            part.mean.copy_(mean)
-            part.std.copy_(std.clamp(min=_STD_FLOOR))
+        parts: dict[str | None, Any] = {key: self.parts[position] for key, position in self.positions.items()}
+        for key, moments in running_moments(chunks, {key: part.mean.shape for key, part in parts.items()}).items():
+            part = parts[key]
+            part.mean.copy_(th.as_tensor(moments.mean))
+            part.std.copy_(th.as_tensor(np.sqrt(moments.var)).clamp(min=_STD_FLOOR))
 
     def forward(self, observations: Any) -> Any:
         """

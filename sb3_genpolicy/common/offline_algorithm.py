@@ -7,6 +7,7 @@ import pathlib
 import sys
 import time
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -21,15 +22,21 @@ from stable_baselines3.common.utils import get_parameters_by_name
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.callbacks import GradientStepProgressBar
 from sb3_genpolicy.common.critics import ValueNetwork
-from sb3_genpolicy.common.dataset_checks import fit_to_spaces
 from sb3_genpolicy.common.datasets import DatasetSource, dataset_spaces, load_dataset
+from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
 from sb3_genpolicy.common.device_means import DeviceMeans
 from sb3_genpolicy.common.envs import SpacesVecEnv, find_dataset
 from sb3_genpolicy.common.generative_policy import GenerativeActor, GenerativePolicy
-from sb3_genpolicy.common.rewards import RewardFunction, check_reward_transform, fit_reward_transform
+from sb3_genpolicy.common.rewards import RewardFunction, RewardTransform, check_reward_transform, fit_reward_transform
+from sb3_genpolicy.common.transforms import Transform, action_transforms, check_transforms, prepare
 from sb3_genpolicy.common.vec_normalize import fit_vec_normalize
 from sb3_genpolicy.generative import Sampler
 from sb3_genpolicy.generative.checks import check_number, check_option_names, did_you_mean
+
+# Held-out rows that losses are computed on whenever the log is written
+_HELD_OUT_ROWS = 4096
+# Keeps the draws of rows apart from the training's other draws
+_ROW_STREAM = 0x5DEECE66D
 
 SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
 
@@ -48,11 +55,13 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     :param tau: the soft update coefficient of the target critics (between 0 and 1)
     :param gamma: the discount factor
     :param actor_tau: the soft update coefficient of the averaged actor, which acts (in (0, 1]; 1: the latest parameters act)
-    :param reward_transform: ``locomotion``, ``antmaze``, ``none`` (or None) or a function of an array of rewards,
+    :param reward_transform: ``locomotion``, ``antmaze``, ``none`` (or None), an object or a function of an array of rewards,
         see :func:`~sb3_genpolicy.common.rewards.fit_reward_transform`
-    :param dataset: the logged data: a Minari id or dataset, the name of an embedded dataset, an SB3 replay buffer or a mapping
-        of arrays, see :func:`~sb3_genpolicy.common.datasets.load_dataset`. They are read in ``learn``. Default: what the
-        environment carries (``env.get_dataset()``).
+    :param transforms: what else is done to the dataset, in the order given: ``BestEpisodes``, ``HeldOutEpisodes``,
+        ``NStepReturns``, ``ClipActions``, ``RescaleActions``, see :mod:`sb3_genpolicy.common.transforms`
+    :param dataset: the logged data: a Minari id, a file, an SB3 replay buffer, a mapping of arrays, a list of these, or
+        anything else that :func:`~sb3_genpolicy.common.datasets.load_dataset` takes. They are read in ``learn``. Default: what
+        the environment carries (``env.get_dataset()``).
     :param stats_window_size: Window size for the rollout logging when the model goes on online
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: Additional arguments to be passed to the policy on creation
@@ -80,7 +89,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         tau: float = 0.01,
         gamma: float = 0.99,
         actor_tau: float = 0.001,
-        reward_transform: str | RewardFunction | None = "locomotion",
+        reward_transform: RewardTransform | None = "locomotion",
+        transforms: Sequence[Transform] = (),
         dataset: DatasetSource | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -116,9 +126,11 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         check_reward_transform(reward_transform)
         self.actor_tau = actor_tau
         self.reward_transform = reward_transform
+        self.transforms = check_transforms(transforms)
         self.dataset = dataset
         # What stays of the dataset when the model is saved
         self.dataset_name: str | None = dataset if isinstance(dataset, str) else None
+        self._dataset_on_disk = False
         self.reference_scores: tuple[float, float] | None = None
         # Fitted to the first dataset: critics that were trained on one scale cannot go over to another
         self.reward_function: RewardFunction | None = None
@@ -146,11 +158,15 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         # The training draws from a generator of its own, so that evaluations in between do not change it
         self.generator = th.Generator(self.device)
         self.generator.manual_seed(int(th.randint(2**62, ())))
+        # Rows have a random state of their own: batches may be gathered ahead of the step that they are for
+        self._row_seed = int(th.randint(2**62, ()))
+        self._held_out: Any = None
         super()._setup_model()
         if self.reward_function is not None:
             self.replay_buffer.reward_function = self.reward_function
         # Saved as a tensor; the generator itself cannot be
         self.random_state = self.generator.get_state()
+        self.row_random_state = th.empty(0, dtype=th.uint8)
         self._resume_random_state = True
         self.means = DeviceMeans()
         self._create_aliases()
@@ -164,6 +180,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         super().set_random_seed(seed)
         if seed is not None:
             self.generator.manual_seed(seed)
+            self._row_seed = seed ^ _ROW_STREAM
+            if self.replay_buffer is not None:
+                self.replay_buffer.generator = None
             self._resume_random_state = False
 
     def _create_aliases(self) -> None:
@@ -188,16 +207,26 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """
         if dataset is None and self.replay_buffer.size() > 0:
             return
-        data = load_dataset(find_dataset((dataset, self.dataset), self.env, self.dataset_name, type(self).__name__))
+        source = find_dataset((dataset, self.dataset), self.env, self.dataset_name, type(self).__name__)
         assert isinstance(self.action_space, spaces.Box)
+        data = load_dataset(
+            source,
+            memory_map=True if self._dataset_on_disk and source == self.dataset_name else None,
+            action_space=self.action_space,
+            reference_scores=self.reference_scores,
+            action_transforms=action_transforms(self.transforms),
+        )
         data = fit_to_spaces(data, self.observation_space, self.action_space)
         self.dataset_name, self.reference_scores = data.name, data.reference_scores
+        self._dataset_on_disk = data.memory_mapped
         if self.reward_function is None:
             self.reward_function = fit_reward_transform(self.reward_transform, data)
-        self.replay_buffer.fill(data, self.reward_function)
+        chosen = prepare(data, self.transforms)
+        self.replay_buffer.fill(chosen.data, self.reward_function, chosen.learnt, chosen.n_steps, self.gamma)
         if self._vec_normalize_env is not None:
-            fit_vec_normalize(self._vec_normalize_env, data, self.gamma)
+            fit_vec_normalize(self._vec_normalize_env, chosen.data, self.replay_buffer.observation_chunks(), self.gamma)
         self._fit_observation_normalizer()
+        self._hold_out(chosen.held_out)
         if self.verbose >= 1:
             print(data.describe())
 
@@ -206,8 +235,15 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         vec_normalize = self._vec_normalize_env
         by_wrapper = vec_normalize is not None and vec_normalize.norm_obs
         if self.policy.normalize_observations and not self._normalizer_is_fitted and not by_wrapper:
-            self.policy.normalizer.fit(self.replay_buffer.observations)
+            self.policy.normalizer.fit(self.replay_buffer.observation_chunks())
             self._normalizer_is_fitted = True
+
+    def _hold_out(self, rows: np.ndarray) -> None:
+        """Rows that losses are watched on: at most so many, evenly spaced."""
+        self._held_out = None
+        if len(rows):
+            chosen = th.as_tensor(rows[:: -(-len(rows) // _HELD_OUT_ROWS)])
+            self._held_out = self.replay_buffer.rows(chosen, self._vec_normalize_env)
 
     # Learning
 
@@ -226,7 +262,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         if self.env is None:
             self.env = SpacesVecEnv(self.observation_space, self.action_space)
         self._fill_replay_buffer(dataset)
-        self.replay_buffer.generator = self.generator
+        generator = self.replay_buffer.generator
+        if generator is None or generator.device.type != self.replay_buffer.rows_device.type:
+            self.replay_buffer.seed_rows(self._row_seed)
         if self._resume_random_state:
             self._restore_random_state()
         self.means = DeviceMeans()
@@ -239,6 +277,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         else:
             # Saved on another kind of device, whose states do not carry over: go on with fresh draws, not with the first ones
             self.generator.manual_seed((self.seed or 0) + self.num_timesteps)
+        if len(self.row_random_state) and not self.replay_buffer.set_random_state(self.row_random_state.cpu()):
+            self.replay_buffer.seed_rows(self._row_seed + self.num_timesteps)
         self._resume_random_state = False
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
@@ -301,6 +341,20 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         :param batch_size: rows of each batch
         """
 
+    @abstractmethod
+    def _losses_of(self, batch: Any, generator: th.Generator) -> dict[str, th.Tensor]:
+        """
+        :param batch: rows of the dataset
+        :param generator: source of the noise
+        :return: losses by name, without gradient
+        """
+
+    def _validation_losses(self) -> dict[str, th.Tensor]:
+        """Of the held-out rows, with the same noise every time, and without touching the training's random state."""
+        self.policy.set_training_mode(False)
+        with th.no_grad():
+            return self._losses_of(self._held_out, th.Generator(self.device).manual_seed(0))
+
     def predict(
         self,
         observation: np.ndarray | dict[str, np.ndarray],
@@ -322,6 +376,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """
         for name, mean in self.means.pop().items():
             self.logger.record(f"train/{name}", mean)
+        if self._held_out is not None:
+            for name, loss in self._validation_losses().items():
+                self.logger.record(f"validation/{name}", float(loss))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
         self.logger.record("time/seconds_per_step", elapsed / max(self.num_timesteps - self._num_timesteps_at_start, 1))
@@ -332,10 +389,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         networks = ["actor", "actor_ema", "critic", "critic_target", "value_net"]
         statistics = [name for name in vars(self) if "batch_norm_stats" in name]
-        return [*super()._excluded_save_params(), *networks, *statistics, "dataset", "generator", "means"]
+        return [*super()._excluded_save_params(), *networks, *statistics, "dataset", "generator", "means", "_held_out"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", "actor.optimizer", "critic.optimizer", "value_net.optimizer"], ["random_state"]
+        return ["policy", "actor.optimizer", "critic.optimizer", "value_net.optimizer"], ["random_state", "row_random_state"]
 
     def save(self, path: str | pathlib.Path | io.BufferedIOBase, exclude: Any = None, include: Any = None) -> None:
         """
@@ -347,6 +404,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """
         if not self._resume_random_state:
             self.random_state = self.generator.get_state()
+            if self.replay_buffer is not None and self.replay_buffer.generator is not None:
+                self.row_random_state = self.replay_buffer.random_state()
         # A model that is loaded takes the state up when it goes on learning
         was, self._resume_random_state = self._resume_random_state, True
         try:

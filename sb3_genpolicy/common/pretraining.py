@@ -282,6 +282,11 @@ class PretrainingAlgorithm(OfflineAlgorithm):
             advantage=losses.advantage.mean(),
         )
 
+    def _losses_of(self, batch: Any, generator: th.Generator) -> dict[str, th.Tensor]:
+        losses = iql_losses(self.critic, self.critic_target, self.value_net, batch, self.gamma, self.expectile)
+        matching_loss = self.actor.matching_loss(batch.observations, batch.actions, generator).mean()
+        return dict(critic_loss=losses.critic_loss, value_loss=losses.value_loss, matching_loss=matching_loss)
+
     def _guard(self, **terms: th.Tensor) -> None:
         if self.device.type == "cpu" or self._n_updates % _CHECK_EVERY_ON_GPU == 0:
             check_finite(self._n_updates + 1, **terms)

@@ -3,11 +3,13 @@ The one record that every source of data becomes.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+
+from sb3_genpolicy.common.utils import tree_items, tree_map
 
 Arrays = np.ndarray | dict[str, np.ndarray]
 
@@ -17,13 +19,16 @@ KEYS = ("observations", "actions", "rewards", "next_observations", "terminals", 
 @dataclass(frozen=True, eq=False)
 class Transitions(Mapping[str, Any]):
     """
-    Logged transitions, episode after episode, as float32 arrays (images keep their uint8).
+    Logged transitions, episode after episode, as float32 arrays (images keep their uint8). Where a step leads to the
+    observation of the row after it, that observation is stored once.
+
     It reads like a mapping too: ``transitions["rewards"]``, as D4RL's ``env.get_dataset()`` does.
 
-    :param observations: (n_rows, \\*observation_shape), or a dictionary of such arrays
+    :param states: (n_rows + n_extra, \\*observation_shape), or a dictionary of such arrays: the observation of every row, then
+        those that steps led to and that are no row's own, as the last observation of every episode
+    :param next_rows: (n_rows,), which of ``states`` the step led to
     :param actions: (n_rows, \\*action_shape), in the environment's units
     :param rewards: (n_rows,)
-    :param next_observations: what the step led to, before any reset; shaped like ``observations``
     :param terminals: (n_rows,), 1 where the environment ended the episode: nothing is earned afterwards
     :param timeouts: (n_rows,), 1 where the episode was cut off: the value of the next observation still counts.
         An episode ends where either flag is set; the last row always ends one.
@@ -32,12 +37,13 @@ class Transitions(Mapping[str, Any]):
     :param name: the name that the data can be loaded by again, if any
     :param env_id: the id of the environment that it came from, if known
     :param reference_scores: returns that count as normalised scores of 0 and 100, if known
+    :param memory_mapped: whether the arrays are files that are read as they are looked at
     """
 
-    observations: Arrays
+    states: Arrays
+    next_rows: np.ndarray
     actions: np.ndarray
     rewards: np.ndarray
-    next_observations: Arrays
     terminals: np.ndarray
     timeouts: np.ndarray
     observation_space: spaces.Space
@@ -45,6 +51,7 @@ class Transitions(Mapping[str, Any]):
     name: str | None = None
     env_id: str | None = None
     reference_scores: tuple[float, float] | None = None
+    memory_mapped: bool = False
 
     def __getitem__(self, key: str) -> Any:
         if key not in KEYS:
@@ -63,11 +70,33 @@ class Transitions(Mapping[str, Any]):
         return len(self.rewards)
 
     @property
+    def observations(self) -> Any:
+        """
+        :return: (n_rows, \\*observation_shape) or a dictionary of such arrays: what was seen before the step; no copy
+        """
+        return tree_map(lambda array: array[: self.n_rows], self.states)
+
+    @property
+    def next_observations(self) -> Any:
+        """
+        :return: (n_rows, \\*observation_shape) or a dictionary of such arrays: what the step led to, before any reset; a copy
+        """
+        return tree_map(lambda array: array[self.next_rows], self.states)
+
+    @property
+    def nbytes(self) -> int:
+        """
+        :return: bytes of all arrays
+        """
+        named = [*tree_items(self.states, ""), *((key, getattr(self, key)) for key in ("next_rows", *_FLAT_KEYS))]
+        return sum(array.nbytes for _, array in named)
+
+    @property
     def episode_starts(self) -> np.ndarray:
         """
         :return: (n_episodes + 1,), the first row of every episode, and the number of rows last
         """
-        ends = np.flatnonzero((self.terminals + self.timeouts) > 0) + 1
+        ends = np.flatnonzero((self.terminals > 0) | (self.timeouts > 0)) + 1
         return np.concatenate([[0], ends])
 
     @property
@@ -80,13 +109,46 @@ class Transitions(Mapping[str, Any]):
         """
         return np.add.reduceat(self.rewards.astype(np.float64), self.episode_starts[:-1])
 
+    def rows_of(self, episodes: np.ndarray) -> np.ndarray:
+        """
+        :param episodes: numbers of episodes, or a mask over them
+        :return: all rows of these episodes, in the record's order
+        """
+        kept = np.zeros(self.n_episodes, dtype=bool)
+        kept[episodes] = True
+        return np.flatnonzero(np.repeat(kept, np.diff(self.episode_starts)))
+
+    def select_episodes(self, episodes: np.ndarray) -> "Transitions":
+        """
+        :param episodes: numbers of episodes, or a mask over them
+        :return: a record of these episodes alone, in memory and without a name
+        """
+        rows = self.rows_of(episodes)
+        position = np.full(len(self.terminals), -1, dtype=np.int64)
+        position[rows] = np.arange(len(rows))
+        led_to = np.asarray(self.next_rows[rows])
+        is_row = led_to < self.n_rows
+        next_rows = np.where(is_row, position[np.where(is_row, led_to, 0)], -1)
+        # Observations that are no row's own, and rows of episodes that were left out
+        extra = next_rows < 0
+        next_rows[extra] = len(rows) + np.arange(extra.sum())
+        taken = np.concatenate([rows, led_to[extra]])
+        flat: dict[str, Any] = {key: np.asarray(getattr(self, key)[rows]) for key in _FLAT_KEYS}
+        return replace(
+            self,
+            states=tree_map(lambda array: array[taken], self.states),
+            next_rows=next_rows,
+            **flat,
+            name=None,
+            memory_mapped=False,
+        )
+
     def where(self, row: int) -> str:
         """
         :param row: a row of the record
         :return: the row in words: its number, its episode and its step within, all counted from 0
         """
-        episode = int(np.searchsorted(self.episode_starts, row, side="right")) - 1
-        return f"row {row} (episode {episode}, step {row - self.episode_starts[episode]})"
+        return where(row, self.episode_starts)
 
     def describe(self) -> str:
         """
@@ -96,6 +158,19 @@ class Transitions(Mapping[str, Any]):
         size = f"{self.n_rows} steps, {self.n_episodes} episodes"
         name = f"'{self.name}'" if self.name else "without a name"
         return f"Dataset {name}: {size}, return {returns.mean():.1f} +/- {returns.std():.1f}"
+
+
+_FLAT_KEYS = ("actions", "rewards", "terminals", "timeouts")
+
+
+def where(row: int, episode_starts: np.ndarray) -> str:
+    """
+    :param row: a row
+    :param episode_starts: the first row of every episode, ascending
+    :return: the row in words: its number, its episode and its step within, all counted from 0
+    """
+    episode = int(np.searchsorted(episode_starts, row, side="right")) - 1
+    return f"row {row} (episode {episode}, step {row - episode_starts[episode]})"
 
 
 def normalized_score(returns: Any, reference_scores: tuple[float, float]) -> Any:

@@ -3,6 +3,7 @@ GMPG: generative model policy gradient, by the likelihoods of policy and behavio
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch as th
@@ -14,7 +15,8 @@ from sb3_genpolicy.common.critics import smallest_q
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.guards import check_finite
 from sb3_genpolicy.common.pretraining import PretrainedSource, PretrainingAlgorithm
-from sb3_genpolicy.common.rewards import RewardFunction
+from sb3_genpolicy.common.rewards import RewardTransform
+from sb3_genpolicy.common.transforms import Transform
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative import KL_ESTIMATORS, KLEstimator, OdeKL
 from sb3_genpolicy.generative.checks import check_choice, check_number, named_options
@@ -89,9 +91,12 @@ class GMPG(PretrainingAlgorithm):
     :param normalize_q: whether to divide Q by the batch's mean of abs(Q) (TD3+BC), so that beta has no unit
     :param max_grad_norm: largest norm of the policy's gradient, > 0; None for no clipping
     :param reward_transform: ``locomotion`` (the default: returns of the dataset span 1000), ``antmaze`` (reward - 1),
-        ``none`` (or None), or a function of an array of rewards
-    :param dataset: the logged data: a Minari id or dataset, the name of an embedded dataset, an SB3 replay buffer or a mapping
-        of arrays. They are read in ``learn``. Default: what the environment carries (``env.get_dataset()``).
+        ``none`` (or None), an object (``AffineReward``, ``ReturnRange``) or a function of an array of rewards
+    :param transforms: what else is done to the dataset, in the order given: ``BestEpisodes``, ``HeldOutEpisodes``,
+        ``NStepReturns``, ``ClipActions``, ``RescaleActions``, see :mod:`sb3_genpolicy.common.transforms`
+    :param dataset: the logged data: a Minari id, a file, an SB3 replay buffer, a mapping of arrays, a list of these, or
+        anything else that ``load_dataset`` takes. They are read in ``learn``. Default: what the environment carries
+        (``env.get_dataset()``).
     :param stats_window_size: Window size for the rollout logging when the model goes on online
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: Additional arguments to be passed to the policy on creation,
@@ -127,7 +132,8 @@ class GMPG(PretrainingAlgorithm):
         target_kl: float | None = None,
         normalize_q: bool = False,
         max_grad_norm: float | None = 1.0,
-        reward_transform: str | RewardFunction | None = "locomotion",
+        reward_transform: RewardTransform | None = "locomotion",
+        transforms: Sequence[Transform] = (),
         dataset: DatasetSource | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -149,6 +155,7 @@ class GMPG(PretrainingAlgorithm):
             pretraining_steps=pretraining_steps,
             pretrained=pretrained,
             reward_transform=reward_transform,
+            transforms=transforms,
             dataset=dataset,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,

@@ -63,7 +63,7 @@ class BehaviourActions:
         if self.seed is None:
             return self._of(batch.observations, len(rows), generator)
         if self._of_all_rows is None:
-            own = th.Generator(rows.device).manual_seed(self.seed)
+            own = th.Generator(generator.device).manual_seed(self.seed)
             parts = []
             for indices in th.arange(buffer.size(), device=rows.device).split(_CHUNK):
                 parts.append(self._of(buffer.rows(indices, env).observations, len(indices), own))

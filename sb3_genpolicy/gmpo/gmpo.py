@@ -3,6 +3,7 @@ GMPO: generative model policy optimization by advantage-weighted matching.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch as th
@@ -13,7 +14,8 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.policies import POLICY_ALIASES
 from sb3_genpolicy.common.pretraining import PretrainedSource, PretrainingAlgorithm
-from sb3_genpolicy.common.rewards import RewardFunction
+from sb3_genpolicy.common.rewards import RewardTransform
+from sb3_genpolicy.common.transforms import Transform
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative.checks import check_choice, check_number, named_options
 from sb3_genpolicy.gmpo.behaviour_actions import BehaviourActions
@@ -67,9 +69,12 @@ class GMPO(PretrainingAlgorithm):
     :param actor_tau: the soft update coefficient of the averaged actor, which acts (in (0, 1]; 1: the latest parameters act).
         The weights make each step's gradient noisy; an average over the last thousand steps acts more steadily.
     :param reward_transform: ``locomotion`` (the default: returns of the dataset span 1000), ``antmaze`` (reward - 1),
-        ``none`` (or None), or a function of an array of rewards
-    :param dataset: the logged data: a Minari id or dataset, the name of an embedded dataset, an SB3 replay buffer or a mapping
-        of arrays. They are read in ``learn``. Default: what the environment carries (``env.get_dataset()``).
+        ``none`` (or None), an object (``AffineReward``, ``ReturnRange``) or a function of an array of rewards
+    :param transforms: what else is done to the dataset, in the order given: ``BestEpisodes``, ``HeldOutEpisodes``,
+        ``NStepReturns``, ``ClipActions``, ``RescaleActions``, see :mod:`sb3_genpolicy.common.transforms`
+    :param dataset: the logged data: a Minari id, a file, an SB3 replay buffer, a mapping of arrays, a list of these, or
+        anything else that ``load_dataset`` takes. They are read in ``learn``. Default: what the environment carries
+        (``env.get_dataset()``).
     :param stats_window_size: Window size for the rollout logging when the model goes on online
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: Additional arguments to be passed to the policy on creation,
@@ -101,7 +106,8 @@ class GMPO(PretrainingAlgorithm):
         redraw_actions: bool = True,
         pretraining_steps: int | None = None,
         pretrained: PretrainedSource | None = None,
-        reward_transform: str | RewardFunction | None = "locomotion",
+        reward_transform: RewardTransform | None = "locomotion",
+        transforms: Sequence[Transform] = (),
         dataset: DatasetSource | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -125,6 +131,7 @@ class GMPO(PretrainingAlgorithm):
             pretraining_steps=pretraining_steps,
             pretrained=pretrained,
             reward_transform=reward_transform,
+            transforms=transforms,
             dataset=dataset,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
@@ -150,8 +157,7 @@ class GMPO(PretrainingAlgorithm):
         for _ in range(gradient_steps):
             self._set_training_mode()
             self._update_learning_rate([self.actor.optimizer, self.critic.optimizer, self.value_net.optimizer])
-            rows = self.replay_buffer.draw_rows(batch_size)
-            batch = self.replay_buffer.rows(rows, env=self._vec_normalize_env)
+            rows, batch = self.replay_buffer.draw(batch_size, env=self._vec_normalize_env)
             if self.pretraining:
                 self._pretrain(batch)
             else:

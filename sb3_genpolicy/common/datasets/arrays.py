@@ -1,0 +1,115 @@
+"""
+Where the arrays of a record are written: into memory, or into flat files that are read back as they are looked at.
+"""
+
+import mmap
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class ArrayWriter(Protocol):
+    """
+    Makes the arrays that a source is read into.
+    """
+
+    def allocate(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """
+        :param name: of the array
+        :param shape: (n_rows, ...)
+        :param dtype: of its entries
+        :return: an array to fill
+        """
+        ...
+
+    def extend(self, name: str, n_rows: int) -> np.ndarray:
+        """
+        :param name: of an array that was allocated; views of it are no longer valid
+        :param n_rows: rows to append
+        :return: the longer array
+        """
+        ...
+
+
+class MemoryWriter:
+    """
+    Arrays in memory.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def allocate(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        self._arrays[name] = np.empty(shape, dtype)
+        return self._arrays[name]
+
+    def extend(self, name: str, n_rows: int) -> np.ndarray:
+        array = self._arrays[name]
+        # In place: the system moves the pages of a large array, and nothing is held twice
+        array.resize((len(array) + n_rows, *array.shape[1:]), refcheck=False)
+        return array
+
+
+class FileWriter:
+    """
+    Arrays in flat files of a folder.
+
+    :param folder: an empty folder
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        #: name -> file, shape and dtype
+        self.layout: dict[str, dict[str, Any]] = {}
+
+    def allocate(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        file = f"{len(self.layout):02d}_{''.join(c if c.isalnum() else '_' for c in name)}.bin"
+        self.layout[name] = dict(file=file, shape=list(shape), dtype=np.dtype(dtype).str)
+        return self._map(name, "w+")
+
+    def extend(self, name: str, n_rows: int) -> np.ndarray:
+        self.layout[name]["shape"][0] += n_rows
+        return self._map(name, "r+")
+
+    def _map(self, name: str, mode: Any) -> np.ndarray:
+        entry = self.layout[name]
+        if 0 in entry["shape"]:
+            (self.folder / entry["file"]).touch()
+            return np.empty(tuple(entry["shape"]), entry["dtype"])
+        return np.memmap(self.folder / entry["file"], entry["dtype"], mode, shape=tuple(entry["shape"]))
+
+
+def map_file(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """
+    :param path: a flat file
+    :param shape: of its array
+    :param dtype: of its entries
+    :return: the array, read-only, whose pages are read from the file as they are looked at
+    :raises ValueError: if the file does not have the array's size
+    """
+    expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    if path.stat().st_size != expected:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes where {expected} were written.")
+    if expected == 0:
+        return np.empty(shape, dtype)
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_RANDOM"):
+        # Rows are drawn at random: reading ahead would fetch a thousand times what is asked for
+        mapped.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(mapped, dtype).reshape(shape)
+
+
+def read_file(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """
+    :param path: a flat file
+    :param shape: of its array
+    :param dtype: of its entries
+    :return: the array, in memory
+    :raises ValueError: if the file does not have the array's size
+    """
+    array = np.fromfile(path, dtype)
+    if array.size != np.prod(shape, dtype=np.int64):
+        raise ValueError(f"{path} has {array.size} numbers where {np.prod(shape, dtype=np.int64)} were written.")
+    return array.reshape(shape)

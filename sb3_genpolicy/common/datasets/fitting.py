@@ -1,0 +1,87 @@
+"""
+A dataset is brought to the spaces of a model.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_obs_shape, is_image_space, is_image_space_channels_first
+from stable_baselines3.common.vec_env import VecTransposeImage
+
+from sb3_genpolicy.common.datasets.checks import check_action_bounds, check_members
+from sb3_genpolicy.common.transitions import Arrays, Transitions
+from sb3_genpolicy.common.utils import space_items, tree_items
+
+
+def fit_to_spaces(data: Transitions, observation_space: spaces.Space, action_space: spaces.Box) -> Transitions:
+    """
+    Check a dataset against the spaces of a model (or its environment) and turn images channel-first where the model's are.
+
+    :param data: the dataset
+    :param observation_space: the model's observation space
+    :param action_space: the model's action space
+    :return: the dataset, with the model's spaces
+    :raises ValueError: if observations, action shapes or action bounds do not match
+    """
+    if is_transposed(data.observation_space, observation_space):
+        data = _transpose_images(data, observation_space)
+    ours, theirs = dict(space_items(data.observation_space, "observations")), dict(
+        space_items(observation_space, "observations")
+    )
+    label = f"dataset '{data.name}'" if data.name else "the dataset"
+    if ours.keys() != theirs.keys():
+        raise ValueError(
+            f"The observations of {label} ({', '.join(sorted(ours))}) "
+            f"are not those of the environment ({', '.join(sorted(theirs))})."
+        )
+    for name, space in theirs.items():
+        if get_obs_shape(ours[name]) != get_obs_shape(space):
+            raise ValueError(
+                f"{name} of {label} has shape {get_obs_shape(ours[name])}, but the environment's has {get_obs_shape(space)}: "
+                f"the data are of another environment{f' ({data.env_id})' if data.env_id else ''}, or another version of it."
+            )
+        if ours[name] != space and not data.memory_mapped:
+            states = dict(tree_items(data.states, "observations"))[name]
+            check_members(states, space, f"{label}: {name}", lambda row: f"row {row}")
+    if data.action_space.shape != action_space.shape:
+        raise ValueError(
+            f"The actions of {label} have shape {data.action_space.shape}, but the environment's have {action_space.shape}."
+        )
+    if action_space != data.action_space:
+        check_action_bounds(data.actions, action_space, f"{label[:1].upper()}{label[1:]}: actions", data.where)
+    return replace(data, observation_space=observation_space, action_space=action_space)
+
+
+def is_transposed(ours: spaces.Space, theirs: spaces.Space) -> bool:
+    """
+    :param ours: a dataset's observation space
+    :param theirs: a model's observation space
+    :return: whether the model sees the dataset's images with their channels first
+    """
+    pairs = zip(space_items(ours, ""), space_items(theirs, ""), strict=False)
+    return any(
+        _is_channels_last(mine) and mine.shape != his.shape and VecTransposeImage.transpose_space(mine).shape == his.shape
+        for (_, mine), (_, his) in pairs
+        if isinstance(mine, spaces.Box)
+    )
+
+
+def _is_channels_last(space: spaces.Box) -> bool:
+    return is_image_space(space) and not is_image_space_channels_first(space)
+
+
+def _transpose_images(data: Transitions, observation_space: spaces.Space) -> Transitions:
+    def channels_first(images: np.ndarray, space: spaces.Space) -> np.ndarray:
+        if images.shape[1:] == space.shape or images.ndim != 4:
+            return images
+        turned = VecTransposeImage.transpose_image(images)
+        # On disk they stay as they are, and each batch is turned
+        return turned if data.memory_mapped else np.ascontiguousarray(turned)
+
+    if isinstance(data.states, dict):
+        assert isinstance(observation_space, spaces.Dict)
+        states: Arrays = {key: channels_first(value, observation_space[key]) for key, value in data.states.items()}
+    else:
+        states = channels_first(data.states, observation_space)
+    return replace(data, states=states, observation_space=observation_space)

@@ -1,0 +1,323 @@
+"""
+Every source of logged data becomes one :class:`~sb3_genpolicy.common.transitions.Transitions` record.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Union
+
+import minari
+import numpy as np
+from gymnasium import spaces
+from minari import MinariDataset
+from stable_baselines3.common.buffers import ReplayBuffer
+
+from sb3_genpolicy.common.datasets.arrays import ArrayWriter, MemoryWriter
+from sb3_genpolicy.common.datasets.cache import CACHE_VARIABLE, CacheEntry, cache_root
+from sb3_genpolicy.common.datasets.checks import check_action_bounds, check_transitions, label_of, storage_dtype, stored_shape
+from sb3_genpolicy.common.datasets.columns import ArrayColumn
+from sb3_genpolicy.common.datasets.concatenation import concatenate
+from sb3_genpolicy.common.datasets.download import download_minari, is_remote, local_id
+from sb3_genpolicy.common.datasets.embedded import EMBEDDED, read_embedded
+from sb3_genpolicy.common.datasets.files import HDF5_SUFFIXES, NPZ_SUFFIXES, Relabel, file_columns, read_file, relabelled
+from sb3_genpolicy.common.datasets.flat import read_flat
+from sb3_genpolicy.common.datasets.minari_source import local_minari_datasets, read_minari, same_env
+from sb3_genpolicy.common.datasets.names import Known, infer_action_space, infer_observation_space, named_columns
+from sb3_genpolicy.common.datasets.sb3_source import PICKLE_SUFFIXES, load_buffer, read_buffer
+from sb3_genpolicy.common.transforms import ActionTransform
+from sb3_genpolicy.common.transitions import Transitions
+from sb3_genpolicy.common.utils import space_items, tree_map
+
+#: One source, see :func:`load_dataset`
+OneSource = Union[str, os.PathLike[str], MinariDataset, ReplayBuffer, Mapping[str, Any], Transitions]  # noqa: UP007
+#: What a dataset can be given as, see :func:`load_dataset`
+DatasetSource = Union[OneSource, Sequence[OneSource]]  # noqa: UP007
+
+#: Between the names of several sources that were loaded as one
+JOINT = " + "
+# Reading that takes longer, in seconds, is kept as flat files
+_SLOW = 1.0
+# A record of more than this share of the machine's memory stays on disk
+_LARGE = 0.5
+
+
+def load_dataset(
+    source: DatasetSource,
+    *,
+    download: bool = False,
+    memory_map: bool | None = None,
+    observation_space: spaces.Space | None = None,
+    action_space: spaces.Space | None = None,
+    reference_scores: tuple[float, float] | None = None,
+    relabel: Relabel | None = None,
+    action_transforms: Sequence[ActionTransform] = (),
+) -> Transitions:
+    """
+    Read logged data, whatever holds them, and check them. The source is left as it is.
+
+    :param source: one of
+
+        - the id of a Minari dataset (``"mujoco/hopper/medium-v0"``), the folder of one, its remote address
+          (``"hf://farama-minari/mujoco/hopper/medium-v0"``, fetched if it is not here), or a Minari dataset object;
+        - the name of a dataset that ships with the package: ``"pendulum-mixed"``;
+        - a path to an HDF5 file of D4RL's layout, or to an npz file (OGBench, RL Unplugged, or own arrays);
+        - an SB3 ``ReplayBuffer``, ``DictReplayBuffer`` or ``HerReplayBuffer``, or the pickle of one (``.pkl``), whose scaled
+          actions are brought back to the environment's units;
+        - a mapping of arrays. ``observations``, ``actions``, ``rewards`` and ``terminals`` are needed, ``next_observations``
+          and ``timeouts`` where they tell more; ``observation_space``, ``action_space``, ``env_id`` and ``reference_scores``
+          may come with them. Other conventions' names (``obs``, ``dones``, ``masks``, ...) are understood;
+        - a ``Transitions`` record;
+        - a list of such sources of the same spaces, whose episodes follow each other.
+    :param download: whether a Minari dataset that is not on this machine is fetched, by Minari
+    :param memory_map: whether the rows stay on disk, in flat files, and are read as they are drawn. Default: where they would
+        take more than half of the machine's memory.
+    :param observation_space: space of the observations, for sources that do not say (files, mappings). Default: unbounded.
+    :param action_space: space of the actions, likewise. Default: from -1 to 1, if the actions fit.
+    :param reference_scores: returns that count as scores of 0 and 100, likewise
+    :param relabel: for files and mappings, a function of all arrays by name that changes some (OGBench's rewards of a task)
+    :param action_transforms: what is done to the actions before their bounds are checked, see
+        :mod:`sb3_genpolicy.common.transforms`
+    :return: the record
+    :raises ValueError: if there is no such dataset, or it is damaged, empty, misshapen, non-finite or has actions outside
+        their bounds; the message says what was found, where, and what to do
+    :raises TypeError: if the source is of no kind known
+    """
+    known = Known(observation_space, action_space, None, reference_scores, tuple(action_transforms))
+    options = _Options(download, memory_map, known, relabel)
+    if isinstance(source, str) and JOINT in source and not Path(source).exists():
+        source = source.split(JOINT)
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        return _load_list(source, options)
+    return _load_one(source, options)
+
+
+class _Options:
+    """What :func:`load_dataset` was asked for beside the source."""
+
+    def __init__(self, download: bool, memory_map: bool | None, known: Known, relabel: Relabel | None):
+        self.download, self.memory_map, self.known, self.relabel = download, memory_map, known, relabel
+
+
+def _load_list(sources: Sequence[Any], options: _Options) -> Transitions:
+    if not sources:
+        raise ValueError("The list of sources is empty: give at least one.")
+    parts = [_load_one(part, options) for part in sources]
+    if len(parts) == 1:
+        return parts[0]
+    names = [part.name for part in parts]
+    name = JOINT.join(str(name) for name in names) if all(names) else None
+    if options.memory_map or any(part.memory_mapped for part in parts):
+        if name is None:
+            raise ValueError("Only sources with a name (ids and files) can be joined on disk: load the others in memory.")
+        files = [file for part in parts for file in _files_of(str(part.name))]
+        return _on_disk(CacheEntry(files, f"joined {name}"), lambda writer: concatenate(parts, name, writer))
+    return concatenate(parts, name, MemoryWriter())
+
+
+def _load_one(source: Any, options: _Options) -> Transitions:
+    known, relabel = options.known, options.relabel
+    if isinstance(source, Transitions):
+        return check_transitions(_with_transformed_actions(source, known))
+    if isinstance(source, ReplayBuffer):
+        return read_buffer(source, MemoryWriter(), known)
+    if isinstance(source, MinariDataset):
+        return _load_minari(source, options)
+    if isinstance(source, Mapping):
+        return _read_mapping(source, known, relabel)
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(
+            f"A dataset cannot be a {type(source).__name__}: give a Minari id or dataset, a file (HDF5, npz, pkl), the name "
+            f"of an embedded dataset ({', '.join(EMBEDDED)}), an SB3 replay buffer, a mapping of arrays, or a list of these."
+        )
+    name, path = os.fspath(source), Path(source).expanduser()
+    if name in EMBEDDED:
+        return _with_transformed_actions(read_embedded(name), known)
+    if path.suffix in HDF5_SUFFIXES + NPZ_SUFFIXES + PICKLE_SUFFIXES:
+        if not path.is_file():
+            raise ValueError(f"There is no file {path} (looked for in {Path.cwd()}).")
+        if path.suffix in PICKLE_SUFFIXES:
+            return replace(read_buffer(load_buffer(path), MemoryWriter(), known, f"File {path}"), name=name)
+        return _load_file(path, options)
+    return _load_minari(open_minari(name, options.download), options)
+
+
+def _with_transformed_actions(data: Transitions, known: Known) -> Transitions:
+    if not known.action_transforms:
+        return data
+    actions = known.transformed(data.actions, data.action_space).astype(np.float32)
+    check_action_bounds(actions, data.action_space, f"{label_of(data)}: actions", data.where)
+    return replace(data, actions=actions)
+
+
+def _load_file(path: Path, options: _Options) -> Transitions:
+    known = options.known
+    entry = CacheEntry([path], repr(known))
+
+    def read(writer: ArrayWriter) -> Transitions:
+        return read_file(path, writer, known, options.relabel)
+
+    # An expanded file is about as large as its record
+    on_disk = _stays_on_disk(options.memory_map, path.stat().st_size)
+    if options.relabel is not None:
+        if options.memory_map:
+            raise ValueError(
+                "relabel= holds all arrays in memory: write what it makes to a file, and load that with memory_map."
+            )
+        return read(MemoryWriter())
+    return _on_disk(entry, read) if on_disk else _kept_if_slow(entry, read)
+
+
+def _load_minari(dataset: MinariDataset, options: _Options) -> Transitions:
+    episodes = np.asarray(dataset.episode_indices).tolist()
+    entry = CacheEntry(_minari_files(dataset), f"episodes {episodes} {options.known.action_transforms}")
+
+    def read(writer: ArrayWriter) -> Transitions:
+        return read_minari(dataset, writer, options.known)
+
+    parts = [space for _, space in space_items(dataset.observation_space, "")]
+    numbers = [np.prod(stored_shape(part)) * storage_dtype(part)().itemsize for part in parts if part.shape is not None]
+    on_disk = _stays_on_disk(options.memory_map, dataset.total_steps * int(sum(numbers)))
+    return _on_disk(entry, read) if on_disk else _kept_if_slow(entry, read)
+
+
+def _stays_on_disk(asked: bool | None, n_bytes: int) -> bool:
+    if asked is not None:
+        return asked
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return False
+    return n_bytes > _LARGE * memory
+
+
+def _on_disk(entry: CacheEntry, read: Callable[[ArrayWriter], Transitions]) -> Transitions:
+    data = entry.load(memory_map=True)
+    if data is None:
+        try:
+            entry.write(read)
+        except OSError as error:
+            raise ValueError(
+                f"The rows cannot be written to {cache_root()} ({error}), from where they would be read as they are drawn: "
+                f"make room, or name another folder in the environment variable {CACHE_VARIABLE}."
+            ) from error
+        data = entry.load(memory_map=True)
+        assert data is not None
+    return data
+
+
+def _kept_if_slow(entry: CacheEntry, read: Callable[[ArrayWriter], Transitions]) -> Transitions:
+    data = entry.load(memory_map=False)
+    if data is None:
+        start = time.perf_counter()
+        data = read(MemoryWriter())
+        if time.perf_counter() - start > _SLOW:
+            entry.keep(data)
+    return data
+
+
+# What a mapping may say of itself beside its arrays
+_SAID = ("observation_space", "action_space", "env_id", "reference_scores")
+
+
+def _read_mapping(mapping: Mapping[str, Any], known: Known, relabel: Relabel | None) -> Transitions:
+    label = "The dataset"
+    arrays = {key: value for key, value in mapping.items() if key not in _SAID}
+    said = {key: mapping[key] for key in _SAID if mapping.get(key) is not None}
+    if relabel is not None:
+        arrays = dict(relabelled(arrays, relabel, label))
+    columns = {key: tree_map(lambda array, key=key: _as_column(array, key), value) for key, value in arrays.items()}
+    named = named_columns(columns, label, strict=True)
+    return read_flat(named, MemoryWriter(), replace(known, **said), label, None)
+
+
+def _as_column(array: Any, key: str) -> ArrayColumn:
+    try:
+        return ArrayColumn(np.asarray(array))
+    except ValueError as error:
+        raise ValueError(f"The dataset: {key} is no array ({error}): give one with a row for every step.") from error
+
+
+def dataset_spaces(source: DatasetSource) -> tuple[spaces.Space, spaces.Space]:
+    """
+    The spaces of a dataset, without reading the rows of a Minari dataset.
+
+    :param source: as for :func:`load_dataset`
+    :return: observation space and action space
+    """
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        if not source:
+            raise ValueError("The list of sources is empty: give at least one.")
+        return dataset_spaces(source[0])
+    if isinstance(source, str) and JOINT in source and not Path(source).exists():
+        return dataset_spaces(source.split(JOINT)[0])
+    if isinstance(source, (str, os.PathLike)) and os.fspath(source) not in EMBEDDED:
+        path = Path(source).expanduser()
+        if path.suffix in HDF5_SUFFIXES + NPZ_SUFFIXES and path.is_file():
+            return _spaces_of_file(path)
+        if path.suffix not in HDF5_SUFFIXES + NPZ_SUFFIXES + PICKLE_SUFFIXES:
+            source = open_minari(os.fspath(source), is_remote(os.fspath(source)))
+    if isinstance(source, (MinariDataset, ReplayBuffer, Transitions)):
+        return source.observation_space, source.action_space
+    data = load_dataset(source)
+    return data.observation_space, data.action_space
+
+
+def _spaces_of_file(path: Path) -> tuple[spaces.Space, spaces.Space]:
+    columns, file = file_columns(path)
+    try:
+        if "observations" in columns and "actions" in columns:
+            label = f"File {path}"
+            return infer_observation_space(columns["observations"]), infer_action_space(columns["actions"], label)
+    finally:
+        if file is not None:
+            file.close()
+    data = load_dataset(path)
+    return data.observation_space, data.action_space
+
+
+def _files_of(name: str) -> list[Path]:
+    path = Path(name).expanduser()
+    if name in EMBEDDED:
+        return []
+    return [path] if path.is_file() else _minari_files(open_minari(name))
+
+
+def _minari_files(dataset: MinariDataset) -> list[Path]:
+    return [path for path in Path(dataset.storage.data_path).rglob("*") if path.is_file()]
+
+
+def local_datasets_for(env_id: str | None) -> list[str]:
+    """
+    :param env_id: an environment's id, or None for all
+    :return: the datasets on this machine that were recorded in that environment (in any version of it)
+    """
+    embedded = list(EMBEDDED) if env_id is None or same_env(env_id, "Pendulum-v1") else []
+    return embedded + local_minari_datasets(env_id)
+
+
+def open_minari(name: str, download: bool = False) -> MinariDataset:
+    """
+    :param name: id of a Minari dataset, its remote address, or its folder
+    :param download: whether it is fetched if it is not on this machine; a remote address always is
+    :return: the dataset, unread
+    :raises ValueError: if there is none, or its metadata are damaged
+    """
+    if download or is_remote(name):
+        download_minari(name)
+    folder = Path(name).expanduser()
+    try:
+        if (folder / "data").is_dir():
+            return MinariDataset(folder / "data")
+        return minari.load_dataset(local_id(name))
+    except FileNotFoundError as error:
+        installed = local_datasets_for(None)
+        raise ValueError(
+            f"There is no dataset '{name}' on this machine, which has {', '.join(installed)}. "
+            f"A Minari dataset is fetched by `minari download {name}`, or by `load_dataset` with download=True; ids end in a "
+            "version: 'mujoco/hopper/medium-v0'."
+        ) from error
+    except Exception as error:
+        raise ValueError(f"Dataset '{name}' cannot be opened: its metadata are damaged ({error}).") from error

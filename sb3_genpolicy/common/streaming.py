@@ -1,0 +1,66 @@
+"""
+Batches that are gathered on a thread while the one before is trained on.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import torch as th
+
+# Batches under way: reading from a disk takes longer than a small step of training
+_AHEAD = 4
+_THREADS = 2
+
+
+class _Pending(NamedTuple):
+    state_before: th.Tensor
+    rows: th.Tensor
+    batch: "Future[Any]"
+
+
+class Prefetcher:
+    """
+    Draws rows ahead and gathers them on threads. Which rows a batch has depends on the generator alone, in the order of the
+    batches; threads draw nothing.
+
+    :param draw: from a batch size to rows, drawn with ``generator``
+    :param gather: from rows to a batch
+    :param generator: random state of the rows, of nobody else's use
+    """
+
+    def __init__(self, draw: Callable[[int], th.Tensor], gather: Callable[[th.Tensor], Any], generator: th.Generator):
+        self._draw, self._gather, self._generator = draw, gather, generator
+        self._pending: deque[_Pending] = deque()
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="rows")
+
+    def next(self, batch_size: int) -> tuple[th.Tensor, Any]:
+        """
+        :param batch_size: number of rows
+        :return: the rows, and the batch of them
+        """
+        if self._pending and len(self._pending[0].rows) != batch_size:
+            self.rewind()
+        while len(self._pending) < _AHEAD:
+            state = self._generator.get_state()
+            rows = self._draw(batch_size)
+            self._pending.append(_Pending(state, rows, self._threads.submit(self._gather, rows)))
+        pending = self._pending.popleft()
+        return pending.rows, pending.batch.result()
+
+    def random_state(self) -> th.Tensor:
+        """
+        :return: the generator's state before the first batch that nobody has had yet
+        """
+        return self._pending[0].state_before if self._pending else self._generator.get_state()
+
+    def rewind(self) -> None:
+        """Forget the batches under way; they will be drawn again."""
+        if self._pending:
+            self._generator.set_state(self._pending[0].state_before)
+        self._pending.clear()
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
