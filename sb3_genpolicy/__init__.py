@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sb3_genpolicy.common.callbacks import OfflineEvalCallback
+    from sb3_genpolicy.common.dataset_info import dataset_info
     from sb3_genpolicy.common.datasets import load_dataset
     from sb3_genpolicy.common.envs import make_offline_env
+    from sb3_genpolicy.common.recording import record_dataset
+    from sb3_genpolicy.common.rewards import AffineReward, ReturnRange
+    from sb3_genpolicy.common.transforms import BestEpisodes, ClipActions, HeldOutEpisodes, NStepReturns, RescaleActions
     from sb3_genpolicy.common.transitions import Transitions, normalized_score
     from sb3_genpolicy.gmpg import GMPG
     from sb3_genpolicy.gmpo import GMPO
@@ -18,23 +22,41 @@ __version__ = "0.1.0"
 __all__ = [
     "GMPG",
     "GMPO",
+    "AffineReward",
+    "BestEpisodes",
+    "ClipActions",
+    "HeldOutEpisodes",
+    "NStepReturns",
     "OfflineEvalCallback",
+    "RescaleActions",
+    "ReturnRange",
     "Transitions",
     "__version__",
+    "dataset_info",
     "load_dataset",
     "make_offline_env",
     "normalized_score",
+    "record_dataset",
 ]
 
 # Imported when they are first asked for, so that `sb3_genpolicy.generative` does not bring Stable-Baselines3 along
 _MODULES = {
     "GMPG": "gmpg",
     "GMPO": "gmpo",
+    "AffineReward": "common.rewards",
+    "BestEpisodes": "common.transforms",
+    "ClipActions": "common.transforms",
+    "HeldOutEpisodes": "common.transforms",
+    "NStepReturns": "common.transforms",
     "OfflineEvalCallback": "common.callbacks",
+    "RescaleActions": "common.transforms",
+    "ReturnRange": "common.rewards",
     "Transitions": "common.transitions",
+    "dataset_info": "common.dataset_info",
     "load_dataset": "common.datasets",
     "make_offline_env": "common.envs",
     "normalized_score": "common.transitions",
+    "record_dataset": "common.recording",
 }
 
 

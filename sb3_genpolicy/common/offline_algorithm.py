@@ -100,7 +100,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         device: th.device | str = "auto",
     ):
         if env is None and dataset is not None:
-            env = SpacesVecEnv(*dataset_spaces(dataset))
+            env = SpacesVecEnv(*dataset_spaces(dataset, check_actions=not action_transforms(transforms)))
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]

@@ -178,6 +178,8 @@ def _read_observations(
         cut = _read_successors(states, successors, parts, writer, rows, next_rows)
         cut &= ~(flags.terminals | flags.timeouts)
         _warn_of_breaks(cut, rows)
+        if "masks" not in columns:
+            _warn_of_terminals_inside(flags.terminals & ~flags.timeouts, states, next_rows, rows)
     if isinstance(space, spaces.Dict):
         return {key: states[name] for key, (name, _) in zip(space.spaces, parts.items(), strict=True)}, next_rows, cut
     return states["observations"], next_rows, cut
@@ -237,13 +239,13 @@ def _read_successors(
     for name, column in tree_items(successors, "observations"):
         label = name.replace("observations", "next_observations", 1)
         for start, piece in rows.pieces(column, parts[name], label):
+            piece = piece[: n_rows - 1 - start]
             following = states[name][start + 1 : start + 1 + len(piece)]
-            piece = piece[: len(following)].reshape(len(following), -1)
-            following = following.reshape(len(following), -1)
-            same = (piece == following).all(axis=1)
+            axes = tuple(range(1, piece.ndim))
+            same = (piece == following).all(axis=axes)
             is_next[start : start + len(piece)] &= same
             differ = np.flatnonzero(~same)
-            near = np.isclose(piece[differ], following[differ], rtol=_ROUNDING, atol=_ROUNDING).all(axis=1)
+            near = np.isclose(piece[differ], following[differ], rtol=_ROUNDING, atol=_ROUNDING).all(axis=axes)
             breaks[start + differ[~near]] = True
     new = np.flatnonzero(~is_next)
     next_rows[:] = np.arange(1, n_rows + 1)
@@ -255,6 +257,23 @@ def _read_successors(
             first, last = np.searchsorted(new, [start, start + len(piece)])
             states[name][n_rows + first : n_rows + last] = piece[new[first:last] - start]
     return breaks
+
+
+def _warn_of_terminals_inside(
+    terminals: np.ndarray, states: dict[str, np.ndarray], next_rows: np.ndarray, rows: _RowReader
+) -> None:
+    """Where a recording goes on after a terminal step, the flag may be of something else (D4RL's AntMaze has such)."""
+    row = np.flatnonzero(terminals & (next_rows == np.arange(1, rows.n_rows + 1)))
+    moved = np.zeros(len(row), dtype=bool)
+    for array in states.values():
+        moved |= (array[row] != array[next_rows[row]]).reshape(len(row), -1).any(axis=1)
+    if moved.any():
+        first = rows.where(int(row[moved][0]))
+        warnings.warn(
+            f"{rows.label}: {moved.sum()} steps are flagged as terminal inside an episode, first {first}: "
+            "the next row starts from what they led to. Nothing is counted as earned after them.",
+            stacklevel=2,
+        )
 
 
 def _warn_of_breaks(cut: np.ndarray, rows: _RowReader) -> None:

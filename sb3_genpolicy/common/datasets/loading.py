@@ -25,7 +25,7 @@ from sb3_genpolicy.common.datasets.embedded import EMBEDDED, read_embedded
 from sb3_genpolicy.common.datasets.files import HDF5_SUFFIXES, NPZ_SUFFIXES, Relabel, file_columns, read_file, relabelled
 from sb3_genpolicy.common.datasets.flat import read_flat
 from sb3_genpolicy.common.datasets.minari_source import local_minari_datasets, read_minari, same_env
-from sb3_genpolicy.common.datasets.names import Known, infer_action_space, infer_observation_space, named_columns
+from sb3_genpolicy.common.datasets.names import Columns, Known, infer_action_space, infer_observation_space, named_columns
 from sb3_genpolicy.common.datasets.sb3_source import PICKLE_SUFFIXES, load_buffer, read_buffer
 from sb3_genpolicy.common.transforms import ActionTransform
 from sb3_genpolicy.common.transitions import Transitions
@@ -223,14 +223,17 @@ _SAID = ("observation_space", "action_space", "env_id", "reference_scores")
 
 
 def _read_mapping(mapping: Mapping[str, Any], known: Known, relabel: Relabel | None) -> Transitions:
-    label = "The dataset"
+    columns, known = _mapping_columns(mapping, known, relabel)
+    return read_flat(columns, MemoryWriter(), known, "The dataset", None)
+
+
+def _mapping_columns(mapping: Mapping[str, Any], known: Known, relabel: Relabel | None) -> tuple[Columns, Known]:
     arrays = {key: value for key, value in mapping.items() if key not in _SAID}
     said = {key: mapping[key] for key in _SAID if mapping.get(key) is not None}
     if relabel is not None:
-        arrays = dict(relabelled(arrays, relabel, label))
+        arrays = dict(relabelled(arrays, relabel, "The dataset"))
     columns = {key: tree_map(lambda array, key=key: _as_column(array, key), value) for key, value in arrays.items()}
-    named = named_columns(columns, label, strict=True)
-    return read_flat(named, MemoryWriter(), replace(known, **said), label, None)
+    return named_columns(columns, "The dataset", strict=True), replace(known, **said)
 
 
 def _as_column(array: Any, key: str) -> ArrayColumn:
@@ -240,42 +243,50 @@ def _as_column(array: Any, key: str) -> ArrayColumn:
         raise ValueError(f"The dataset: {key} is no array ({error}): give one with a row for every step.") from error
 
 
-def dataset_spaces(source: DatasetSource) -> tuple[spaces.Space, spaces.Space]:
+def dataset_spaces(source: DatasetSource, check_actions: bool = True) -> tuple[spaces.Space, spaces.Space]:
     """
-    The spaces of a dataset, without reading the rows of a Minari dataset.
+    The spaces of a dataset, without reading all rows.
 
     :param source: as for :func:`load_dataset`
+    :param check_actions: whether actions beyond -1 and 1 are a fault where the source does not say their bounds
     :return: observation space and action space
     """
     if isinstance(source, Sequence) and not isinstance(source, str):
         if not source:
             raise ValueError("The list of sources is empty: give at least one.")
-        return dataset_spaces(source[0])
+        return dataset_spaces(source[0], check_actions)
     if isinstance(source, str) and JOINT in source and not Path(source).exists():
-        return dataset_spaces(source.split(JOINT)[0])
+        return dataset_spaces(source.split(JOINT)[0], check_actions)
     if isinstance(source, (str, os.PathLike)) and os.fspath(source) not in EMBEDDED:
         path = Path(source).expanduser()
         if path.suffix in HDF5_SUFFIXES + NPZ_SUFFIXES and path.is_file():
-            return _spaces_of_file(path)
+            return _spaces_of_file(path, check_actions)
         if path.suffix not in HDF5_SUFFIXES + NPZ_SUFFIXES + PICKLE_SUFFIXES:
             source = open_minari(os.fspath(source), is_remote(os.fspath(source)))
     if isinstance(source, (MinariDataset, ReplayBuffer, Transitions)):
         return source.observation_space, source.action_space
+    if isinstance(source, Mapping):
+        columns, known = _mapping_columns(source, Known(), None)
+        return _spaces_of_columns(columns, known, "The dataset", check_actions)
     data = load_dataset(source)
     return data.observation_space, data.action_space
 
 
-def _spaces_of_file(path: Path) -> tuple[spaces.Space, spaces.Space]:
+def _spaces_of_file(path: Path, check_actions: bool) -> tuple[spaces.Space, spaces.Space]:
     columns, file = file_columns(path)
     try:
-        if "observations" in columns and "actions" in columns:
-            label = f"File {path}"
-            return infer_observation_space(columns["observations"]), infer_action_space(columns["actions"], label)
+        return _spaces_of_columns(columns, Known(), f"File {path}", check_actions)
     finally:
         if file is not None:
             file.close()
-    data = load_dataset(path)
-    return data.observation_space, data.action_space
+
+
+def _spaces_of_columns(columns: Columns, known: Known, label: str, check_actions: bool) -> tuple[spaces.Space, spaces.Space]:
+    for key in ("observations", "actions"):
+        if key not in columns:
+            raise ValueError(f"{label} has no key '{key}'; it has {', '.join(columns)}.")
+    observation_space = known.observation_space or infer_observation_space(columns["observations"])
+    return observation_space, known.action_space or infer_action_space(columns["actions"], label, check_actions)
 
 
 def _files_of(name: str) -> list[Path]:

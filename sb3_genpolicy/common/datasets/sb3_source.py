@@ -56,7 +56,9 @@ def read_buffer(buffer: ReplayBuffer, writer: ArrayWriter, known: Known, label: 
                 f"{label} holds actions up to {largest:.3g} in size, but SB3 stores them scaled to [-1, 1]. Scale them with "
                 "`policy.scale_action`, or pass a mapping of arrays instead."
             )
-        flat = actions.reshape(len(actions), -1).astype(np.float32)
+        if (low == -1.0).all() and (high == 1.0).all():
+            return actions
+        flat = actions.reshape(len(actions), -1).astype(np.float64)
         return (low + 0.5 * (flat + 1.0) * (high - low)).astype(np.float32).reshape(actions.shape)
 
     timeouts, dones = read(column(buffer.timeouts)) > 0, read(column(buffer.dones)) > 0
