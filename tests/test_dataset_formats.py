@@ -22,6 +22,7 @@ from tests.data_formats import (
     FILE_FORMATS,
     WHOLE_FORMATS,
     Episode,
+    fill_sb3_buffer,
     flat_columns,
     make_episodes,
     trajectory_columns,
@@ -32,6 +33,8 @@ from tests.data_formats import (
 )
 
 pytest.importorskip("pyarrow")
+# Of few values, observations coincide
+pytestmark = pytest.mark.filterwarnings("ignore:.*flagged as terminal inside an episode")
 
 # Few values, so that observations coincide where they should not matter: across ends, and within an episode
 VALUES = st.sampled_from([0.0, 1.0, -2.5, 1e-3, 3e7])
@@ -182,6 +185,17 @@ def test_episodes_that_all_end_at_one_length_are_suspected_of_a_time_limit():
     episodes = [episode._replace(terminated=True) for episode in make_episodes((60, 60, 60))]
     with pytest.warns(UserWarning, match="all 3 episodes end after 60 steps, which looks like a time limit"):
         load_dataset(without(flat_columns(episodes), "timeouts"))
+
+
+def test_a_buffer_that_cannot_tell_time_limits_is_suspected():
+    """SB3's memory-saving buffers do not know what ended an episode."""
+    space, actions = spaces.Box(-np.inf, np.inf, (3,), np.float32), spaces.Box(-1, 1, (2,), np.float32)
+    buffer = ReplayBuffer(300, space, actions, "cpu", optimize_memory_usage=True, handle_timeout_termination=False)
+    fill_sb3_buffer(make_episodes((60, 60, 60)), buffer)
+    with pytest.warns(
+        UserWarning, match="The replay buffer: all 3 episodes end after 60 steps, which looks like a time limit"
+    ):
+        assert load_dataset(buffer).n_episodes == 3
 
 
 def test_ogbench_without_rewards_asks_for_a_task_and_takes_one(tmp_path):

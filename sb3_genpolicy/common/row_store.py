@@ -80,7 +80,8 @@ class RowStore:
 
         def take(array: th.Tensor, indices: th.Tensor) -> th.Tensor:
             if not pinned:
-                return array[indices]
+                # Images that are turned on the way would else keep the order that they are stored in
+                return array[indices].contiguous()
             out = th.empty((len(indices), *array.shape[1:]), dtype=array.dtype, pin_memory=True)
             return th.index_select(array, 0, indices, out=out)
 

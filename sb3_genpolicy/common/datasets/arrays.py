@@ -14,11 +14,12 @@ class ArrayWriter(Protocol):
     Makes the arrays that a source is read into.
     """
 
-    def allocate(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    def allocate(self, name: str, shape: tuple[int, ...], dtype: Any, spare_rows: int = 0) -> np.ndarray:
         """
         :param name: of the array
         :param shape: (n_rows, ...)
         :param dtype: of its entries
+        :param spare_rows: rows by which the array will probably be extended
         :return: an array to fill
         """
         ...
@@ -38,17 +39,22 @@ class MemoryWriter:
     """
 
     def __init__(self) -> None:
-        self._arrays: dict[str, np.ndarray] = {}
+        # With their spare rows, and the rows in use
+        self._arrays: dict[str, tuple[np.ndarray, int]] = {}
 
-    def allocate(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        self._arrays[name] = np.empty(shape, dtype)
-        return self._arrays[name]
+    def allocate(self, name: str, shape: tuple[int, ...], dtype: Any, spare_rows: int = 0) -> np.ndarray:
+        array = np.empty((shape[0] + spare_rows, *shape[1:]), dtype)
+        self._arrays[name] = array, shape[0]
+        return array[: shape[0]]
 
     def extend(self, name: str, n_rows: int) -> np.ndarray:
-        array = self._arrays[name]
-        # In place: the system moves the pages of a large array, and nothing is held twice
-        array.resize((len(array) + n_rows, *array.shape[1:]), refcheck=False)
-        return array
+        array, used = self._arrays[name]
+        if used + n_rows > len(array):
+            longer = np.empty((used + n_rows, *array.shape[1:]), array.dtype)
+            longer[:used] = array[:used]
+            array = longer
+        self._arrays[name] = array, used + n_rows
+        return array[: used + n_rows]
 
 
 class FileWriter:
@@ -63,7 +69,7 @@ class FileWriter:
         #: name -> file, shape and dtype
         self.layout: dict[str, dict[str, Any]] = {}
 
-    def allocate(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    def allocate(self, name: str, shape: tuple[int, ...], dtype: Any, spare_rows: int = 0) -> np.ndarray:
         file = f"{len(self.layout):02d}_{''.join(c if c.isalnum() else '_' for c in name)}.bin"
         self.layout[name] = dict(file=file, shape=list(shape), dtype=np.dtype(dtype).str)
         return self._map(name, "w+")

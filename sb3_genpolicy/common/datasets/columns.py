@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 # A piece read at a time
-_CHUNK_BYTES = 2**24
+_CHUNK_BYTES = 2**22
 
 
 class Column(Protocol):

@@ -64,7 +64,7 @@ def read_flags(columns: Columns, label: str) -> Flags:
     ends[-1] = True
     if "next_observations" in columns:
         if not given.keys() & {"timeouts", "masks"}:
-            _suspect_time_limit(ends, label)
+            suspect_time_limit(ends, label)
         return Flags(terminals, cut | (ends & ~terminals), ~nothing, nothing)
     if not given.keys() & {"timeouts", "dones", "masks"}:
         raise ValueError(
@@ -107,7 +107,13 @@ def _read_flag(column: Column, key: str, label: str) -> np.ndarray:
     return values > 0
 
 
-def _suspect_time_limit(ends: np.ndarray, label: str) -> None:
+def suspect_time_limit(ends: np.ndarray, label: str) -> None:
+    """
+    Warn where ends of episodes look like cuts.
+
+    :param ends: (n_rows,), whether an episode ends with a row, where nothing tells what ended it
+    :param label: what the source is called
+    """
     lengths = np.diff(np.flatnonzero(ends), prepend=-1)
     if len(lengths) >= _SUSPICIOUS_EPISODES and lengths.min() == lengths.max() >= _SUSPICIOUS_LENGTH:
         warnings.warn(

@@ -171,9 +171,11 @@ def _read_observations(
         cut = np.zeros(rows.n_rows, dtype=bool)
     else:
         successors = _tree_of(successors, space, f"{rows.label}: next_observations")
+        n_ends = int((flags.terminals | flags.timeouts).sum())
         states = {}
         for name, column in tree_items(observations, "observations"):
-            states[name] = writer.allocate(name, (rows.n_rows, *stored_shape(parts[name])), storage_dtype(parts[name]))
+            shape = (rows.n_rows, *stored_shape(parts[name]))
+            states[name] = writer.allocate(name, shape, storage_dtype(parts[name]), spare_rows=n_ends)
             rows.read_into(states[name], column, parts[name], name)
         cut = _read_successors(states, successors, parts, writer, rows, next_rows)
         cut &= ~(flags.terminals | flags.timeouts)
@@ -263,10 +265,10 @@ def _warn_of_terminals_inside(
     terminals: np.ndarray, states: dict[str, np.ndarray], next_rows: np.ndarray, rows: _RowReader
 ) -> None:
     """Where a recording goes on after a terminal step, the flag may be of something else (D4RL's AntMaze has such)."""
-    row = np.flatnonzero(terminals & (next_rows == np.arange(1, rows.n_rows + 1)))
+    row = np.flatnonzero(terminals[:-1] & (next_rows[:-1] == np.arange(1, rows.n_rows)))
     moved = np.zeros(len(row), dtype=bool)
     for array in states.values():
-        moved |= (array[row] != array[next_rows[row]]).reshape(len(row), -1).any(axis=1)
+        moved |= (array[row] != array[next_rows[row]]).any(axis=tuple(range(1, array.ndim)))
     if moved.any():
         first = rows.where(int(row[moved][0]))
         warnings.warn(

@@ -15,6 +15,7 @@ from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.datasets.arrays import ArrayWriter
 from sb3_genpolicy.common.datasets.checks import ACTION_TOLERANCE, check_spaces
 from sb3_genpolicy.common.datasets.columns import ArrayColumn, MappedColumn, StreamsColumn, read
+from sb3_genpolicy.common.datasets.flags import suspect_time_limit
 from sb3_genpolicy.common.datasets.flat import read_flat
 from sb3_genpolicy.common.datasets.names import Known
 from sb3_genpolicy.common.transitions import Transitions
@@ -63,6 +64,8 @@ def read_buffer(buffer: ReplayBuffer, writer: ArrayWriter, known: Known, label: 
 
     timeouts, dones = read(column(buffer.timeouts)) > 0, read(column(buffer.dones)) > 0
     terminals = dones & ~timeouts
+    if not buffer.handle_timeout_termination:
+        suspect_time_limit(dones, label)
     # Where the rows of one environment stop without an end of the episode, the recording was cut off
     last = np.arange(1, buffer.n_envs + 1) * len(slots) - 1
     timeouts[last] |= ~terminals[last]
@@ -75,7 +78,7 @@ def read_buffer(buffer: ReplayBuffer, writer: ArrayWriter, known: Known, label: 
         next_observations=next_observations,
         actions=MappedColumn(column(buffer.actions), unscaled),
         rewards=column(buffer.rewards),
-        terminals=ArrayColumn(terminals),
+        masks=ArrayColumn(~terminals),
         timeouts=ArrayColumn(timeouts),
     )
     known = replace(known, observation_space=buffer.observation_space, action_space=action_space)

@@ -1,0 +1,262 @@
+"""
+Flat files on a disk, and batches gathered ahead from them: the same rows, the same training, the same resumed run.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from sb3_genpolicy import GMPG, GMPO, load_dataset
+from sb3_genpolicy.common.buffers import OfflineReplayBuffer
+from sb3_genpolicy.common.datasets import cache, loading
+from sb3_genpolicy.common.rewards import AffineReward
+from sb3_genpolicy.common.streaming import Prefetcher
+from tests.conftest import SMALL
+from tests.data_formats import flat_columns, make_episodes, write_hdf5, write_minari, write_npz
+
+OPTIONS = dict(policy_kwargs=SMALL, batch_size=8, seed=0, device="cpu")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return write_npz(tmp_path / "own.npz", flat_columns(make_episodes()))
+
+
+def buffer_of(data):
+    buffer = OfflineReplayBuffer(1000, data.observation_space, data.action_space, device="cpu")
+    buffer.fill(data, AffineReward())
+    buffer.seed_rows(3)
+    return buffer
+
+
+def same_parameters(one, other):
+    return all(th.equal(mine, theirs) for mine, theirs in zip(one.policy.parameters(), other.policy.parameters(), strict=True))
+
+
+def test_streamed_batches_are_those_from_memory(path):
+    streamed, held = buffer_of(load_dataset(path, memory_map=True)), buffer_of(load_dataset(path))
+    assert streamed.streams and not held.streams
+    for batch_size in (5, 5, 5, 3, 3, 7):  # what was gathered ahead for another size is drawn again
+        for ours, theirs in zip(streamed.sample(batch_size), held.sample(batch_size), strict=True):
+            assert ours is theirs or th.equal(ours, theirs)
+    rows, samples = streamed.draw(6)
+    assert th.equal(samples.rewards, streamed.rows(rows).rewards)
+
+
+@pytest.mark.parametrize("algorithm", [GMPO, GMPG])
+def test_training_from_a_disk_equals_training_from_memory(algorithm, path):
+    options = dict(OPTIONS, pretraining_steps=6) if algorithm is GMPG else OPTIONS
+    streamed = algorithm("FlowPolicy", dataset=load_dataset(path, memory_map=True), **options).learn(12)
+    held = algorithm("FlowPolicy", dataset=load_dataset(path), **options).learn(12)
+    assert streamed.replay_buffer.streams and same_parameters(streamed, held)
+
+
+def test_softmax_weights_from_a_disk_equal_those_from_memory(path):
+    options = dict(OPTIONS, weighting="softmax", redraw_actions=False, n_actions=3, pretraining_steps=4)
+    streamed = GMPO("FlowPolicy", dataset=load_dataset(path, memory_map=True), **options).learn(8)
+    assert same_parameters(streamed, GMPO("FlowPolicy", dataset=load_dataset(path), **options).learn(8))
+
+
+def test_a_resumed_run_draws_the_rows_that_were_gathered_ahead_again(path, tmp_path):
+    whole = GMPO("FlowPolicy", dataset=load_dataset(path, memory_map=True), **OPTIONS).learn(20)
+    GMPO("FlowPolicy", dataset=load_dataset(path, memory_map=True), **OPTIONS).learn(9).save(tmp_path / "model")
+    # By its name, and from the disk again
+    resumed = GMPO.load(tmp_path / "model", device="cpu").learn(11, reset_num_timesteps=False)
+    assert resumed.replay_buffer.streams and same_parameters(whole, resumed)
+    held = GMPO.load(tmp_path / "model", device="cpu").learn(11, reset_num_timesteps=False, dataset=load_dataset(path))
+    assert not held.replay_buffer.streams and same_parameters(whole, held)
+
+
+def test_rows_are_drawn_in_one_order_whatever_the_threads_do():
+    """Gathering that takes turns at random changes no batch; the state is that of the first batch nobody has had."""
+    generator, rng = th.Generator().manual_seed(0), np.random.default_rng(0)
+    pause = threading.Event()
+
+    def slow(rows):
+        pause.wait(rng.random() * 0.01)
+        return rows * 10
+
+    def draw(size):
+        return th.randint(0, 1000, (size,), generator=generator)
+
+    prefetcher = Prefetcher(draw, slow, generator)
+    taken = [prefetcher.next(4) for _ in range(10)]
+    state = prefetcher.random_state()
+    rest = [prefetcher.next(4)[0] for _ in range(3)]
+    prefetcher.close()
+    expected = th.Generator().manual_seed(0)
+    for rows, batch in taken:
+        assert th.equal(rows, th.randint(0, 1000, (4,), generator=expected)) and th.equal(batch, rows * 10)
+    assert th.equal(expected.get_state(), state)
+    assert all(th.equal(rows, th.randint(0, 1000, (4,), generator=expected)) for rows in rest)
+
+
+def test_an_error_on_a_thread_reaches_the_training():
+    def fail(rows):
+        raise OSError("the disk is gone")
+
+    generator = th.Generator().manual_seed(0)
+    with pytest.raises(OSError, match="the disk is gone"):
+        Prefetcher(lambda size: th.zeros(size), fail, generator).next(2)
+
+
+def test_rows_on_a_disk_are_not_written_to_and_not_pickled(path, arrays):
+    buffer = buffer_of(load_dataset(path, memory_map=True))
+    with pytest.raises(ValueError, match="are streamed from a disk: no others can be added"):
+        buffer.add(np.zeros((1, 3)), np.zeros((1, 3)), np.zeros((1, 2)), np.zeros(1), np.zeros(1), [{}])
+    with pytest.raises(ValueError, match="streamed from elsewhere and are not saved"):
+        pickle.dumps(buffer)
+    data = load_dataset(path, memory_map=True)
+    with pytest.raises(ValueError, match="read-only"):
+        data.states[0] = 0.0
+
+
+def test_images_on_a_disk_are_turned_batch_by_batch(tmp_path):
+    rng = np.random.default_rng(0)
+    episodes = [
+        episode._replace(observations=rng.integers(0, 256, (episode.steps + 1, 36, 40, 3), dtype=np.uint8))
+        for episode in make_episodes((3, 4))
+    ]
+    path = write_npz(tmp_path / "images.npz", flat_columns(episodes))
+    models = [
+        GMPO("CnnPolicy", dataset=load_dataset(path, memory_map=memory_map), **dict(OPTIONS, batch_size=4)).learn(2)
+        for memory_map in (True, False)
+    ]
+    batch = models[0].replay_buffer.sample(5)
+    assert batch.observations.dtype == th.uint8 and batch.observations.shape == (5, 3, 36, 40)
+    assert same_parameters(*models)
+
+
+# Flat files
+
+
+def test_flat_files_are_used_as_long_as_the_source_is_the_same(path, cache_root, monkeypatch):
+    first = load_dataset(path, memory_map=True)
+    reads = []
+    read_file = loading.read_file
+    monkeypatch.setattr(loading, "read_file", lambda *args: reads.append(1) or read_file(*args))
+    load_dataset(path, memory_map=True)
+    assert not reads
+    np.testing.assert_array_equal(first.rewards, flat_columns(make_episodes())["rewards"])
+    # Written anew: the files are, too, and those of before go
+    other = make_episodes(seed=1)
+    write_npz(path, flat_columns(other))
+    os.utime(path, ns=(1, 1))
+    np.testing.assert_array_equal(load_dataset(path, memory_map=True).rewards, flat_columns(other)["rewards"])
+    assert len(reads) == 1 and len(list(cache_root.iterdir())) == 1
+    # Read another way, they are others
+    bounds = spaces.Box(-2, 2, (2,), np.float32)
+    assert load_dataset(path, memory_map=True, action_space=bounds).action_space == bounds
+    assert len(list(cache_root.iterdir())) == 2
+
+
+def test_damaged_flat_files_are_written_again(path, cache_root):
+    load_dataset(path, memory_map=True)
+    folder = next(cache_root.iterdir())
+    for file in folder.iterdir():
+        data = file.read_bytes()
+        file.write_bytes(data[: len(data) // 2])
+        np.testing.assert_array_equal(
+            load_dataset(path, memory_map=True).rewards, flat_columns(make_episodes())["rewards"], err_msg=file.name
+        )
+
+
+def test_sources_that_are_slow_to_read_are_kept_and_others_are_not(minari_root, cache_root, monkeypatch):
+    name = write_minari(make_episodes())
+    load_dataset(name)
+    assert not cache_root.exists()
+    monkeypatch.setattr(loading, "_SLOW", 0.0)
+    expected = load_dataset(name)
+    monkeypatch.setattr(loading, "read_minari", lambda *args: pytest.fail("read again"))
+    data = load_dataset(name)
+    assert not data.memory_mapped and data.observation_space == expected.observation_space and data.name == name
+    np.testing.assert_array_equal(data.next_observations, expected.next_observations)
+
+
+def test_large_datasets_stay_on_disk_by_themselves(path, minari_root, monkeypatch):
+    name = write_minari(make_episodes())
+    assert not load_dataset(path).memory_mapped
+    monkeypatch.setattr(loading, "_LARGE", 1e-9)
+    assert load_dataset(path).memory_mapped and load_dataset(name).memory_mapped
+    assert not load_dataset(path, memory_map=False).memory_mapped
+
+
+def test_an_unwritable_folder_is_a_sentence_where_files_are_needed_and_nothing_where_not(path, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SB3_GENPOLICY_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(ValueError, match="cannot be written to .*file/below .* name another folder in .* SB3_GENPOLICY_CACHE"):
+        load_dataset(path, memory_map=True)
+    monkeypatch.setattr(loading, "_SLOW", 0.0)
+    assert load_dataset(path).n_rows == 26
+
+
+def test_a_conversion_that_fails_leaves_nothing(tmp_path, cache_root):
+    columns = flat_columns(make_episodes())
+    columns["rewards"][3] = np.nan
+    path = write_hdf5(tmp_path / "broken.hdf5", columns)
+    with pytest.raises(ValueError, match="rewards has a NaN"):
+        load_dataset(path, memory_map=True)
+    assert not list(cache_root.iterdir())
+
+
+def test_a_record_copied_to_files_is_the_same(tmp_path):
+    data = load_dataset(flat_columns(make_episodes()))
+    source = tmp_path / "source"
+    source.write_text("")
+    entry = cache.CacheEntry([source], "test")
+    entry.keep(data)
+    back = entry.load(memory_map=False)
+    for name, array in cache.named_arrays(data):
+        np.testing.assert_array_equal(dict(cache.named_arrays(back))[name], array, err_msg=name)
+
+
+# Memory
+
+
+def peak_growth(code, tmp_path):
+    """Bytes by which a process' peak memory grows over what it has after its imports."""
+    program = f"""
+import re
+import numpy as np
+import sb3_genpolicy
+from sb3_genpolicy import GMPO, load_dataset
+load_dataset("pendulum-mixed")
+def peak():
+    # Of this program alone; what getrusage counts starts with the parent's
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+before = peak()
+{code}
+print(peak() - before)
+"""
+    environment = {**os.environ, "SB3_GENPOLICY_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    return int(done.stdout.split()[-1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted otherwise elsewhere")
+@pytest.mark.parametrize("kind", ["npz", "hdf5"])
+def test_loading_and_filling_take_less_than_twice_the_data(kind, tmp_path):
+    columns = flat_columns(make_episodes((1000,) * 300, obs_dim=40))
+    path = write_npz(tmp_path / "large.npz", columns) if kind == "npz" else write_hdf5(tmp_path / "large.hdf5", columns)
+    bytes_of_rows = 300_000 * (40 + 2 + 1 + 2 + 2) * 4
+    assert bytes_of_rows > 50e6
+    growth = peak_growth(
+        f"""
+from sb3_genpolicy.common.buffers import OfflineReplayBuffer
+from sb3_genpolicy.common.rewards import AffineReward
+data = load_dataset({str(path)!r})
+buffer = OfflineReplayBuffer(10, data.observation_space, data.action_space, device="cpu")
+buffer.fill(data, AffineReward())
+buffer.sample(256)
+""",
+        tmp_path,
+    )
+    # The record itself, a piece that is read, and the columns of one number that are transformed
+    assert 0.9 * bytes_of_rows < growth < 2.0 * bytes_of_rows
