@@ -15,6 +15,9 @@ from sb3_genpolicy.generative import Sampler, VPPath
 from sb3_genpolicy.gmpo import DiffusionPolicy, FlowPolicy
 from tests.conftest import SMALL, make_arrays
 
+# Rows made at random do not follow each other
+pytestmark = pytest.mark.filterwarnings("ignore:.*lead to another observation than the next row")
+
 ACTIONS = spaces.Box(-2.0, 3.0, (2,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
 SPACES = {

@@ -2,11 +2,16 @@
 Where the arrays of a record are written: into memory, or into flat files that are read back as they are looked at.
 """
 
+import math
 import mmap
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+# Where Linux says what a container, or a job of a cluster, may take
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 class ArrayWriter(Protocol):
@@ -119,3 +124,20 @@ def read_file(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     if array.size != np.prod(shape, dtype=np.int64):
         raise ValueError(f"{path} has {array.size} numbers where {np.prod(shape, dtype=np.int64)} were written.")
     return array.reshape(shape)
+
+
+def machine_memory() -> float:
+    """
+    :return: bytes of memory that this machine, or the container on it, has; infinite where the system does not say
+    """
+    try:
+        sizes = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
+    except (AttributeError, OSError, ValueError):
+        sizes = [math.inf]
+    for limit in map(Path, _LIMITS):
+        try:
+            sizes.append(float(limit.read_text()))
+        except (OSError, ValueError):
+            # None there, or "max"
+            continue
+    return min(sizes)

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from minari import MinariDataset
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_genpolicy.common.datasets.arrays import ArrayWriter, MemoryWriter
+from sb3_genpolicy.common.datasets.arrays import ArrayWriter, MemoryWriter, machine_memory
 from sb3_genpolicy.common.datasets.cache import CACHE_VARIABLE, CacheEntry, cache_root
 from sb3_genpolicy.common.datasets.checks import check_action_bounds, check_transitions, label_of, storage_dtype, stored_shape
 from sb3_genpolicy.common.datasets.columns import ArrayColumn
@@ -186,11 +186,7 @@ def _load_minari(dataset: MinariDataset, options: _Options) -> Transitions:
 def _stays_on_disk(asked: bool | None, n_bytes: int) -> bool:
     if asked is not None:
         return asked
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return False
-    return n_bytes > _LARGE * memory
+    return n_bytes > _LARGE * machine_memory()
 
 
 def _on_disk(entry: CacheEntry, read: Callable[[ArrayWriter], Transitions]) -> Transitions:

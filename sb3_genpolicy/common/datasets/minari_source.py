@@ -3,9 +3,6 @@ Minari datasets, local and remote, in any storage.
 """
 
 import json
-import re
-from collections.abc import Iterator
-from typing import Any
 
 import minari
 import numpy as np
@@ -14,19 +11,11 @@ from minari import MinariDataset
 from tqdm import tqdm
 
 from sb3_genpolicy.common.datasets.arrays import ArrayWriter
-from sb3_genpolicy.common.datasets.checks import (
-    check_action_bounds,
-    check_finite,
-    check_members,
-    check_spaces,
-    shaped,
-    storage_dtype,
-    stored_shape,
-)
+from sb3_genpolicy.common.datasets.checks import check_spaces, storage_dtype, stored_shape
+from sb3_genpolicy.common.datasets.minari_episodes import EpisodeReader
 from sb3_genpolicy.common.datasets.names import Known
 from sb3_genpolicy.common.transitions import Transitions
-from sb3_genpolicy.common.utils import space_items, tree_items
-from sb3_genpolicy.generative.checks import did_you_mean
+from sb3_genpolicy.common.utils import space_items
 
 # A bar is shown of what takes longer, in seconds
 _PATIENCE = 2.0
@@ -42,7 +31,7 @@ def read_minari(dataset: MinariDataset, writer: ArrayWriter, known: Known = Know
     :return: the record, checked
     :raises ValueError: if an episode is damaged, misshapen, empty, or holds what no episode may hold
     """
-    reader = _EpisodeReader(dataset, known)
+    reader = EpisodeReader(dataset, known)
     check_spaces(reader.observation_space, reader.action_space, reader.label)
     n_rows, n_episodes = dataset.total_steps, dataset.total_episodes
     if n_episodes == 0 or n_rows == 0:
@@ -56,18 +45,22 @@ def read_minari(dataset: MinariDataset, writer: ArrayWriter, known: Known = Know
     rewards, terminals, timeouts = (writer.allocate(key, (n_rows,), np.float32) for key in flat)
     next_rows = writer.allocate("next_rows", (n_rows,), np.int64)
 
-    start = 0
-    for number, episode in enumerate(tqdm(reader.episodes(), reader.label, n_episodes, delay=_PATIENCE, leave=False)):
-        end = start + len(episode["rewards"])
-        if end > n_rows:
+    start, number = 0, 0
+    bar = tqdm(desc=reader.label, total=n_episodes, delay=_PATIENCE, leave=False)
+    for episodes in reader.batches():
+        rows, numbers = slice(start, start + episodes.n_steps), slice(number, number + len(episodes.lengths))
+        if rows.stop > n_rows:
             raise ValueError(reader.miscounted())
-        for name, array in tree_items(episode["observations"], "observations"):
-            states[name][start:end], states[name][n_rows + number] = array[:-1], array[-1]
-        actions[start:end], rewards[start:end] = episode["actions"], episode["rewards"]
-        terminals[start:end], timeouts[start:end] = episode["terminations"], episode["truncations"]
-        next_rows[start:end] = np.arange(start + 1, end + 1)
-        next_rows[end - 1] = n_rows + number
-        start = end
+        is_last = episodes.is_last_observation
+        for name, array in episodes.observations.items():
+            states[name][rows], states[name][n_rows + numbers.start : n_rows + numbers.stop] = array[~is_last], array[is_last]
+        actions[rows], rewards[rows] = episodes.actions, episodes.rewards
+        terminals[rows], timeouts[rows] = episodes.terminations, episodes.truncations
+        next_rows[rows] = np.arange(rows.start + 1, rows.stop + 1)
+        next_rows[start + np.cumsum(episodes.lengths) - 1] = n_rows + np.arange(numbers.start, numbers.stop)
+        start, number = rows.stop, numbers.stop
+        bar.update(len(episodes.lengths))
+    bar.close()
     if start != n_rows:
         raise ValueError(reader.miscounted())
 
@@ -96,116 +89,6 @@ def minari_name(dataset: MinariDataset) -> str | None:
     """
     whole = np.array_equal(dataset.episode_indices, np.arange(dataset.storage.total_episodes))
     return dataset.id if whole else None
-
-
-class _EpisodeReader:
-    """
-    Reads episode after episode, checks each, and says in which one a fault is.
-    """
-
-    def __init__(self, dataset: MinariDataset, known: Known):
-        self.dataset, self.known = dataset, known
-        self.observation_space: Any = dataset.observation_space
-        self.action_space: Any = dataset.action_space
-        self.label = f"Dataset '{dataset.id}' ({dataset.storage.data_path})"
-
-    def episodes(self) -> Iterator[dict[str, Any]]:
-        """Observations (steps + 1, ...), the rest (steps, ...), as they are stored."""
-        indices = [int(index) for index in self.dataset.episode_indices]
-        for index, raw in zip(indices, self._raw_episodes(indices), strict=False):
-            yield self._checked(raw, f"{self.label}, episode {index}")
-
-    def _raw_episodes(self, indices: list[int]) -> Iterator[dict[str, Any]]:
-        done = 0
-        try:
-            for raw in self.dataset.storage.get_episodes(indices):
-                yield raw
-                done += 1
-        except GeneratorExit:
-            raise
-        except Exception as error:
-            # Whatever HDF5, Arrow or Minari stumble over, the file is not as Minari writes it
-            episode = indices[min(done, len(indices) - 1)]
-            missing = re.search(r"object '([^']+)' doesn't exist", str(error))
-            what = f"has no key '{missing[1]}'" if missing else f"cannot be read ({error or type(error).__name__})"
-            raise ValueError(
-                f"{self.label}, episode {episode} {what}: the file is damaged; fetch or record it again."
-            ) from error
-
-    def _checked(self, raw: dict[str, Any], label: str) -> dict[str, Any]:
-        steps = len(raw["rewards"])
-        if steps == 0:
-            raise ValueError(f"{label} has no steps: remove it from the dataset.")
-        actions = shaped(raw["actions"], self.action_space, f"{label}: actions")
-        episode = {"actions": self.known.transformed(actions, self.action_space)}
-        episode["observations"] = self._observations(raw["observations"], label)
-        for name, array in tree_items(episode["observations"], "observations"):
-            if len(array) != steps + 1:
-                raise ValueError(
-                    f"{label} has {steps} steps but {len(array)} {name}; there should be one more than steps. {self._cut()}"
-                )
-        for key in ("rewards", "terminations", "truncations"):
-            episode[key] = shaped(raw[key], _NUMBER, f"{label}: {key}")[:, 0]
-        for key in ("actions", "terminations", "truncations"):
-            if len(episode[key]) != steps:
-                raise ValueError(f"{label} has {steps} rewards but {len(episode[key])} {key}; there should be as many.")
-        self._check_values(episode, label)
-        for key in ("terminations", "truncations"):
-            early = np.flatnonzero(episode[key][:-1])
-            if len(early):
-                raise ValueError(
-                    f"{label}: {key} is set at row {early[0]} of {steps}, inside the episode: it may be set in the last row "
-                    "alone. Split the episode there."
-                )
-        if not (episode["terminations"][-1] or episode["truncations"][-1]):
-            # The recording stopped here, the task did not
-            episode["truncations"][-1] = 1.0
-        return episode
-
-    def _observations(self, observations: Any, label: str) -> Any:
-        space = self.observation_space
-        if not isinstance(space, spaces.Dict):
-            return shaped(observations, space, f"{label}: observations")
-        for key in space.spaces:
-            if key not in observations:
-                raise ValueError(f"{label}: observations has no key '{key}'. {did_you_mean(key, observations)}")
-        return {key: shaped(observations[key], part, f"{label}: observations[{key!r}]") for key, part in space.spaces.items()}
-
-    def _check_values(self, episode: dict[str, Any], label: str) -> None:
-        def row(number: int) -> str:
-            return f"row {number}"
-
-        parts = dict(space_items(self.observation_space, "observations"))
-        for name, array in [*tree_items(episode["observations"], "observations"), *episode.items()]:
-            if not isinstance(array, dict):
-                check_finite(array, f"{label}: {name}", row)
-        for name, array in tree_items(episode["observations"], "observations"):
-            check_members(array, parts[name], f"{label}: {name}", row)
-        for key in ("terminations", "truncations"):
-            check_members(episode[key], spaces.MultiBinary(1), f"{label}: {key}", row)
-        check_action_bounds(episode["actions"], self.action_space, f"{label}: actions", row)
-
-    def _cut(self) -> str:
-        if type(self.dataset.storage).FORMAT == "hdf5":
-            return ""
-        return "Minari's Arrow storage cuts episodes of more than 32,767 steps when it reads them: store them as HDF5."
-
-    def miscounted(self) -> str:
-        """The sentence for a file whose episodes are not as long as its metadata say, with the first of them."""
-        indices = [int(index) for index in self.dataset.episode_indices]
-        total = sum(len(raw["rewards"]) for raw in self._raw_episodes(indices))
-        says = f"{self.label} says that it has {self.dataset.total_steps} steps, but its episodes have {total}"
-        metadata = self.dataset.storage.get_episode_metadata(indices)
-        for index, meta, raw in zip(indices, metadata, self._raw_episodes(indices), strict=False):
-            if int(meta["total_steps"]) != len(raw["rewards"]):
-                says = (
-                    f"{self.label}, episode {index} has {len(raw['rewards'])} steps where {meta['total_steps']} were recorded"
-                )
-                break
-        return f"{says}: the file is damaged; fetch or record it again. {self._cut()}".rstrip()
-
-
-_NUMBER = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
 
 def same_env(env_id: str, other: str) -> bool:
