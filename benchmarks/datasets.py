@@ -41,6 +41,7 @@ _ARROW_EPISODES = 2000
 OWN_READERS = {
     "Minari HDF5": """
 import minari
+start()
 episodes = list(minari.load_dataset({source!r}).iterate_episodes())
 keys = ("observations", "actions", "rewards", "terminations", "truncations")
 data = {{key: np.concatenate([getattr(episode, key) for episode in episodes]) for key in keys}}
@@ -48,15 +49,18 @@ data = {{key: np.concatenate([getattr(episode, key) for episode in episodes]) fo
     "Minari Arrow": None,
     "D4RL HDF5": """
 import h5py
+start()
 with h5py.File({source!r}) as file:
     data = {{key: file[key][()] for key in file}}
 """,
     "npz": """
+start()
 with np.load({source!r}) as file:
     data = {{key: file[key] for key in file}}
 """,
     "SB3 pickle": """
 from stable_baselines3.common.save_util import load_from_pkl
+start()
 data = load_from_pkl({source!r})
 """,
 }
@@ -76,8 +80,6 @@ began = time.perf_counter(), peak()
 def start():
     global began
     began = time.perf_counter(), peak()
-{imports}
-start()
 {code}
 print("RESULT", time.perf_counter() - began[0], peak() - began[1])
 """
@@ -147,11 +149,9 @@ def _episode(columns: dict[str, np.ndarray], start: int, end: int) -> EpisodeBuf
     )
 
 
-def measure(code: str, imports: str = "") -> tuple[float, float]:
-    """Seconds, and bytes by which the peak of memory grows, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(code=code, imports=imports)], capture_output=True, text=True, check=True
-    )
+def measure(code: str) -> tuple[float, float]:
+    """Seconds, and bytes by which the peak of memory grows, in a process of its own, imports apart."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM.format(code=code)], capture_output=True, text=True, check=True)
     found = re.search(r"RESULT (\S+) (\S+)", done.stdout)
     assert found is not None, done.stderr
     return float(found[1]), float(found[2])
@@ -171,7 +171,7 @@ def read(options: argparse.Namespace) -> None:
                 print(f"| {kind} | {length} | not written: Minari looks through all files after every episode | | |")
                 continue
             source = write(kind, columns, length, folder)
-            own = measure(OWN_READERS[kind].format(source=source), "import minari" if "Minari" in kind else "")
+            own = measure(OWN_READERS[kind].format(source=source))
             first, again = (measure(OURS.format(source=source)) for _ in range(2))
             cells = [f"{seconds:.2f} s, {grown / data_bytes:.1f}x" for seconds, grown in (own, first, again)]
             print(f"| {kind} | {length} | {' | '.join(cells)} |", flush=True)

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_genpolicy import GMPG, GMPO
+from sb3_genpolicy import GMPG, GMPO, load_dataset
+from sb3_genpolicy.common import buffers
+from sb3_genpolicy.common.buffers import OfflineReplayBuffer
+from sb3_genpolicy.common.rewards import AffineReward
 from sb3_genpolicy.generative import SOLVERS, Likelihood, Sampler
 from tests.conftest import SMALL
+from tests.data_formats import flat_columns, make_episodes, write_npz
 
 pytestmark = pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device")
 
@@ -86,3 +90,35 @@ def test_gmpg_trains_saves_and_resumes_on_a_gpu(arrays, tmp_path, options):
     for mine, whole in zip(resumed.policy.parameters(), run(12).policy.parameters(), strict=True):
         th.testing.assert_close(mine, whole, rtol=1e-3, atol=1e-4)
     assert GMPG.load(tmp_path / "model", device="cpu").predict(np.zeros((2, 3), np.float32))[0].shape == (2, 2)
+
+
+def test_rows_on_a_gpu_cost_their_bytes_once():
+    """100,000 rows of 250 numbers: observations that follow each other are there once."""
+    data = load_dataset(flat_columns(make_episodes((1000,) * 100, obs_dim=250)))
+    buffer = OfflineReplayBuffer(1, data.observation_space, data.action_space, device="cuda")
+    before = th.cuda.memory_allocated()
+    buffer.fill(data, AffineReward())
+    assert data.states.nbytes < th.cuda.memory_allocated() - before < 1.1 * data.states.nbytes
+
+
+def test_rows_that_do_not_fit_on_a_gpu_or_lie_on_a_disk_are_streamed_to_it(tmp_path, monkeypatch):
+    path = write_npz(tmp_path / "own.npz", flat_columns(make_episodes()))
+    mapped = load_dataset(path, memory_map=True)
+    expected = OfflineReplayBuffer(1, mapped.observation_space, mapped.action_space, device="cpu")
+    expected.fill(mapped, AffineReward())
+    expected.seed_rows(0)
+    batches = [expected.sample(8) for _ in range(6)]
+    monkeypatch.setattr(buffers, "_GPU_SHARE", 0.0)
+    for data in (mapped, load_dataset(path)):
+        buffer = OfflineReplayBuffer(1, data.observation_space, data.action_space, device="cuda")
+        buffer.fill(data, AffineReward())
+        buffer.seed_rows(0)
+        assert buffer.streams and buffer.rows_device.type == "cpu"
+        for theirs in batches:
+            ours = buffer.sample(8)
+            assert ours.observations.is_cuda and ours.actions.is_cuda
+            for mine, his in zip(ours, theirs, strict=True):
+                assert mine is his or th.equal(mine.cpu(), his)
+    model = GMPO("FlowPolicy", dataset=path, policy_kwargs=SMALL, seed=0, device="cuda", batch_size=8).learn(20)
+    assert model.replay_buffer.streams
+    assert all(th.isfinite(parameter).all() for parameter in model.policy.parameters())

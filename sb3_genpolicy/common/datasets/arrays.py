@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from sb3_genpolicy.common.datasets.columns import slices
+
 # Where Linux says what a container, or a job of a cluster, may take
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -75,9 +77,24 @@ class FileWriter:
         self.layout: dict[str, dict[str, Any]] = {}
 
     def allocate(self, name: str, shape: tuple[int, ...], dtype: Any, spare_rows: int = 0) -> np.ndarray:
+        self._enter(name, shape, dtype)
+        return self._map(name, "w+")
+
+    def _enter(self, name: str, shape: tuple[int, ...], dtype: Any) -> Path:
         file = f"{len(self.layout):02d}_{''.join(c if c.isalnum() else '_' for c in name)}.bin"
         self.layout[name] = dict(file=file, shape=list(shape), dtype=np.dtype(dtype).str)
-        return self._map(name, "w+")
+        return self.folder / file
+
+    def store(self, name: str, array: np.ndarray) -> None:
+        """
+        Write an array that is there already; no memory is taken for it.
+
+        :param name: of the array
+        :param array: (n_rows, ...)
+        """
+        with self._enter(name, array.shape, array.dtype).open("wb") as file:
+            for rows in slices(len(array)):
+                file.write(np.ascontiguousarray(array[rows]).data)
 
     def extend(self, name: str, n_rows: int) -> np.ndarray:
         self.layout[name]["shape"][0] += n_rows

@@ -16,7 +16,6 @@ from gymnasium import spaces
 from minari.serialization import deserialize_space, serialize_space
 
 from sb3_genpolicy.common.datasets.arrays import FileWriter, map_file, read_file
-from sb3_genpolicy.common.datasets.columns import slices
 from sb3_genpolicy.common.transitions import Transitions
 from sb3_genpolicy.common.utils import space_items, tree_items
 
@@ -90,22 +89,15 @@ class CacheEntry:
         :param data: a record of this source
         """
         try:
-            self.write(lambda writer: copy_record(data, writer))
+            self.write(lambda writer: _store(data, writer))
         except OSError:
             # It saves time later, and is not needed
             pass
 
 
-def copy_record(data: Transitions, writer: Any) -> Transitions:
-    """
-    :param data: a record
-    :param writer: where its arrays are copied to
-    :return: the same record
-    """
+def _store(data: Transitions, writer: FileWriter) -> Transitions:
     for name, array in named_arrays(data):
-        copy = writer.allocate(name, array.shape, array.dtype)
-        for rows in slices(len(array)):
-            copy[rows] = array[rows]
+        writer.store(name, array)
     return data
 
 

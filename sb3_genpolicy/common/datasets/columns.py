@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 # A piece read at a time
-_CHUNK_BYTES = 2**22
+_CHUNK_BYTES = 2**20
 
 
 class Column(Protocol):
@@ -111,21 +111,23 @@ class MappedColumn:
 
 class StreamsColumn:
     """
-    Rows of parallel environments, one environment after the other.
+    Rows of parallel environments in a ring, one environment after the other.
 
     :param array: (n_slots, n_envs, ...)
-    :param slots: which slots are rows, oldest first
+    :param first: slot of the oldest row
+    :param n_steps: rows of each environment
     """
 
-    def __init__(self, array: np.ndarray, slots: np.ndarray):
-        self.array, self.slots = array, slots
-        self.shape, self.dtype = (len(slots) * array.shape[1], *array.shape[2:]), array.dtype
+    def __init__(self, array: np.ndarray, first: int, n_steps: int):
+        self.array, self.first, self.n_steps = array, first, n_steps
+        self.shape, self.dtype = (n_steps * array.shape[1], *array.shape[2:]), array.dtype
 
     def chunks(self) -> Iterator[np.ndarray]:
         size = rows_per_chunk(self.shape, self.dtype)
         for env in range(self.array.shape[1]):
-            for start in range(0, len(self.slots), size):
-                yield self.array[self.slots[start : start + size], env]
+            for start in range(0, self.n_steps, size):
+                slots = (self.first + np.arange(start, min(start + size, self.n_steps))) % len(self.array)
+                yield self.array[slots, env]
 
 
 def read(column: Column) -> np.ndarray:

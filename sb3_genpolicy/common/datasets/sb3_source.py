@@ -41,12 +41,12 @@ def read_buffer(buffer: ReplayBuffer, writer: ArrayWriter, known: Known, label: 
     assert isinstance(action_space, spaces.Box)
     if isinstance(buffer, OfflineReplayBuffer):
         raise ValueError("This replay buffer was itself filled from a dataset: pass that dataset instead.")
-    slots, size = _slots(buffer), buffer.buffer_size
-    if len(slots) == 0:
+    first, n_steps = _rows(buffer)
+    if n_steps == 0:
         raise ValueError(f"{label} is empty: it has no rows to learn from.")
 
     def column(array: np.ndarray, shift: int = 0) -> StreamsColumn:
-        return StreamsColumn(array, (slots + shift) % size)
+        return StreamsColumn(array, first + shift, n_steps)
 
     low, high = action_space.low.reshape(-1), action_space.high.reshape(-1)
 
@@ -67,7 +67,7 @@ def read_buffer(buffer: ReplayBuffer, writer: ArrayWriter, known: Known, label: 
     if not buffer.handle_timeout_termination:
         suspect_time_limit(dones, label)
     # Where the rows of one environment stop without an end of the episode, the recording was cut off
-    last = np.arange(1, buffer.n_envs + 1) * len(slots) - 1
+    last = np.arange(1, buffer.n_envs + 1) * n_steps - 1
     timeouts[last] |= ~terminals[last]
     if buffer.optimize_memory_usage:
         next_observations = tree_map(lambda array: column(array, shift=1), buffer.observations)
@@ -85,11 +85,13 @@ def read_buffer(buffer: ReplayBuffer, writer: ArrayWriter, known: Known, label: 
     return read_flat(columns, writer, known, label, None)
 
 
-def _slots(buffer: ReplayBuffer) -> np.ndarray:
-    """The buffer's rows, oldest first."""
-    slots = (np.arange(buffer.size()) + (buffer.pos if buffer.full else 0)) % buffer.buffer_size
+def _rows(buffer: ReplayBuffer) -> tuple[int, int]:
+    """The slot of the oldest row, and the number of rows of each environment."""
+    if not buffer.full:
+        return 0, buffer.pos
     # Where memory is saved, the slot at `pos` holds the last next observation, not a row of its own
-    return slots[1:] if buffer.optimize_memory_usage and buffer.full else slots
+    unused = 1 if buffer.optimize_memory_usage else 0
+    return buffer.pos + unused, buffer.buffer_size - unused
 
 
 def load_buffer(path: Path) -> ReplayBuffer:
