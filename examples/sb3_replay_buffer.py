@@ -17,7 +17,7 @@ def main() -> None:
     args = parser.parse_args()
 
     agent = SAC("MlpPolicy", "Pendulum-v1", seed=0).learn(args.online_steps)
-    # The same works with the buffer that `agent.save_replay_buffer` wrote: load it into an agent and take `.replay_buffer`
+    # The same works with the file that `agent.save_replay_buffer("buffer.pkl")` wrote: dataset="buffer.pkl"
     model = GMPO("FlowPolicy", "Pendulum-v1", dataset=agent.replay_buffer, seed=0)
     model.learn(args.steps, progress_bar=True, log_interval=None)
 

@@ -219,6 +219,8 @@ def test_what_is_no_file_of_its_kind(tmp_path):
         path.write_text("not what its name says")
         assert_refused(path, rf"File {path}", path=path)
     assert_refused(tmp_path / "absent.npz", rf"There is no file {tmp_path}/absent.npz \(looked for in ")
+    (tmp_path / "table.csv").write_text("1,2")
+    assert_refused(tmp_path / "table.csv", r"table.csv is of no kind known by its ending; there are .hdf5")
     path = tmp_path / "other.pkl"
     path.write_bytes(pickle.dumps({"a": 1}))
     assert_refused(path, r"other.pkl holds a dict, not a replay buffer", path=path)

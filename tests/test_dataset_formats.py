@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+import minari
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -22,9 +23,11 @@ from tests.data_formats import (
     FILE_FORMATS,
     WHOLE_FORMATS,
     Episode,
+    episode_buffer,
     fill_sb3_buffer,
     flat_columns,
     make_episodes,
+    spaces_of,
     trajectory_columns,
     without,
     write_hdf5,
@@ -267,6 +270,48 @@ def test_hindsight_buffers_give_what_happened_with_the_goals_that_were_meant():
             end - start <= 3
             and (data.observations["desired_goal"][start:end] == data.observations["desired_goal"][start]).all()
         )
+
+
+def test_a_pickled_hindsight_buffer_is_read_without_its_environment(tmp_path):
+    from stable_baselines3 import SAC
+    from stable_baselines3.common.envs import BitFlippingEnv
+
+    env = BitFlippingEnv(n_bits=3, continuous=True, max_steps=3)
+    agent = SAC("MultiInputPolicy", env, replay_buffer_class=HerReplayBuffer, learning_starts=1000, seed=0).learn(20)
+    agent.save_replay_buffer(tmp_path / "her.pkl")
+    data, expected = load_dataset(tmp_path / "her.pkl"), load_dataset(agent.replay_buffer)
+    for key in expected.observations:
+        np.testing.assert_array_equal(data.next_observations[key], expected.next_observations[key])
+    np.testing.assert_array_equal(data.rewards, expected.rewards)
+    assert data.name == str(tmp_path / "her.pkl")
+
+
+@pytest.mark.parametrize("jpeg", [True, False])
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+def test_dictionaries_with_images_in_minari(data_format, jpeg, minari_root):
+    """Smooth images, so that Minari's compression changes them little."""
+    episodes = make_episodes((3, 4))
+    ramp = np.broadcast_to(np.linspace(0, 200, 40)[:, None, None], (40, 36, 3))
+    space = spaces.Dict({"image": spaces.Box(0, 255, (40, 36, 3), np.uint8), "state": spaces_of(episodes)[0]})
+    images = [np.stack([(ramp + 10 * step).astype(np.uint8) for step in range(e.steps + 1)]) for e in episodes]
+    buffers = [
+        episode_buffer(episode, observations={"image": image, "state": episode.observations})
+        for episode, image in zip(episodes, images, strict=True)
+    ]
+    minari.create_dataset_from_buffers(
+        "test/images-v0",
+        buffers,
+        observation_space=space,
+        action_space=spaces_of(episodes)[1],
+        data_format=data_format,
+        jpeg_encoding=jpeg,
+    )
+    for memory_map in (False, True):
+        data = load_dataset("test/images-v0", memory_map=memory_map)
+        expected = np.concatenate([image[1:] for image in images])
+        difference = np.abs(data.next_observations["image"].astype(int) - expected)
+        assert data.states["image"].dtype == np.uint8 and difference.max() <= (3 if jpeg else 0)
+        np.testing.assert_array_equal(data.observations["state"], flat_columns(episodes)["observations"])
 
 
 def test_lists_keep_names_scores_and_order(tmp_path, minari_root):

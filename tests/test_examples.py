@@ -16,6 +16,7 @@ SHORT = {
     "demo.py": ["--steps", "20", "--episodes", "2", "--folder", "out"],
     "own_arrays.py": ["--steps", "20"],
     "minari_dataset.py": ["--dataset", "pendulum-mixed", "--steps", "20", "--episodes", "1"],
+    "record_dataset.py": ["--online-steps", "210", "--steps", "850", "--gradient-steps", "5", "--folder", "out"],
     "sb3_replay_buffer.py": ["--online-steps", "210", "--steps", "20"],
     "callbacks_and_tensorboard.py": ["--steps", "20", "--folder", "out"],
 }
@@ -39,6 +40,10 @@ def test_example_runs(name, tmp_path):
     if name == "callbacks_and_tensorboard.py":
         assert "went on from step 4 to step 20" in finished.stdout
         assert list((tmp_path / "out" / "GMPO_1").glob("events.*"))
+    if name == "record_dataset.py":
+        # Four copies at a time: the last episode of two of them is cut off
+        assert "850 (" in finished.stdout and "validation/" in finished.stdout
+        assert (tmp_path / "out" / "sac.png").stat().st_size > 10_000
     if name == "own_arrays.py":
         assert finished.stdout.count("heat with") == 3
     if name == "minari_dataset.py":

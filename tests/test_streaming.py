@@ -15,6 +15,7 @@ from gymnasium import spaces
 
 from sb3_genpolicy import GMPG, GMPO, load_dataset
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
+from sb3_genpolicy.common.datasets import arrays as arrays_module
 from sb3_genpolicy.common.datasets import cache, loading
 from sb3_genpolicy.common.rewards import AffineReward
 from sb3_genpolicy.common.streaming import Prefetcher
@@ -186,6 +187,16 @@ def test_large_datasets_stay_on_disk_by_themselves(path, minari_root, monkeypatc
     monkeypatch.setattr(loading, "_LARGE", 1e-9)
     assert load_dataset(path).memory_mapped and load_dataset(name).memory_mapped
     assert not load_dataset(path, memory_map=False).memory_mapped
+
+
+def test_a_containers_limit_counts_as_the_machines_memory(tmp_path, monkeypatch):
+    physical = arrays_module.machine_memory()
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "none").write_text("max\n")
+    monkeypatch.setattr(arrays_module, "_LIMITS", (tmp_path / "none", tmp_path / "absent"))
+    assert arrays_module.machine_memory() >= physical
+    monkeypatch.setattr(arrays_module, "_LIMITS", (tmp_path / "none", tmp_path / "memory.max"))
+    assert arrays_module.machine_memory() == 1e6
 
 
 def test_an_unwritable_folder_is_a_sentence_where_files_are_needed_and_nothing_where_not(path, tmp_path, monkeypatch):

@@ -107,7 +107,7 @@ class Transitions(Mapping[str, Any]):
         """
         :return: (n_episodes,), the undiscounted return of every episode
         """
-        return np.add.reduceat(self.rewards.astype(np.float64), self.episode_starts[:-1])
+        return np.add.reduceat(self.rewards, self.episode_starts[:-1], dtype=np.float64)
 
     def rows_of(self, episodes: np.ndarray) -> np.ndarray:
         """

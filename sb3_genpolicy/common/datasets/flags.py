@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sb3_genpolicy.common.datasets.columns import Column, read
+from sb3_genpolicy.common.datasets.columns import Column
 from sb3_genpolicy.common.datasets.names import Columns
 
 # A time limit is suspected where at least so many episodes have one length, of at least so many steps
@@ -95,16 +95,20 @@ def _flags_of_trajectories(columns: Columns, given: dict[str, np.ndarray], label
 
 
 def _read_flag(column: Column, key: str, label: str) -> np.ndarray:
-    values = read(column)
-    if values.size != len(values):
-        raise ValueError(f"{label}: '{key}' has shape {values.shape}; it needs one number for each step.")
-    values = values.reshape(-1)
-    # A discount between 0 and 1 goes on
-    wrong = ~((values >= 0) & (values <= 1)) if key == "masks" else (values != 0) & (values != 1)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise ValueError(f"{label}: '{key}' is {values[row]} at row {row}; it has to be 0 or 1.")
-    return values > 0
+    if int(np.prod(column.shape, dtype=np.int64)) != column.shape[0]:
+        raise ValueError(f"{label}: '{key}' has shape {column.shape}; it needs one number for each step.")
+    flags = np.zeros(column.shape[0], dtype=bool)
+    start = 0
+    for chunk in column.chunks():
+        values = chunk.reshape(-1)
+        # A discount between 0 and 1 goes on
+        wrong = ~((values >= 0) & (values <= 1)) if key == "masks" else (values != 0) & (values != 1)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise ValueError(f"{label}: '{key}' is {values[row]} at row {start + row}; it has to be 0 or 1.")
+        flags[start : start + len(values)] = values > 0
+        start += len(values)
+    return flags
 
 
 def suspect_time_limit(ends: np.ndarray, label: str) -> None:

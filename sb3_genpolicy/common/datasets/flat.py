@@ -167,7 +167,7 @@ def _read_observations(
             shape = stored_shape(parts[name])
             states[name] = writer.allocate(name, (rows.n_rows + len(lost), *shape), storage_dtype(parts[name]))
             _read_with_lost_rows(states[name], column, parts[name], name, rows, lost)
-        next_rows[:] = _following_rows(flags, lost)
+        _follow(flags, lost, next_rows)
         cut = np.zeros(rows.n_rows, dtype=bool)
     else:
         successors = _tree_of(successors, space, f"{rows.label}: next_observations")
@@ -214,12 +214,16 @@ def _read_with_lost_rows(
         states[rows.n_rows + first : rows.n_rows + last] = piece[lost[first:last] - start]
 
 
-def _following_rows(flags: Flags, lost: np.ndarray) -> np.ndarray:
+def _follow(flags: Flags, lost: np.ndarray, next_rows: np.ndarray) -> None:
     """What a step led to, if it is not in the file, is asked for by nobody: the step was terminal, and stays where it is."""
-    position = np.cumsum(flags.kept) - 1
-    position[lost] = flags.kept.sum() + np.arange(len(lost))
-    step = np.flatnonzero(flags.kept)
-    return np.where(flags.followed[step], position[np.minimum(step + 1, len(position) - 1)], position[step])
+    n_rows, row = len(next_rows), 0
+    for part in slices(len(flags.kept)):
+        step = part.start + np.flatnonzero(flags.kept[part])
+        position = np.arange(row, row + len(step))
+        is_lost = ~flags.kept[np.minimum(step + 1, len(flags.kept) - 1)]
+        follower = np.where(is_lost, n_rows + np.searchsorted(lost, step + 1), position + 1)
+        next_rows[row : row + len(step)] = np.where(flags.followed[step], follower, position)
+        row += len(step)
 
 
 def _read_successors(
@@ -250,7 +254,8 @@ def _read_successors(
             near = np.isclose(piece[differ], following[differ], rtol=_ROUNDING, atol=_ROUNDING).all(axis=axes)
             breaks[start + differ[~near]] = True
     new = np.flatnonzero(~is_next)
-    next_rows[:] = np.arange(1, n_rows + 1)
+    for part in slices(n_rows):
+        next_rows[part] = np.arange(part.start + 1, min(part.stop, n_rows) + 1)
     next_rows[new] = n_rows + np.arange(len(new))
     for name, column in tree_items(successors, "observations"):
         states[name] = writer.extend(name, len(new))
@@ -265,7 +270,8 @@ def _warn_of_terminals_inside(
     terminals: np.ndarray, states: dict[str, np.ndarray], next_rows: np.ndarray, rows: _RowReader
 ) -> None:
     """Where a recording goes on after a terminal step, the flag may be of something else (D4RL's AntMaze has such)."""
-    row = np.flatnonzero(terminals[:-1] & (next_rows[:-1] == np.arange(1, rows.n_rows)))
+    row = np.flatnonzero(terminals[:-1])
+    row = row[next_rows[row] == row + 1]
     moved = np.zeros(len(row), dtype=bool)
     for array in states.values():
         moved |= (array[row] != array[next_rows[row]]).any(axis=tuple(range(1, array.ndim)))

@@ -141,6 +141,9 @@ def _load_one(source: Any, options: _Options) -> Transitions:
         if path.suffix in PICKLE_SUFFIXES:
             return replace(read_buffer(load_buffer(path), MemoryWriter(), known, f"File {path}"), name=name)
         return _load_file(path, options)
+    if path.is_file():
+        known_suffixes = ", ".join(HDF5_SUFFIXES + NPZ_SUFFIXES + PICKLE_SUFFIXES)
+        raise ValueError(f"File {path} is of no kind known by its ending; there are {known_suffixes}.")
     return _load_minari(open_minari(name, options.download), options)
 
 
