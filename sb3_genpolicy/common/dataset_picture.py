@@ -76,7 +76,8 @@ def _draw_actions(axis: Any, info: DatasetInfo) -> None:
     low, high = info.action_space.low.reshape(-1), info.action_space.high.reshape(-1)
     scaled = 2.0 * (info.drawn_actions - low) / (high - low) - 1.0
     counts = np.stack([np.histogram(column, bins=_BINS, range=(-1.0, 1.0))[0] for column in scaled.T], axis=1)
-    shades = counts / np.maximum(counts.max(axis=0), 1)
+    # Square roots: where many lie at a bound, the others still show
+    shades = np.sqrt(counts / np.maximum(counts.max(axis=0), 1))
     n_dims = shades.shape[1]
     axis.imshow(
         shades, origin="lower", aspect="auto", cmap="Blues", interpolation="nearest", extent=(-0.5, n_dims - 0.5, -1.0, 1.0)
