@@ -10,6 +10,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy import load_dataset
+from sb3_genpolicy.common import buffers
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.envs import SpacesVecEnv
 from sb3_genpolicy.common.rewards import AffineReward
@@ -70,6 +71,14 @@ def test_rows_added_to_a_dataset_come_after_it_and_get_its_reward_transform(arra
     assert buffer.size() == 52
     np.testing.assert_allclose(buffer.rewards[:52, 0], 10 * np.tile(arrays["rewards"], 2), rtol=1e-5)
     np.testing.assert_allclose(buffer.observations[:52], np.tile(arrays["observations"], (2, 1)))
+
+
+def test_room_is_made_for_more_rows_without_losing_any(arrays, monkeypatch):
+    monkeypatch.setattr(buffers, "_FIRST_ROOM", 4)
+    buffer = add_rows(OfflineReplayBuffer(1000, SPACE, arrays["action_space"], device="cpu"), arrays)
+    np.testing.assert_array_equal(buffer.observations[:26], arrays["observations"])
+    np.testing.assert_array_equal(buffer.next_observations[:26], arrays["next_observations"])
+    np.testing.assert_array_equal(buffer.dones[:26, 0], arrays["terminals"])
 
 
 def test_oldest_rows_give_way_at_the_largest_size(arrays):

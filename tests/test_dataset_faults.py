@@ -3,9 +3,11 @@ A broken source gets one sentence that names file, key, episode and row, and is 
 """
 
 import hashlib
+import io
 import json
 import pickle
 import time
+import zipfile
 from pathlib import Path
 
 import gymnasium as gym
@@ -201,6 +203,38 @@ def test_flipped_bytes_inside_an_npz(compressed, tmp_path):
     data[600:640] = bytes(40)
     path.write_bytes(data)
     assert_refused(path, rf"File {path}.*(damaged|cut off)", path=path)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_an_npz_whose_checksum_does_not_hold(compressed, tmp_path):
+    """Every byte can be read and decompressed; only the archive's own sum of `rewards` says that they are others."""
+    path = write_npz(tmp_path / "sum.npz", flat_columns(make_episodes((50, 60))), compressed)
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        crc = archive.getinfo("rewards.npy").CRC.to_bytes(4, "little")
+    for place in (data.find(crc), data.rfind(crc)):
+        data[place : place + 4] = bytes(4)
+    path.write_bytes(data)
+    assert_refused(path, rf"File {path}.*\(Bad CRC-32 for file 'rewards.npy'\)", path=path)
+
+
+def test_a_member_of_an_npz_that_is_shorter_than_it_says(tmp_path):
+    path = write_npz(tmp_path / "short.npz", without(flat_columns(EPISODES), "rewards"))
+    buffer = io.BytesIO()
+    np.save(buffer, flat_columns(EPISODES)["rewards"])
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("rewards.npy", buffer.getvalue()[:-40])
+    assert_refused(path, r"rewards cannot be read from row 0 on \(its data stop at row 16 of 26\)", path=path)
+
+
+def test_images_of_another_order_are_not_reshaped(tmp_path):
+    images = np.zeros((26, 36, 40, 3), np.uint8)
+    columns = {**flat_columns(EPISODES), "observations": images, "next_observations": images}
+    path = write_npz(tmp_path / "images.npz", columns)
+    with pytest.raises(
+        ValueError, match=r"observations has rows of shape \(36, 40, 3\), but its space .* has shape \(3, 36, 40\)"
+    ):
+        load_dataset(path, observation_space=spaces.Box(0, 255, (3, 36, 40), np.uint8))
 
 
 def test_a_compressed_chunk_of_an_hdf5_file_is_damaged(tmp_path):

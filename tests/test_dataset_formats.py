@@ -18,6 +18,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_genpolicy import load_dataset
+from sb3_genpolicy.common.datasets import columns as columns_module
+from sb3_genpolicy.common.datasets import minari_episodes
 from sb3_genpolicy.common.transitions import KEYS
 from tests.data_formats import (
     FILE_FORMATS,
@@ -223,6 +225,37 @@ def test_ogbench_without_rewards_asks_for_a_task_and_takes_one(tmp_path):
     np.testing.assert_array_equal(data.next_observations, following)
     # A name by which other data would be loaded again is none
     assert data.name is None
+
+
+def test_a_trajectory_that_the_file_breaks_off_ends_with_its_last_row(tmp_path):
+    """OGBench's layout without a flag at the end: what is left of the trajectory has one observation more than steps."""
+    columns = trajectory_columns(make_episodes())
+    short = {key: column[:-2] for key, column in columns.items()}
+    data = load_dataset(write_npz(tmp_path / "ogbench.npz", short))
+    np.testing.assert_array_equal(np.diff(data.episode_starts), [5, 6, 7, 6])
+    np.testing.assert_array_equal(data.next_observations[-1], columns["observations"][-3])
+
+
+def test_many_batches_of_episodes_are_read_like_one(minari_root, monkeypatch):
+    episodes = make_episodes((5, 6, 7, 8, 4, 3, 2))
+    name = write_minari(episodes)
+    monkeypatch.setattr(minari_episodes, "_EPISODES", 2)
+    assert_same_transitions(load_dataset(name), episodes)
+    monkeypatch.setattr(minari_episodes, "_EPISODES", 4)
+    monkeypatch.setattr(minari_episodes, "_BYTES", 300)
+    assert_same_transitions(load_dataset(name), episodes)
+
+
+def test_columns_in_many_pieces_are_read_like_one(tmp_path, monkeypatch):
+    """Pieces of two rows: ends, lost rows and successors lie at every place in them."""
+    monkeypatch.setattr(columns_module, "_CHUNK_BYTES", 24)
+    monkeypatch.setattr(columns_module.slices, "__defaults__", (2,))
+    episodes = make_episodes((5, 6, 7, 8, 4, 3, 2, 1))
+    for name, write in WHOLE_FORMATS.items():
+        if "Minari" not in name:
+            assert_same_transitions(load_dataset(write(episodes, tmp_path)), episodes)
+    path = write_hdf5(tmp_path / "lost.hdf5", without(flat_columns(make_episodes()), "next_observations"))
+    np.testing.assert_array_equal(np.diff(load_dataset(path).episode_starts), [5, 5, 7, 7])
 
 
 def test_dictionaries_of_observations_in_files(tmp_path):

@@ -2,6 +2,7 @@
 Flat files on a disk, and batches gathered ahead from them: the same rows, the same training, the same resumed run.
 """
 
+import errno
 import os
 import pickle
 import subprocess
@@ -158,6 +159,20 @@ def test_flat_files_are_used_as_long_as_the_source_is_the_same(path, cache_root,
     assert len(list(cache_root.iterdir())) == 2
 
 
+def test_processes_that_read_one_source_at_once_do_not_disturb_each_other(path):
+    """Each finds the source changed, again and again, and writes the flat files anew."""
+    program = f"""
+import os
+from sb3_genpolicy import load_dataset
+for k in range(30):
+    os.utime({str(path)!r}, ns=(k, k))
+    data = load_dataset({str(path)!r}, memory_map=True)
+    assert data.memory_mapped and data.n_rows == 26 and data.observations[25, 0] == 307.0
+"""
+    running = [subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [(process.wait(), process.stderr.read()) for process in running] == [(0, "")] * 3
+
+
 def test_damaged_flat_files_are_written_again(path, cache_root):
     load_dataset(path, memory_map=True)
     folder = next(cache_root.iterdir())
@@ -206,6 +221,17 @@ def test_an_unwritable_folder_is_a_sentence_where_files_are_needed_and_nothing_w
         load_dataset(path, memory_map=True)
     monkeypatch.setattr(loading, "_SLOW", 0.0)
     assert load_dataset(path).n_rows == 26
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="room cannot be asked for here")
+def test_a_full_disk_is_not_taken_for_a_damaged_source(path, monkeypatch, cache_root):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ValueError, match=r"rows cannot be written to .*No space left on device.*make room, or name another"):
+        load_dataset(path, memory_map=True)
+    assert not list(cache_root.iterdir())
 
 
 def test_a_conversion_that_fails_leaves_nothing(tmp_path, cache_root):

@@ -104,7 +104,7 @@ def find_dataset(
     local = local_datasets_for(env_id)
     known = f"On this machine there are, for {env_id or 'any environment'}: {', '.join(local)}." if local else ""
     raise ValueError(
-        f"{owner} has no dataset to learn from. {known} Pass one as `dataset=` (a Minari id, a "
+        f"{owner} has no dataset to learn from. {known} Pass one as `dataset=` (a Minari id, a file, a "
         "replay buffer or a mapping of arrays), or an environment that carries its own (`make_offline_env(id)`)."
     )
 

@@ -20,13 +20,12 @@ from minari.storage.datasets_root_dir import get_dataset_path
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, VecTransposeImage
 from tqdm import tqdm
 
+from sb3_genpolicy.common.datasets.columns import PATIENCE
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative.checks import check_number
 
 # Steps held in memory before they are written
 _STEPS_IN_MEMORY = 50_000
-# A bar is shown of what takes longer, in seconds
-_PATIENCE = 2.0
 
 
 class Agent(Protocol):
@@ -212,9 +211,7 @@ class _Recorder:
         quota = np.array([((n_episodes or 0) + k) // n_envs for k in range(n_envs)])
         left = n_steps or 0
         observations: Any = self.env.reset()
-        with tqdm(
-            total=n_steps or n_episodes, desc=f"recording {self.writer.dataset_id}", delay=_PATIENCE, leave=False
-        ) as bar:
+        with tqdm(total=n_steps or n_episodes, desc=f"recording {self.writer.dataset_id}", delay=PATIENCE, leave=False) as bar:
             try:
                 while left > 0 or quota.any():
                     actions = self._act(observations)

@@ -64,9 +64,15 @@ class MemoryWriter:
         return array[: used + n_rows]
 
 
+class NotWritten(Exception):
+    """
+    A flat file cannot be written; no fault of the source that is read meanwhile.
+    """
+
+
 class FileWriter:
     """
-    Arrays in flat files of a folder.
+    Arrays in flat files of a folder. What goes wrong in writing them is raised as :class:`NotWritten`.
 
     :param folder: an empty folder
     """
@@ -92,9 +98,12 @@ class FileWriter:
         :param name: of the array
         :param array: (n_rows, ...)
         """
-        with self._enter(name, array.shape, array.dtype).open("wb") as file:
-            for rows in slices(len(array)):
-                file.write(np.ascontiguousarray(array[rows]).data)
+        try:
+            with self._enter(name, array.shape, array.dtype).open("wb") as file:
+                for rows in slices(len(array)):
+                    file.write(np.ascontiguousarray(array[rows]).data)
+        except OSError as error:
+            raise NotWritten(str(error)) from error
 
     def extend(self, name: str, n_rows: int) -> np.ndarray:
         self.layout[name]["shape"][0] += n_rows
@@ -102,10 +111,16 @@ class FileWriter:
 
     def _map(self, name: str, mode: Any) -> np.ndarray:
         entry = self.layout[name]
-        if 0 in entry["shape"]:
-            (self.folder / entry["file"]).touch()
-            return np.empty(tuple(entry["shape"]), entry["dtype"])
-        return np.memmap(self.folder / entry["file"], entry["dtype"], mode, shape=tuple(entry["shape"]))
+        path, shape, dtype = self.folder / entry["file"], tuple(entry["shape"]), np.dtype(entry["dtype"])
+        try:
+            with path.open("wb" if mode == "w+" else "r+b") as file:
+                size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+                if size and hasattr(os, "posix_fallocate"):
+                    # On a full disk, a mapped file that was only promised would end the program when it is written to
+                    os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(path, dtype, "r+", shape=shape) if size else np.empty(shape, dtype)
+        except OSError as error:
+            raise NotWritten(str(error)) from error
 
 
 def map_file(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -116,10 +131,7 @@ def map_file(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     :return: the array, read-only, whose pages are read from the file as they are looked at
     :raises ValueError: if the file does not have the array's size
     """
-    expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    if path.stat().st_size != expected:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes where {expected} were written.")
-    if expected == 0:
+    if 0 in shape:
         return np.empty(shape, dtype)
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -137,10 +149,7 @@ def read_file(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     :return: the array, in memory
     :raises ValueError: if the file does not have the array's size
     """
-    array = np.fromfile(path, dtype)
-    if array.size != np.prod(shape, dtype=np.int64):
-        raise ValueError(f"{path} has {array.size} numbers where {np.prod(shape, dtype=np.int64)} were written.")
-    return array.reshape(shape)
+    return np.fromfile(path, dtype).reshape(shape)
 
 
 def machine_memory() -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 from minari.serialization import deserialize_space, serialize_space
 
-from sb3_genpolicy.common.datasets.arrays import FileWriter, map_file, read_file
+from sb3_genpolicy.common.datasets.arrays import FileWriter, NotWritten, map_file, read_file
 from sb3_genpolicy.common.transitions import Transitions
 from sb3_genpolicy.common.utils import space_items, tree_items
 
@@ -68,19 +68,29 @@ class CacheEntry:
         Write a record's files; another process sees all of them or none.
 
         :param read: reads the source into a writer
-        :raises OSError: if there is no room, or no right to write
+        :raises NotWritten: if there is no room, or no right to write
         """
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f"{self.folder.name}.part-", dir=self.folder.parent))
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(prefix=f"{self.folder.name}.part-", dir=self.folder.parent))
+        except OSError as error:
+            raise NotWritten(str(error)) from error
         try:
             writer = FileWriter(part)
             record = dict(_describe(read(writer)), arrays=writer.layout, stamp=self.stamp)
-            (part / "record.json").write_text(json.dumps(record))
+            self._put_in_place(part, json.dumps(record))
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _put_in_place(self, part: Path, record: str) -> None:
+        try:
+            (part / "record.json").write_text(record)
             shutil.rmtree(self.folder, ignore_errors=True)
             part.rename(self.folder)
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
+        except OSError as error:
+            # Another process, which read the same source, may have been first
+            if not (self.folder / "record.json").exists():
+                raise NotWritten(str(error)) from error
 
     def keep(self, data: Transitions) -> None:
         """
@@ -90,7 +100,7 @@ class CacheEntry:
         """
         try:
             self.write(lambda writer: _store(data, writer))
-        except OSError:
+        except NotWritten:
             # It saves time later, and is not needed
             pass
 

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+#: A bar is shown of what takes longer, in seconds
+PATIENCE = 2.0
 # A piece read at a time
 _CHUNK_BYTES = 2**20
 

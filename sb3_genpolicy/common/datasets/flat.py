@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from tqdm import tqdm
 
 from sb3_genpolicy.common.datasets.arrays import ArrayWriter
 from sb3_genpolicy.common.datasets.checks import (
@@ -23,7 +24,7 @@ from sb3_genpolicy.common.datasets.checks import (
     storage_dtype,
     stored_shape,
 )
-from sb3_genpolicy.common.datasets.columns import Column, slices
+from sb3_genpolicy.common.datasets.columns import PATIENCE, Column, rows_per_chunk, slices
 from sb3_genpolicy.common.datasets.flags import Flags, read_flags
 from sb3_genpolicy.common.datasets.names import Columns, Known, infer_action_space, infer_observation_space
 from sb3_genpolicy.common.transitions import Transitions, where
@@ -131,7 +132,7 @@ class _RowReader:
         check_row_shape(column.shape, space, f"{self.label}: {name}")
         start = 0
         try:
-            for chunk in column.chunks():
+            for chunk in self._with_progress(column, name):
                 piece, where_in_piece = shaped(chunk, space, f"{self.label}: {name}"), self._shifted(start)
                 check_finite(piece, f"{self.label}: {name}", where_in_piece)
                 check_members(piece, space, f"{self.label}: {name}", where_in_piece)
@@ -141,6 +142,10 @@ class _RowReader:
             raise ValueError(
                 f"{self.label}: {name} cannot be read from row {start} on ({error}): the file is damaged."
             ) from error
+
+    def _with_progress(self, column: Column, name: str) -> Iterable[np.ndarray]:
+        total = -(-column.shape[0] // rows_per_chunk(column.shape, column.dtype))
+        return tqdm(column.chunks(), f"{self.label}: {name}", total, delay=PATIENCE, leave=False)
 
     def _shifted(self, start: int) -> Callable[[int], str]:
         return lambda row: self.where_in_file(start + row)

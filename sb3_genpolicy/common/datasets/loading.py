@@ -15,7 +15,7 @@ from gymnasium import spaces
 from minari import MinariDataset
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_genpolicy.common.datasets.arrays import ArrayWriter, MemoryWriter, machine_memory
+from sb3_genpolicy.common.datasets.arrays import ArrayWriter, MemoryWriter, NotWritten, machine_memory
 from sb3_genpolicy.common.datasets.cache import CACHE_VARIABLE, CacheEntry, cache_root
 from sb3_genpolicy.common.datasets.checks import check_action_bounds, check_transitions, label_of, storage_dtype, stored_shape
 from sb3_genpolicy.common.datasets.columns import ArrayColumn
@@ -194,16 +194,16 @@ def _stays_on_disk(asked: bool | None, n_bytes: int) -> bool:
 
 def _on_disk(entry: CacheEntry, read: Callable[[ArrayWriter], Transitions]) -> Transitions:
     data = entry.load(memory_map=True)
-    if data is None:
+    while data is None:
         try:
             entry.write(read)
-        except OSError as error:
+        except NotWritten as error:
             raise ValueError(
                 f"The rows cannot be written to {cache_root()} ({error}), from where they would be read as they are drawn: "
                 f"make room, or name another folder in the environment variable {CACHE_VARIABLE}."
             ) from error
+        # None where another process is putting its own in their place
         data = entry.load(memory_map=True)
-        assert data is not None
     return data
 
 

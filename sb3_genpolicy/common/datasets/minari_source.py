@@ -12,13 +12,11 @@ from tqdm import tqdm
 
 from sb3_genpolicy.common.datasets.arrays import ArrayWriter
 from sb3_genpolicy.common.datasets.checks import check_spaces, storage_dtype, stored_shape
+from sb3_genpolicy.common.datasets.columns import PATIENCE
 from sb3_genpolicy.common.datasets.minari_episodes import EpisodeReader
 from sb3_genpolicy.common.datasets.names import Known
 from sb3_genpolicy.common.transitions import Transitions
 from sb3_genpolicy.common.utils import space_items
-
-# A bar is shown of what takes longer, in seconds
-_PATIENCE = 2.0
 
 
 def read_minari(dataset: MinariDataset, writer: ArrayWriter, known: Known = Known()) -> Transitions:  # noqa: B008
@@ -46,7 +44,7 @@ def read_minari(dataset: MinariDataset, writer: ArrayWriter, known: Known = Know
     next_rows = writer.allocate("next_rows", (n_rows,), np.int64)
 
     start, number = 0, 0
-    bar = tqdm(desc=reader.label, total=n_episodes, delay=_PATIENCE, leave=False)
+    bar = tqdm(desc=reader.label, total=n_episodes, delay=PATIENCE, leave=False)
     for episodes in reader.batches():
         rows, numbers = slice(start, start + episodes.n_steps), slice(number, number + len(episodes.lengths))
         if rows.stop > n_rows:
