@@ -4,6 +4,8 @@ Models whose every prediction is known in closed form, and other routes to the v
 
 import math
 
+import gymnasium as gym
+import numpy as np
 import torch as th
 from torch import nn
 
@@ -68,3 +70,17 @@ def central_difference(function, x, h=1e-5):
                 steps.append(function(moved).sum())
             gradient.view(-1)[index] = (steps[0] - steps[1]) / (2 * h)
     return gradient
+
+
+def assert_rows_are_pendulums(data, rows):
+    """The environment, set to a row's state, gives the row's reward and next observation."""
+    env = gym.make("Pendulum-v1").unwrapped
+    next_observations = data.next_observations
+    for row in rows:
+        cos, sin, velocity = data.observations[row]
+        env.reset()
+        env.state = np.array([np.arctan2(sin, cos), velocity], dtype=np.float64)
+        following, reward, *_ = env.step(data.actions[row])
+        assert (np.abs(data.actions[row]) <= 2.0).all()
+        np.testing.assert_allclose(data.rewards[row], reward, atol=1e-3)
+        np.testing.assert_allclose(next_observations[row], following, atol=1e-4)

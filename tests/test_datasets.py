@@ -17,6 +17,7 @@ from sb3_genpolicy.common.datasets import EMBEDDED, dataset_spaces, local_datase
 from sb3_genpolicy.common.rewards import AffineReward, fit_reward_transform
 from sb3_genpolicy.common.transitions import KEYS, normalized_score
 from sb3_genpolicy.common.vec_normalize import discounted_returns_so_far
+from tests.closed_forms import assert_rows_are_pendulums
 from tests.conftest import make_arrays
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (3,), np.float64)
@@ -192,14 +193,7 @@ def test_embedded_dataset_is_pendulum():
     """Physics by another route: the environment itself, set to a row's state, gives the row's reward and next observation."""
     data = load_dataset("pendulum-mixed")
     assert data.n_rows == 48_000 and data.n_episodes == 240 and data.reference_scores == (-1230.0, -150.0)
-    env = gym.make("Pendulum-v1").unwrapped
-    for row in [*range(0, 48_000, 997), *(np.flatnonzero(data.timeouts)[:5])]:
-        cos, sin, velocity = data.observations[row]
-        env.reset()
-        env.state = np.array([np.arctan2(sin, cos), velocity], dtype=np.float64)
-        following, reward, *_ = env.step(data.actions[row])
-        np.testing.assert_allclose(data.rewards[row], reward, atol=1e-3)
-        np.testing.assert_allclose(data.next_observations[row], following, atol=1e-4)
+    assert_rows_are_pendulums(data, [*range(0, 48_000, 997), *(np.flatnonzero(data.timeouts)[:5])])
     assert data.terminals.sum() == 0 and data.timeouts.sum() == 240
 
 
@@ -262,7 +256,7 @@ def set_value(key, row, value):
     [
         (set_value("observations", 12, np.nan), r"observations has a NaN or infinite value .* row 12 \(episode 2, step 1\)"),
         (set_value("rewards", 3, np.inf), r"rewards has a NaN .* row 3 \(episode 0, step 3\)"),
-        (set_value("actions", 5, 1.5), r"1 actions outside the bounds .* row 5 \(episode 1, step 0\)"),
+        (set_value("actions", 5, 1.5), r"actions has values outside the bounds .* row 5 \(episode 1, step 0\)"),
         (
             lambda arrays: [arrays.pop(key) for key in ("next_observations", "timeouts")],
             "neither 'next_observations' nor 'timeouts'",

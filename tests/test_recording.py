@@ -14,20 +14,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTrans
 
 from sb3_genpolicy import GMPO, load_dataset, record_dataset
 from sb3_genpolicy.common import recording
+from tests.closed_forms import assert_rows_are_pendulums
 from tests.conftest import SMALL
-
-
-def assert_rows_are_pendulums(data):
-    """The environment, set to a row's state, gives the row's reward and next observation."""
-    env = gym.make("Pendulum-v1").unwrapped
-    assert (np.abs(data.actions) <= 2.0).all()
-    for row in range(data.n_rows):
-        cos, sin, velocity = data.observations[row]
-        env.reset()
-        env.state = np.array([np.arctan2(sin, cos), velocity], dtype=np.float64)
-        following, reward, *_ = env.step(data.actions[row])
-        np.testing.assert_allclose(data.rewards[row], reward, atol=1e-3)
-        np.testing.assert_allclose(data.next_observations[row], following, atol=1e-4)
 
 
 def test_an_agent_is_recorded_in_one_call(minari_root):
@@ -35,7 +23,7 @@ def test_an_agent_is_recorded_in_one_call(minari_root):
     dataset = record_dataset(agent, None, "test/pendulum-v0", n_steps=250, seed=1, reference_scores=(-1230.0, -150.0))
     assert isinstance(dataset, minari.MinariDataset) and dataset.total_steps == 250
     data = load_dataset("test/pendulum-v0")
-    assert_rows_are_pendulums(data)
+    assert_rows_are_pendulums(data, range(data.n_rows))
     # One time limit, and one episode that the recording cut off
     np.testing.assert_array_equal(np.diff(data.episode_starts), [200, 50])
     assert data.terminals.sum() == 0 and data.timeouts.sum() == 2
@@ -58,7 +46,7 @@ def test_observations_are_the_environments_where_the_agent_sees_normalised_ones(
     agent.predict = lambda observation, **kwargs: seen.append(observation) or predict(observation, **kwargs)
     record_dataset(agent, env, "test/normalised-v0", n_steps=410, seed=0)
     data = load_dataset("test/normalised-v0")
-    assert_rows_are_pendulums(data)
+    assert_rows_are_pendulums(data, range(data.n_rows))
     assert data.n_rows == 410
     # What the agent saw at the first step: the normalised first rows of both copies
     firsts = data.observations[data.episode_starts[:-1]]
@@ -73,7 +61,7 @@ def test_episodes_are_shared_out_over_copies_of_the_environment(minari_root):
     np.testing.assert_array_equal(np.diff(data.episode_starts), [200, 200, 200])
     # A function of one observation: its actions are recorded as the environment gets them
     np.testing.assert_allclose(data.actions[:, 0], data.observations[:, 0], atol=1e-6)
-    assert_rows_are_pendulums(data)
+    assert_rows_are_pendulums(data, range(data.n_rows))
 
 
 def test_actions_beyond_the_bounds_are_recorded_as_the_environment_gets_them(minari_root):

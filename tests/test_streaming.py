@@ -202,6 +202,10 @@ def test_large_datasets_stay_on_disk_by_themselves(path, minari_root, monkeypatc
     monkeypatch.setattr(loading, "_LARGE", 1e-9)
     assert load_dataset(path).memory_mapped and load_dataset(name).memory_mapped
     assert not load_dataset(path, memory_map=False).memory_mapped
+    # Several that are small are large together; none of them is read into memory first
+    monkeypatch.setattr(loading, "_LARGE", 1e-9 + 1.5 * 26 * 3 * 4 / loading.machine_memory())
+    assert not load_dataset(path).memory_mapped and load_dataset([path, name]).memory_mapped
+    assert not load_dataset([flat_columns(make_episodes()), path]).memory_mapped
 
 
 def test_a_containers_limit_counts_as_the_machines_memory(tmp_path, monkeypatch):

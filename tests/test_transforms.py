@@ -147,7 +147,7 @@ def test_actions_are_rescaled_and_clipped_to_the_environments_units(tmp_path):
     path = write_npz(tmp_path / "percent.npz", columns)
     rescale, clip = RescaleActions(0.0, 100.0), ClipActions()
     bounds = spaces.Box(-2, 2, (1,), np.float32)
-    with pytest.raises(ValueError, match="1 actions outside the bounds .* row 3"):
+    with pytest.raises(ValueError, match="actions has values outside the bounds .* row 3"):
         load_dataset(path, action_space=bounds, action_transforms=[rescale])
     expected = 2.0 * scaled
     expected[3] = 2.0

@@ -2,8 +2,6 @@
 The base of the offline algorithms: SB3's off-policy algorithm, with a dataset in the replay buffer and no environment stepped.
 """
 
-import io
-import pathlib
 import sys
 import time
 from abc import abstractmethod
@@ -14,7 +12,6 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name
@@ -27,21 +24,20 @@ from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
 from sb3_genpolicy.common.device_means import DeviceMeans
 from sb3_genpolicy.common.envs import SpacesVecEnv, find_dataset
 from sb3_genpolicy.common.generative_policy import GenerativeActor, GenerativePolicy
+from sb3_genpolicy.common.resumable_algorithm import ResumableAlgorithm
 from sb3_genpolicy.common.rewards import RewardFunction, RewardTransform, check_reward_transform, fit_reward_transform
 from sb3_genpolicy.common.transforms import Transform, action_transforms, check_transforms, prepare
 from sb3_genpolicy.common.vec_normalize import fit_vec_normalize
 from sb3_genpolicy.generative import Sampler
-from sb3_genpolicy.generative.checks import check_number, check_option_names, did_you_mean
+from sb3_genpolicy.generative.checks import check_number, did_you_mean
 
 # Held-out rows that losses are computed on whenever the log is written
 _HELD_OUT_ROWS = 4096
-# Keeps the draws of rows apart from the training's other draws
-_ROW_STREAM = 0x5DEECE66D
 
 SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
 
 
-class OfflineAlgorithm(OffPolicyAlgorithm):
+class OfflineAlgorithm(ResumableAlgorithm):
     """
     Base of algorithms that learn from a dataset. One gradient step is one timestep and one ``callback.on_step()``.
 
@@ -155,35 +151,12 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
                 f"{type(self).__name__} needs an environment or a dataset to know what it acts on: pass `env=`, or "
                 "`dataset=` (a Minari id, a replay buffer or a mapping of arrays) where there is no simulator."
             )
-        # The training draws from a generator of its own, so that evaluations in between do not change it
-        self.generator = th.Generator(self.device)
-        self.generator.manual_seed(int(th.randint(2**62, ())))
-        # Rows have a random state of their own: batches may be gathered ahead of the step that they are for
-        self._row_seed = int(th.randint(2**62, ()))
         self._held_out: Any = None
         super()._setup_model()
         if self.reward_function is not None:
             self.replay_buffer.reward_function = self.reward_function
-        # Saved as a tensor; the generator itself cannot be
-        self.random_state = self.generator.get_state()
-        self.row_random_state = th.empty(0, dtype=th.uint8)
-        self._resume_random_state = True
         self.means = DeviceMeans()
         self._create_aliases()
-
-    def set_random_seed(self, seed: int | None = None) -> None:
-        """
-        Set the seed of the pseudo-random generators (python, numpy, pytorch, gym, action_space, and the training's own)
-
-        :param seed: the seed; None changes nothing
-        """
-        super().set_random_seed(seed)
-        if seed is not None:
-            self.generator.manual_seed(seed)
-            self._row_seed = seed ^ _ROW_STREAM
-            if self.replay_buffer is not None:
-                self.replay_buffer.generator = None
-            self._resume_random_state = False
 
     def _create_aliases(self) -> None:
         self.actor = self.policy.actor
@@ -209,11 +182,12 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             return
         source = find_dataset((dataset, self.dataset), self.env, self.dataset_name, type(self).__name__)
         assert isinstance(self.action_space, spaces.Box)
+        known = isinstance(source, str) and source == self.dataset_name
         data = load_dataset(
             source,
-            memory_map=True if self._dataset_on_disk and source == self.dataset_name else None,
+            memory_map=True if known and self._dataset_on_disk else None,
             action_space=self.action_space,
-            reference_scores=self.reference_scores,
+            reference_scores=self.reference_scores if known else None,
             action_transforms=action_transforms(self.transforms),
         )
         data = fit_to_spaces(data, self.observation_space, self.action_space)
@@ -262,24 +236,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         if self.env is None:
             self.env = SpacesVecEnv(self.observation_space, self.action_space)
         self._fill_replay_buffer(dataset)
-        generator = self.replay_buffer.generator
-        if generator is None or generator.device.type != self.replay_buffer.rows_device.type:
-            self.replay_buffer.seed_rows(self._row_seed)
-        if self._resume_random_state:
-            self._restore_random_state()
+        self._prepare_random_state()
         self.means = DeviceMeans()
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-
-    def _restore_random_state(self) -> None:
-        state = self.random_state.cpu()
-        if state.shape == self.generator.get_state().shape:
-            self.generator.set_state(state)
-        else:
-            # Saved on another kind of device, whose states do not carry over: go on with fresh draws, not with the first ones
-            self.generator.manual_seed((self.seed or 0) + self.num_timesteps)
-        if len(self.row_random_state) and not self.replay_buffer.set_random_state(self.row_random_state.cpu()):
-            self.replay_buffer.seed_rows(self._row_seed + self.num_timesteps)
-        self._resume_random_state = False
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         callback = super()._init_callback(callback, progress_bar=False)
@@ -389,63 +348,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         networks = ["actor", "actor_ema", "critic", "critic_target", "value_net"]
         statistics = [name for name in vars(self) if "batch_norm_stats" in name]
-        return [*super()._excluded_save_params(), *networks, *statistics, "dataset", "generator", "means", "_held_out"]
+        return [*super()._excluded_save_params(), *networks, *statistics, "dataset", "means", "_held_out"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", "actor.optimizer", "critic.optimizer", "value_net.optimizer"], ["random_state", "row_random_state"]
-
-    def save(self, path: str | pathlib.Path | io.BufferedIOBase, exclude: Any = None, include: Any = None) -> None:
-        """
-        Save the model: networks, optimizers, settings and random state, and the dataset's name, not its rows.
-
-        :param path: path to the file where the model should be saved
-        :param exclude: name of parameters that should be excluded in addition to the default ones
-        :param include: name of parameters that might be excluded but should be included anyway
-        """
-        if not self._resume_random_state:
-            self.random_state = self.generator.get_state()
-            if self.replay_buffer is not None and self.replay_buffer.generator is not None:
-                self.row_random_state = self.replay_buffer.random_state()
-        # A model that is loaded takes the state up when it goes on learning
-        was, self._resume_random_state = self._resume_random_state, True
-        try:
-            super().save(path, exclude, include)
-        finally:
-            self._resume_random_state = was
-
-    @classmethod
-    def load(  # type: ignore[override]
-        cls: type[SelfOfflineAlgorithm],
-        path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> SelfOfflineAlgorithm:
-        """
-        Load a model. The dataset is not opened; ``learn`` reads it again, by its name or as given.
-
-        :param path: path to the file (or a file-like)
-        :param env: environment of the loaded model (can be None)
-        :param device: device on which the code should run
-        :param custom_objects: objects to take in place of saved ones
-        :param print_system_info: whether to print system info of the saved model and of this machine
-        :param force_reset: whether to reset the environment before learning
-        :param kwargs: options of the constructor to change, for instance ``learning_rate``
-        :return: the model
-        :raises TypeError: if ``kwargs`` has a name that is no option of the constructor
-        """
-        check_option_names(cls, cls.__init__, kwargs)
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-
-    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
-        """
-        Load a replay buffer from a pickle file.
-
-        :param path: path to the pickled replay buffer
-        :param truncate_last_traj: has no effect here
-        """
-        super().load_replay_buffer(path, truncate_last_traj)
-        self.replay_buffer.to(self.device)
+        state_dicts, tensors = super()._get_torch_save_params()
+        return ["policy", "actor.optimizer", "critic.optimizer", "value_net.optimizer", *state_dicts], tensors

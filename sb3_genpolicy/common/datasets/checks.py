@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape, is_image_space
 
+from sb3_genpolicy.common.datasets.columns import slices
 from sb3_genpolicy.common.transitions import Transitions
 from sb3_genpolicy.common.utils import space_items, tree_items
 
@@ -127,14 +128,15 @@ def check_action_bounds(actions: np.ndarray, space: spaces.Box, name: str, where
     """
     low, high = space.low, space.high
     margin = ACTION_TOLERANCE * (high - low)
-    outside = ((actions < low - margin) | (actions > high + margin)).reshape(len(actions), -1).any(axis=1)
-    if outside.any():
-        row = int(np.argmax(outside))
-        raise ValueError(
-            f"{name} has {outside.sum()} actions outside the bounds {low.tolist()} to {high.tolist()}, first at "
-            f"{where(row)}: {actions[row].tolist()}. Clip them if the environment did (the transform `ClipActions`), "
-            "or correct the action space."
-        )
+    for part in slices(len(actions)):
+        outside = (actions[part] < low - margin) | (actions[part] > high + margin)
+        if outside.any():
+            row = part.start + int(np.argmax(outside.any(axis=tuple(range(1, outside.ndim)))))
+            raise ValueError(
+                f"{name} has values outside the bounds {low.tolist()} to {high.tolist()}, first at {where(row)}: "
+                f"{actions[row].tolist()}. Clip them if the environment did (the transform `ClipActions`), or correct the "
+                "action space."
+            )
 
 
 def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, label: str) -> None:

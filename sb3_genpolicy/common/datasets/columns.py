@@ -85,8 +85,6 @@ class NpzColumn:
                 if len(data) < n_rows * row_bytes:
                     raise EOFError(f"its data stop at row {start + len(data) // max(row_bytes, 1)} of {self.shape[0]}")
                 yield np.frombuffer(data, self.dtype).reshape(n_rows, *self.shape[1:])
-            # zipfile compares checksums when it meets the member's end
-            stream.read(1)
 
 
 def _read_npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:

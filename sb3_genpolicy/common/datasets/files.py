@@ -3,7 +3,8 @@ Files of columns: legacy D4RL's HDF5, and the npz files of OGBench, RL Unplugged
 """
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +44,23 @@ def read_file(path: Path, writer: ArrayWriter, known: Known, relabel: Relabel | 
         raise ValueError(f"{label} is damaged or cut off ({error}): fetch or write it again.") from error
 
 
-def file_columns(path: Path) -> tuple[Columns, Any]:
+@contextmanager
+def opened_columns(path: Path) -> Iterator[Columns]:
     """
     :param path: an HDF5 or npz file
-    :return: its columns, unread, and what has to stay open meanwhile (None if nothing)
+    :return: a context with its columns, unread
     :raises ValueError: if the file is damaged
     """
+    label = f"File {path}"
     try:
         if path.suffix in HDF5_SUFFIXES:
-            file = h5py.File(path, "r")
-            return named_columns(_hdf5_columns(file), f"File {path}", strict=False), file
-        return named_columns(_npz_columns(path), f"File {path}", strict=False), None
+            with h5py.File(path, "r") as file:
+                _refuse_minari(file, path)
+                yield named_columns(_hdf5_columns(file), label, strict=False)
+        else:
+            yield named_columns(_npz_columns(path), label, strict=False)
     except READ_ERRORS as error:
-        raise ValueError(f"File {path} is damaged or cut off ({error}): fetch or write it again.") from error
+        raise ValueError(f"{label} is damaged or cut off ({error}): fetch or write it again.") from error
 
 
 def _read(

@@ -2,6 +2,7 @@
 Every source of logged data becomes one :class:`~sb3_genpolicy.common.transitions.Transitions` record.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,23 +14,31 @@ import minari
 import numpy as np
 from gymnasium import spaces
 from minari import MinariDataset
+from minari.serialization import serialize_space
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_genpolicy.common.datasets.arrays import ArrayWriter, MemoryWriter, NotWritten, machine_memory
 from sb3_genpolicy.common.datasets.cache import CACHE_VARIABLE, CacheEntry, cache_root
-from sb3_genpolicy.common.datasets.checks import check_action_bounds, check_transitions, label_of, storage_dtype, stored_shape
+from sb3_genpolicy.common.datasets.checks import (
+    check_action_bounds,
+    check_spaces,
+    check_transitions,
+    label_of,
+    storage_dtype,
+    stored_shape,
+)
 from sb3_genpolicy.common.datasets.columns import ArrayColumn
 from sb3_genpolicy.common.datasets.concatenation import concatenate
 from sb3_genpolicy.common.datasets.download import download_minari, is_remote, local_id
 from sb3_genpolicy.common.datasets.embedded import EMBEDDED, read_embedded
-from sb3_genpolicy.common.datasets.files import HDF5_SUFFIXES, NPZ_SUFFIXES, Relabel, file_columns, read_file, relabelled
+from sb3_genpolicy.common.datasets.files import HDF5_SUFFIXES, NPZ_SUFFIXES, Relabel, opened_columns, read_file, relabelled
 from sb3_genpolicy.common.datasets.flat import read_flat
 from sb3_genpolicy.common.datasets.minari_source import local_minari_datasets, read_minari, same_env
 from sb3_genpolicy.common.datasets.names import Columns, Known, infer_action_space, infer_observation_space, named_columns
 from sb3_genpolicy.common.datasets.sb3_source import PICKLE_SUFFIXES, load_buffer, read_buffer
 from sb3_genpolicy.common.transforms import ActionTransform
 from sb3_genpolicy.common.transitions import Transitions
-from sb3_genpolicy.common.utils import space_items, tree_map
+from sb3_genpolicy.common.utils import space_items, tree_items, tree_map
 
 #: One source, see :func:`load_dataset`
 OneSource = Union[str, os.PathLike[str], MinariDataset, ReplayBuffer, Mapping[str, Any], Transitions]  # noqa: UP007
@@ -104,6 +113,8 @@ class _Options:
 def _load_list(sources: Sequence[Any], options: _Options) -> Transitions:
     if not sources:
         raise ValueError("The list of sources is empty: give at least one.")
+    if options.memory_map is None:
+        options.memory_map = _stays_on_disk(None, sum(_bytes_of(part) for part in sources)) or None
     parts = [_load_one(part, options) for part in sources]
     if len(parts) == 1:
         return parts[0]
@@ -157,19 +168,20 @@ def _with_transformed_actions(data: Transitions, known: Known) -> Transitions:
 
 def _load_file(path: Path, options: _Options) -> Transitions:
     known = options.known
-    entry = CacheEntry([path], repr(known))
+    # Whole: printed, the bounds of a large space are cut short
+    told = [None if space is None else serialize_space(space) for space in (known.observation_space, known.action_space)]
+    entry = CacheEntry([path], f"{told} {known.reference_scores} {known.action_transforms}")
 
     def read(writer: ArrayWriter) -> Transitions:
         return read_file(path, writer, known, options.relabel)
 
-    # An expanded file is about as large as its record
-    on_disk = _stays_on_disk(options.memory_map, path.stat().st_size)
     if options.relabel is not None:
         if options.memory_map:
             raise ValueError(
                 "relabel= holds all arrays in memory: write what it makes to a file, and load that with memory_map."
             )
         return read(MemoryWriter())
+    on_disk = _stays_on_disk(options.memory_map, _bytes_of(path))
     return _on_disk(entry, read) if on_disk else _kept_if_slow(entry, read)
 
 
@@ -180,10 +192,25 @@ def _load_minari(dataset: MinariDataset, options: _Options) -> Transitions:
     def read(writer: ArrayWriter) -> Transitions:
         return read_minari(dataset, writer, options.known)
 
-    parts = [space for _, space in space_items(dataset.observation_space, "")]
-    numbers = [np.prod(stored_shape(part)) * storage_dtype(part)().itemsize for part in parts if part.shape is not None]
-    on_disk = _stays_on_disk(options.memory_map, dataset.total_steps * int(sum(numbers)))
+    on_disk = _stays_on_disk(options.memory_map, _bytes_of(dataset))
     return _on_disk(entry, read) if on_disk else _kept_if_slow(entry, read)
+
+
+def _bytes_of(source: Any) -> int:
+    """About what the observations of a source will take, 0 where they are in memory already."""
+    if isinstance(source, (str, os.PathLike)) and os.fspath(source) not in EMBEDDED:
+        path = Path(source).expanduser()
+        if path.suffix in PICKLE_SUFFIXES:
+            return 0
+        if path.is_file():
+            with opened_columns(path) as columns:
+                arrays = tree_items(columns.get("observations", {}), "")
+                return sum(math.prod(column.shape) * min(column.dtype.itemsize, 4) for _, column in arrays)
+        source = open_minari(os.fspath(source))
+    if isinstance(source, MinariDataset):
+        parts = [space for _, space in space_items(source.observation_space, "") if space.shape is not None]
+        return source.total_steps * sum(math.prod(stored_shape(part)) * storage_dtype(part)().itemsize for part in parts)
+    return 0
 
 
 def _stays_on_disk(asked: bool | None, n_bytes: int) -> bool:
@@ -272,12 +299,8 @@ def dataset_spaces(source: DatasetSource, check_actions: bool = True) -> tuple[s
 
 
 def _spaces_of_file(path: Path, check_actions: bool) -> tuple[spaces.Space, spaces.Space]:
-    columns, file = file_columns(path)
-    try:
+    with opened_columns(path) as columns:
         return _spaces_of_columns(columns, Known(), f"File {path}", check_actions)
-    finally:
-        if file is not None:
-            file.close()
 
 
 def _spaces_of_columns(columns: Columns, known: Known, label: str, check_actions: bool) -> tuple[spaces.Space, spaces.Space]:
@@ -285,7 +308,9 @@ def _spaces_of_columns(columns: Columns, known: Known, label: str, check_actions
         if key not in columns:
             raise ValueError(f"{label} has no key '{key}'; it has {', '.join(columns)}.")
     observation_space = known.observation_space or infer_observation_space(columns["observations"])
-    return observation_space, known.action_space or infer_action_space(columns["actions"], label, check_actions)
+    action_space = known.action_space or infer_action_space(columns["actions"], label, check_actions)
+    check_spaces(observation_space, action_space, label)
+    return observation_space, action_space
 
 
 def _files_of(name: str) -> list[Path]:

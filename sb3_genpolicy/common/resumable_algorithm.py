@@ -1,0 +1,134 @@
+"""
+Random state and files of a training that can be stopped and goes on where it was.
+"""
+
+import io
+import pathlib
+from typing import Any, TypeVar
+
+import torch as th
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv
+
+from sb3_genpolicy.common.buffers import OfflineReplayBuffer
+from sb3_genpolicy.generative.checks import check_option_names
+
+SelfResumableAlgorithm = TypeVar("SelfResumableAlgorithm", bound="ResumableAlgorithm")
+
+# Keeps the draws of rows apart from the training's other draws
+_ROW_STREAM = 0x5DEECE66D
+
+
+class ResumableAlgorithm(OffPolicyAlgorithm):
+    """
+    An off-policy algorithm whose draws are its own, and are saved and taken up again. Rows have a random state apart from all
+    else, since batches may be gathered ahead of the step that they are for.
+    """
+
+    replay_buffer: OfflineReplayBuffer  # type: ignore[assignment]
+
+    def _setup_model(self) -> None:
+        # The training draws from a generator of its own, so that evaluations in between do not change it
+        self.generator = th.Generator(self.device)
+        self.generator.manual_seed(int(th.randint(2**62, ())))
+        self._row_seed = int(th.randint(2**62, ()))
+        super()._setup_model()
+        # Saved as tensors; the generators themselves cannot be
+        self.random_state = self.generator.get_state()
+        self.row_random_state = th.empty(0, dtype=th.uint8)
+        self._resume_random_state = True
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Set the seed of the pseudo-random generators (python, numpy, pytorch, gym, action_space, and the training's own)
+
+        :param seed: the seed; None changes nothing
+        """
+        super().set_random_seed(seed)
+        if seed is not None:
+            self.generator.manual_seed(seed)
+            self._row_seed = seed ^ _ROW_STREAM
+            if self.replay_buffer is not None:
+                self.replay_buffer.generator = None
+            self._resume_random_state = False
+
+    def _prepare_random_state(self) -> None:
+        """Rows are drawn by a generator where they are; a loaded model goes on with the draws after the last it had."""
+        generator = self.replay_buffer.generator
+        if generator is None or generator.device.type != self.replay_buffer.rows_device.type:
+            self.replay_buffer.seed_rows(self._row_seed)
+        if self._resume_random_state:
+            self._restore_random_state()
+
+    def _restore_random_state(self) -> None:
+        state = self.random_state.cpu()
+        if state.shape == self.generator.get_state().shape:
+            self.generator.set_state(state)
+        else:
+            # Saved on another kind of device, whose states do not carry over: go on with fresh draws, not with the first ones
+            self.generator.manual_seed((self.seed or 0) + self.num_timesteps)
+        if len(self.row_random_state) and not self.replay_buffer.set_random_state(self.row_random_state.cpu()):
+            self.replay_buffer.seed_rows(self._row_seed + self.num_timesteps)
+        self._resume_random_state = False
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "generator"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return [], ["random_state", "row_random_state"]
+
+    def save(self, path: str | pathlib.Path | io.BufferedIOBase, exclude: Any = None, include: Any = None) -> None:
+        """
+        Save the model: networks, optimizers, settings and random state, and the dataset's name, not its rows.
+
+        :param path: path to the file where the model should be saved
+        :param exclude: name of parameters that should be excluded in addition to the default ones
+        :param include: name of parameters that might be excluded but should be included anyway
+        """
+        if not self._resume_random_state:
+            self.random_state = self.generator.get_state()
+            if self.replay_buffer is not None and self.replay_buffer.generator is not None:
+                self.row_random_state = self.replay_buffer.random_state()
+        # A model that is loaded takes the state up when it goes on learning
+        was, self._resume_random_state = self._resume_random_state, True
+        try:
+            super().save(path, exclude, include)
+        finally:
+            self._resume_random_state = was
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls: type[SelfResumableAlgorithm],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfResumableAlgorithm:
+        """
+        Load a model. The dataset is not opened; ``learn`` reads it again, by its name or as given.
+
+        :param path: path to the file (or a file-like)
+        :param env: environment of the loaded model (can be None)
+        :param device: device on which the code should run
+        :param custom_objects: objects to take in place of saved ones
+        :param print_system_info: whether to print system info of the saved model and of this machine
+        :param force_reset: whether to reset the environment before learning
+        :param kwargs: options of the constructor to change, for instance ``learning_rate``
+        :return: the model
+        :raises TypeError: if ``kwargs`` has a name that is no option of the constructor
+        """
+        check_option_names(cls, cls.__init__, kwargs)
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        Load a replay buffer from a pickle file.
+
+        :param path: path to the pickled replay buffer
+        :param truncate_last_traj: has no effect here
+        """
+        super().load_replay_buffer(path, truncate_last_traj)
+        self.replay_buffer.to(self.device)
