@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.save_util import save_to_pkl
 
 from sb3_genpolicy import GMPO, load_dataset
 from sb3_genpolicy.common.datasets import download
@@ -26,6 +27,7 @@ from tests.data_formats import (
     fill_sb3_buffer,
     flat_columns,
     make_episodes,
+    sb3_buffer,
     spaces_of,
     trajectory_columns,
     without,
@@ -383,7 +385,7 @@ def test_minari_files_cut_off_or_with_damaged_metadata(minari_root):
     main.write_bytes(main.read_bytes()[: main.stat().st_size // 2])
     assert_refused(name, rf"{folder}\), episode 0 cannot be read \(.*truncated", path=folder)
     metadata.write_text(metadata.read_text()[:-20])
-    assert_refused(name, rf"Dataset '{name}' cannot be opened: its metadata are damaged", path=folder)
+    assert_refused(name, rf"Dataset '{name}' cannot be opened \(.*\): its metadata are damaged", path=folder)
 
 
 def test_a_space_that_is_not_the_files(minari_root):
@@ -421,6 +423,60 @@ def test_arrow_files_that_were_cut_off(minari_root):
     file = next((minari_root / name / "data" / "2").glob("*.arrow"))
     file.write_bytes(file.read_bytes()[:100])
     assert_refused(name, rf"Dataset '{name}'.*episode 0 cannot be read", path=minari_root / name)
+
+
+ARROW_FAULTS = {
+    "NaN in observations": (
+        lambda e: dict(observations=set_row(1, np.nan)(e.observations.copy())),
+        "observations .* episode 1, row 1 of 7:",
+    ),
+    "NaN in rewards": (lambda e: dict(rewards=set_row(3, np.nan)(e.rewards.copy())), "rewards .* episode 1, row 3 of 6:"),
+    "action outside": (
+        lambda e: dict(actions=set_row(4, 1.5)(e.actions.copy())),
+        "actions has values outside .* episode 1, row 4 of 6:",
+    ),
+    "terminal inside": (
+        lambda e: dict(terminations=np.arange(6) == 2),
+        "terminations is set at episode 1, row 2 of 6, inside",
+    ),
+    "cut inside": (lambda e: dict(truncations=np.arange(6) == 0), "truncations is set at episode 1, row 0 of 6, inside"),
+    "one observation short": (lambda e: dict(observations=e.observations[:-1]), "episode 1 (has|cannot be read)"),
+}
+
+
+@pytest.mark.parametrize("data_format", ["arrow", "parquet"])
+@pytest.mark.parametrize("fault", ARROW_FAULTS)
+def test_faults_of_arrow_storage(fault, data_format, minari_root):
+    """Written by Minari itself, which checks nothing."""
+    pytest.importorskip("pyarrow")
+    change, pattern = ARROW_FAULTS[fault]
+    observation_space, action_space = spaces_of(EPISODES)
+    buffers = [episode_buffer(e, **(change(e) if number == 1 else {})) for number, e in enumerate(EPISODES)]
+    minari.create_dataset_from_buffers(
+        "test/faulty-v0", buffers, observation_space=observation_space, action_space=action_space, data_format=data_format
+    )
+    folder = minari_root / "test/faulty-v0"
+    assert_refused("test/faulty-v0", rf"Dataset 'test/faulty-v0' \({folder}/data\).*{pattern}", path=folder)
+
+
+def test_an_arrow_file_without_a_column(minari_root):
+    feather = pytest.importorskip("pyarrow.feather")
+    name = write_minari(EPISODES, "arrow")
+    for file in (minari_root / name / "data" / "2").glob("*.arrow"):
+        feather.write_feather(feather.read_table(file).drop_columns(["rewards"]), file, compression="uncompressed")
+    # Arrow fills it up with nothing
+    pattern = r"rewards has a NaN .* at episode 2, row 0 of 7"
+    assert_refused(name, rf"Dataset '{name}'.*{pattern}", path=minari_root / name)
+
+
+def test_a_package_that_is_missing_is_not_taken_for_damage(minari_root, monkeypatch):
+    name = write_minari(EPISODES)
+
+    def fail(dataset_id):
+        raise ImportError('pyarrow is not installed. Please install it using `pip install "minari[arrow]"`')
+
+    monkeypatch.setattr(minari, "load_dataset", fail)
+    assert_refused(name, "cannot be read without another package: pyarrow is not installed")
 
 
 def test_spaces_that_no_policy_here_learns_from(minari_root):
@@ -497,6 +553,28 @@ def test_faults_of_buffers(tmp_path):
     assert_refused(discrete, r"has actions in Discrete\(2\)")
     path = write_pickle(tmp_path / "nan.pkl", [EPISODES[0]._replace(rewards=np.full(5, np.nan, np.float32))])
     assert_refused(path, rf"File {path}: rewards has a NaN .* row 0", path=path)
+
+
+def test_buffers_whose_arrays_are_not_sb3s(tmp_path):
+    def saved(change):
+        buffer = sb3_buffer(EPISODES)
+        change(buffer)
+        save_to_pkl(tmp_path / "buffer.pkl", buffer)
+        return tmp_path / "buffer.pkl"
+
+    path = saved(lambda buffer: delattr(buffer, "timeouts"))
+    assert_refused(path, rf"File {path} has no 'timeouts': it was saved by another version of SB3", path=path)
+    path = saved(lambda buffer: setattr(buffer, "rewards", buffer.rewards[:-1]))
+    assert_refused(path, rf"File {path}: rewards has shape \(28, 1\); it needs 29 rows for each of 1", path=path)
+    path = saved(lambda buffer: setattr(buffer, "actions", buffer.actions[:, :, :1]))
+    assert_refused(path, rf"File {path}: actions has rows of shape \(1,\)", path=path)
+    path = saved(lambda buffer: buffer.actions.__setitem__((3, 0), 2.0))
+    assert_refused(path, rf"File {path} holds actions up to 2 in size", path=path)
+
+
+def test_a_misspelt_option_is_named():
+    with pytest.raises(TypeError, match="load_dataset has no option 'memory_mapped'. Did you mean 'memory_map'"):
+        load_dataset(flat_columns(EPISODES), memory_mapped=True)
 
 
 def test_a_pickle_that_runs_a_command_runs_nothing(tmp_path):

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy import GMPG, GMPO, load_dataset
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.datasets import arrays as arrays_module
 from sb3_genpolicy.common.datasets import cache, loading
+from sb3_genpolicy.common.envs import SpacesVecEnv
 from sb3_genpolicy.common.rewards import AffineReward
 from sb3_genpolicy.common.streaming import Prefetcher
 from tests.conftest import SMALL
@@ -74,6 +76,24 @@ def test_a_resumed_run_draws_the_rows_that_were_gathered_ahead_again(path, tmp_p
     assert resumed.replay_buffer.streams and same_parameters(whole, resumed)
     held = GMPO.load(tmp_path / "model", device="cpu").learn(11, reset_num_timesteps=False, dataset=load_dataset(path))
     assert not held.replay_buffer.streams and same_parameters(whole, held)
+
+
+def test_a_list_of_files_is_learnt_from_and_found_again_by_its_name(path, tmp_path):
+    other = write_hdf5(tmp_path / "other.hdf5", flat_columns(make_episodes(seed=1)))
+    whole = GMPO("FlowPolicy", dataset=[path, other], **OPTIONS).learn(12)
+    assert whole.replay_buffer.size() == 52
+    GMPO("FlowPolicy", dataset=[path, other], **OPTIONS).learn(5).save(tmp_path / "model")
+    resumed = GMPO.load(tmp_path / "model", device="cpu").learn(7, reset_num_timesteps=False)
+    assert resumed.dataset_name == f"{path} + {other}" and same_parameters(whole, resumed)
+
+
+def test_vec_normalize_sees_the_same_statistics_from_a_disk(path):
+    def train(memory_map):
+        data = load_dataset(path, memory_map=memory_map)
+        env = VecNormalize(SpacesVecEnv(data.observation_space, data.action_space), gamma=0.9)
+        return GMPO("FlowPolicy", env, dataset=data, **OPTIONS).learn(6)
+
+    assert same_parameters(train(True), train(False))
 
 
 def test_rows_are_drawn_in_one_order_whatever_the_threads_do():
@@ -291,6 +311,7 @@ def test_loading_and_filling_take_less_than_twice_the_data(kind, tmp_path):
     growth = peak_growth(
         f"""
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
+from sb3_genpolicy.common.envs import SpacesVecEnv
 from sb3_genpolicy.common.rewards import AffineReward
 data = load_dataset({str(path)!r})
 buffer = OfflineReplayBuffer(10, data.observation_space, data.action_space, device="cpu")

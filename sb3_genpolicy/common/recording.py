@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from sb3_genpolicy.common.datasets.columns import PATIENCE
 from sb3_genpolicy.common.utils import tree_map
-from sb3_genpolicy.generative.checks import check_number
+from sb3_genpolicy.generative.checks import check_number, named_arguments
 
 # Steps held in memory before they are written
 _STEPS_IN_MEMORY = 50_000
@@ -42,6 +42,7 @@ class Agent(Protocol):
 Policy = Agent | Callable[[Any], Any]
 
 
+@named_arguments
 def record_dataset(
     policy: Policy,
     env: gym.Env | VecEnv | str | None,

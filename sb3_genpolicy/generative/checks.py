@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Any, TypeVar
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 InitFunction = TypeVar("InitFunction", bound=Callable[..., Any])
 Class = TypeVar("Class", bound=type)
 
@@ -50,10 +51,10 @@ def check_number(option: str, value: Any, low: float, high: float = float("inf")
         raise ValueError(f"{option} must be a number {interval}, not {value!r}.")
 
 
-def check_option_names(cls: type, init: Callable[..., Any], given: Iterable[str]) -> None:
+def check_option_names(cls: Callable[..., Any], init: Callable[..., Any], given: Iterable[str]) -> None:
     """
-    :param cls: the class whose options they are, for the message
-    :param init: its constructor, without ``**kwargs``
+    :param cls: the class or function whose options they are, for the message
+    :param init: its constructor or itself, without ``**kwargs``
     :param given: names of keyword arguments
     :raises TypeError: if the constructor has no such argument, with the one that was probably meant
     """
@@ -76,6 +77,22 @@ def named_options(init: InitFunction) -> InitFunction:
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
         check_option_names(type(self), init, kwargs)
         init(self, *args, **kwargs)
+
+    return checked  # type: ignore[return-value]
+
+
+def named_arguments(function: Function) -> Function:
+    """
+    Let a function answer a misspelt keyword with the name that was probably meant.
+
+    :param function: a function without ``**kwargs``
+    :return: the same, with a clearer TypeError
+    """
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        check_option_names(function, function, kwargs)
+        return function(*args, **kwargs)
 
     return checked  # type: ignore[return-value]
 

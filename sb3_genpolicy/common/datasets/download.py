@@ -5,6 +5,7 @@ Remote Minari datasets. Minari fetches them; what is said here comes before it r
 import os
 import re
 import socket
+import threading
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -74,9 +75,18 @@ def _no_way_to(remote: str) -> str | None:
     scheme = urllib.parse.urlsplit(address).scheme
     # Behind a proxy, the proxy is what has to answer
     target = urllib.parse.urlsplit(urllib.request.getproxies().get(scheme, address))
-    try:
-        port = target.port or (443 if target.scheme == "https" else 80)
-        socket.create_connection((target.hostname or "", port), timeout=_TIMEOUT).close()
-    except OSError as error:
-        return f"{target.hostname} does not answer ({error})"
-    return None
+    faults: list[str] = ["no answer in time"]
+
+    def connect() -> None:
+        try:
+            port = target.port or (443 if target.scheme == "https" else 80)
+            socket.create_connection((target.hostname or "", port), timeout=_TIMEOUT).close()
+            faults.clear()
+        except OSError as error:
+            faults[:] = [str(error)]
+
+    # On a thread: looking up a name knows no time limit
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(_TIMEOUT)
+    return f"{target.hostname} does not answer ({faults[0]})" if faults else None

@@ -39,6 +39,7 @@ from sb3_genpolicy.common.datasets.sb3_source import PICKLE_SUFFIXES, load_buffe
 from sb3_genpolicy.common.transforms import ActionTransform
 from sb3_genpolicy.common.transitions import Transitions
 from sb3_genpolicy.common.utils import space_items, tree_items, tree_map
+from sb3_genpolicy.generative.checks import named_arguments
 
 #: One source, see :func:`load_dataset`
 OneSource = Union[str, os.PathLike[str], MinariDataset, ReplayBuffer, Mapping[str, Any], Transitions]  # noqa: UP007
@@ -53,6 +54,7 @@ _SLOW = 1.0
 _LARGE = 0.5
 
 
+@named_arguments
 def load_dataset(
     source: DatasetSource,
     *,
@@ -354,5 +356,9 @@ def open_minari(name: str, download: bool = False) -> MinariDataset:
             f"A Minari dataset is fetched by `minari download {name}`, or by `load_dataset` with download=True; ids end in a "
             "version: 'mujoco/hopper/medium-v0'."
         ) from error
+    except ImportError as error:
+        raise ValueError(f"Dataset '{name}' cannot be read without another package: {error}") from error
     except Exception as error:
-        raise ValueError(f"Dataset '{name}' cannot be opened: its metadata are damaged ({error}).") from error
+        raise ValueError(
+            f"Dataset '{name}' cannot be opened ({error}): its metadata are damaged, or of another version of Minari."
+        ) from error

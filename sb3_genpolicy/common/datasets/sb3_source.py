@@ -19,7 +19,7 @@ from sb3_genpolicy.common.datasets.flags import suspect_time_limit
 from sb3_genpolicy.common.datasets.flat import read_flat
 from sb3_genpolicy.common.datasets.names import Known
 from sb3_genpolicy.common.transitions import Transitions
-from sb3_genpolicy.common.utils import tree_map
+from sb3_genpolicy.common.utils import tree_items, tree_map
 
 PICKLE_SUFFIXES = (".pkl", ".pickle")
 
@@ -41,6 +41,7 @@ def read_buffer(buffer: ReplayBuffer, writer: ArrayWriter, known: Known, label: 
     assert isinstance(action_space, spaces.Box)
     if isinstance(buffer, OfflineReplayBuffer):
         raise ValueError("This replay buffer was itself filled from a dataset: pass that dataset instead.")
+    _check_arrays(buffer, label)
     first, n_steps = _rows(buffer)
     if n_steps == 0:
         raise ValueError(f"{label} is empty: it has no rows to learn from.")
@@ -83,6 +84,21 @@ def read_buffer(buffer: ReplayBuffer, writer: ArrayWriter, known: Known, label: 
     )
     known = replace(known, observation_space=buffer.observation_space, action_space=action_space)
     return read_flat(columns, writer, known, label, None)
+
+
+def _check_arrays(buffer: ReplayBuffer, label: str) -> None:
+    keys = ["observations", "actions", "rewards", "dones", "timeouts"]
+    if not buffer.optimize_memory_usage:
+        keys.append("next_observations")
+    for key in keys:
+        if not hasattr(buffer, key):
+            raise ValueError(f"{label} has no '{key}': it was saved by another version of SB3, or is damaged.")
+        for name, array in tree_items(getattr(buffer, key), key):
+            if array.shape[:2] != (buffer.buffer_size, buffer.n_envs):
+                raise ValueError(
+                    f"{label}: {name} has shape {array.shape}; it needs {buffer.buffer_size} rows for each of "
+                    f"{buffer.n_envs} environments."
+                )
 
 
 def _rows(buffer: ReplayBuffer) -> tuple[int, int]:
