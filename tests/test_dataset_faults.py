@@ -21,6 +21,7 @@ from stable_baselines3.common.save_util import save_to_pkl
 
 from sb3_genpolicy import GMPO, load_dataset
 from sb3_genpolicy.common.datasets import download
+from sb3_genpolicy.common.envs import SpacesVecEnv
 from tests.conftest import SMALL
 from tests.data_formats import (
     episode_buffer,
@@ -537,6 +538,17 @@ def test_discrete_observations_outside_their_space(tmp_path):
     columns["observations"][ROW] = 3
     with pytest.raises(ValueError, match=rf"observations has \[3.\] at {PLACE}, which is not in its space Discrete\(3\)"):
         load_dataset(write_npz(tmp_path / "discrete.npz", columns), observation_space=spaces.Discrete(3))
+
+
+def test_discrete_observations_of_a_file_are_the_environments(tmp_path):
+    columns = {**flat_columns(EPISODES), "observations": np.arange(26) % 4, "next_observations": np.arange(1, 27) % 4}
+    path = write_npz(tmp_path / "discrete.npz", columns)
+    env = SpacesVecEnv(spaces.Discrete(4), spaces.Box(-1, 1, (2,), np.float32))
+    model = GMPO("FlowPolicy", env, dataset=path, policy_kwargs=SMALL, batch_size=4).learn(2)
+    np.testing.assert_array_equal(model.replay_buffer.observations[:, 0], columns["observations"])
+    with pytest.raises(ValueError, match=r"observations has \[3.\] at row 3, which is not in its space Discrete\(3\)"):
+        small = SpacesVecEnv(spaces.Discrete(3), spaces.Box(-1, 1, (2,), np.float32))
+        GMPO("FlowPolicy", small, dataset=path, policy_kwargs=SMALL).learn(1)
 
 
 # SB3's buffers

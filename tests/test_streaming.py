@@ -15,7 +15,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_genpolicy import GMPG, GMPO, load_dataset
+from sb3_genpolicy import GMPG, GMPO, RescaleActions, load_dataset
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.datasets import arrays as arrays_module
 from sb3_genpolicy.common.datasets import cache, loading
@@ -85,6 +85,13 @@ def test_a_list_of_files_is_learnt_from_and_found_again_by_its_name(path, tmp_pa
     GMPO("FlowPolicy", dataset=[path, other], **OPTIONS).learn(5).save(tmp_path / "model")
     resumed = GMPO.load(tmp_path / "model", device="cpu").learn(7, reset_num_timesteps=False)
     assert resumed.dataset_name == f"{path} + {other}" and same_parameters(whole, resumed)
+
+
+def test_lists_on_a_disk_are_others_where_their_actions_are(path, tmp_path):
+    other = write_hdf5(tmp_path / "other.hdf5", flat_columns(make_episodes(seed=1)))
+    plain = load_dataset([path, other], memory_map=True)
+    halved = load_dataset([path, other], memory_map=True, action_transforms=[RescaleActions(-2.0, 2.0)])
+    np.testing.assert_allclose(halved.actions, plain.actions / 2.0, atol=1e-6)
 
 
 def test_vec_normalize_sees_the_same_statistics_from_a_disk(path):
@@ -173,6 +180,9 @@ def test_flat_files_are_used_as_long_as_the_source_is_the_same(path, cache_root,
     os.utime(path, ns=(1, 1))
     np.testing.assert_array_equal(load_dataset(path, memory_map=True).rewards, flat_columns(other)["rewards"])
     assert len(reads) == 1 and len(list(cache_root.iterdir())) == 1
+    # The name is the way that was taken to the file this time
+    monkeypatch.chdir(path.parent)
+    assert load_dataset(path.name, memory_map=True).name == path.name and len(reads) == 1
     # Read another way, they are others
     bounds = spaces.Box(-2, 2, (2,), np.float32)
     assert load_dataset(path, memory_map=True, action_space=bounds).action_space == bounds

@@ -126,7 +126,8 @@ def _load_list(sources: Sequence[Any], options: _Options) -> Transitions:
         if name is None:
             raise ValueError("Only sources with a name (ids and files) can be joined on disk: load the others in memory.")
         files = [file for part in parts for file in _files_of(str(part.name))]
-        return _on_disk(CacheEntry(files, f"joined {name}"), lambda writer: concatenate(parts, name, writer))
+        entry = CacheEntry(files, f"joined {name} {_in_words(options.known)}")
+        return replace(_on_disk(entry, lambda writer: concatenate(parts, name, writer)), name=name)
     return concatenate(parts, name, MemoryWriter())
 
 
@@ -170,9 +171,7 @@ def _with_transformed_actions(data: Transitions, known: Known) -> Transitions:
 
 def _load_file(path: Path, options: _Options) -> Transitions:
     known = options.known
-    # Whole: printed, the bounds of a large space are cut short
-    told = [None if space is None else serialize_space(space) for space in (known.observation_space, known.action_space)]
-    entry = CacheEntry([path], f"{told} {known.reference_scores} {known.action_transforms}")
+    entry = CacheEntry([path], _in_words(known))
 
     def read(writer: ArrayWriter) -> Transitions:
         return read_file(path, writer, known, options.relabel)
@@ -184,12 +183,20 @@ def _load_file(path: Path, options: _Options) -> Transitions:
             )
         return read(MemoryWriter())
     on_disk = _stays_on_disk(options.memory_map, _bytes_of(path))
-    return _on_disk(entry, read) if on_disk else _kept_if_slow(entry, read)
+    data = _on_disk(entry, read) if on_disk else _kept_if_slow(entry, read)
+    # The flat files may have been written from another folder, by another way to the same file
+    return replace(data, name=str(path))
+
+
+def _in_words(known: Known) -> str:
+    # Spaces whole: printed, the bounds of a large one are cut short
+    told = [None if space is None else serialize_space(space) for space in (known.observation_space, known.action_space)]
+    return f"{told} {known.reference_scores} {known.action_transforms}"
 
 
 def _load_minari(dataset: MinariDataset, options: _Options) -> Transitions:
     episodes = np.asarray(dataset.episode_indices).tolist()
-    entry = CacheEntry(_minari_files(dataset), f"episodes {episodes} {options.known.action_transforms}")
+    entry = CacheEntry(_minari_files(dataset), f"episodes {episodes} {_in_words(options.known)}")
 
     def read(writer: ArrayWriter) -> Transitions:
         return read_minari(dataset, writer, options.known)

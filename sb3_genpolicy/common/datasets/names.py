@@ -106,7 +106,7 @@ def infer_observation_space(observations: Any) -> spaces.Space:
     def box(column: Column) -> spaces.Box:
         if column.dtype == np.uint8 and len(column.shape) == 4:
             return spaces.Box(0, 255, column.shape[1:], np.uint8)
-        return spaces.Box(-np.inf, np.inf, column.shape[1:], np.float32)
+        return spaces.Box(-np.inf, np.inf, column.shape[1:] or (1,), np.float32)
 
     boxes = tree_map(box, observations)
     return spaces.Dict(boxes) if isinstance(boxes, dict) else boxes
