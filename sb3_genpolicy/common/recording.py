@@ -17,6 +17,7 @@ from minari import MinariDataset
 from minari.data_collector.episode_buffer import EpisodeBuffer
 from minari.dataset.minari_dataset import parse_dataset_id
 from minari.storage.datasets_root_dir import get_dataset_path
+from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, VecTransposeImage
 from tqdm import tqdm
 
@@ -71,7 +72,7 @@ def record_dataset(
     :param n_steps: number of steps, over all copies of the environment; episodes that are under way then are cut off
     :param n_episodes: number of episodes in place of ``n_steps``, shared out evenly, so that short ones do not win
     :param deterministic: whether the agent acts without its noise
-    :param seed: of the environment and its actions' noise
+    :param seed: of the environment and the agent's noise; it is set for Python, numpy and torch
     :param reference_scores: returns that count as normalised scores of 0 and 100
     :param algorithm_name: name of what acted, the agent's class by default
     :param author: who records
@@ -101,8 +102,8 @@ def record_dataset(
     )
     if seed is not None:
         vec_env.seed(seed)
-        if hasattr(policy, "set_random_seed"):
-            policy.set_random_seed(seed)
+        # Python's, numpy's and torch's generators; an agent's own training is left alone
+        set_random_seed(seed)
     recorder = _Recorder(policy, vec_env, normalizer, deterministic, writer)
     try:
         recorder.run(n_steps, n_episodes)

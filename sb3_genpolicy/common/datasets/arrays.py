@@ -123,11 +123,12 @@ class FileWriter:
             raise NotWritten(str(error)) from error
 
 
-def map_file(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def map_file(path: Path, shape: tuple[int, ...], dtype: Any, drawn: bool = False) -> np.ndarray:
     """
     :param path: a flat file
     :param shape: of its array
     :param dtype: of its entries
+    :param drawn: whether rows are drawn from it at random, not read one after the other
     :return: the array, read-only, whose pages are read from the file as they are looked at
     :raises ValueError: if the file does not have the array's size
     """
@@ -135,8 +136,8 @@ def map_file(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         return np.empty(shape, dtype)
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if hasattr(mmap, "MADV_RANDOM"):
-        # Rows are drawn at random: reading ahead would fetch a thousand times what is asked for
+    if drawn and hasattr(mmap, "MADV_RANDOM"):
+        # Reading ahead would fetch a thousand times what is asked for
         mapped.madvise(mmap.MADV_RANDOM)
     return np.frombuffer(mapped, dtype).reshape(shape)
 

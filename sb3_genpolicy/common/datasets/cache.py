@@ -24,6 +24,8 @@ CACHE_VARIABLE = "SB3_GENPOLICY_CACHE"
 # Files of another version of the layout are written anew
 _VERSION = 1
 _COLUMNS = ("actions", "rewards", "terminals", "timeouts", "next_rows")
+# Those that are looked at as a whole
+_WHOLE = ("rewards", "terminals", "timeouts")
 
 
 def cache_root() -> Path:
@@ -130,10 +132,10 @@ def _describe(data: Transitions) -> dict[str, Any]:
 
 
 def _load(folder: Path, record: dict[str, Any], memory_map: bool) -> Transitions:
-    read = map_file if memory_map else read_file
-    arrays = {
-        name: read(folder / entry["file"], tuple(entry["shape"]), entry["dtype"]) for name, entry in record["arrays"].items()
-    }
+    arrays = {}
+    for name, entry in record["arrays"].items():
+        place = folder / entry["file"], tuple(entry["shape"]), entry["dtype"]
+        arrays[name] = map_file(*place, drawn=name not in _WHOLE) if memory_map else read_file(*place)
     observation_space = deserialize_space(record["observation_space"])
     parts = [arrays[name] for name, _ in space_items(observation_space, "observations")]
     is_dict = isinstance(observation_space, spaces.Dict)
