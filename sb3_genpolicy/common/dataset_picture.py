@@ -42,7 +42,7 @@ def _draw_returns_in_order(axis: Any, info: DatasetInfo) -> None:
         if chosen.any():
             axis.plot(episodes[chosen], info.returns[chosen], ".", color=color, markersize=3, label=label)
     axis.set(title="return of each episode", xlabel="episode", ylabel="return")
-    axis.legend(frameon=False, markerscale=3)
+    axis.legend(framealpha=0.9, edgecolor="none", markerscale=3)
     _draw_references(axis.axhline, info)
 
 
