@@ -20,7 +20,7 @@ def main() -> None:
     for n_rows in (10**4, 10**6, 10**7):
         observations = rng.normal(size=(n_rows, 11)).astype(np.float32)
         zeros = np.zeros(n_rows, np.float32)
-        arrays = dict(observations=observations, next_observations=observations, rewards=zeros, terminals=zeros)
+        arrays = dict(observations=observations, rewards=zeros, terminals=zeros, timeouts=zeros)
         data = load_dataset({**arrays, "actions": np.zeros((n_rows, 3), np.float32)})
         buffer = OfflineReplayBuffer(1, data.observation_space, data.action_space, device="cpu")
         buffer.fill(data, AffineReward())

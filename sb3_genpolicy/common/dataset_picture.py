@@ -2,12 +2,13 @@
 The picture of a dataset.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from sb3_genpolicy.common.dataset_info import DatasetInfo
+if TYPE_CHECKING:
+    from sb3_genpolicy.common.dataset_info import DatasetInfo
 
 _ENDED, _CUT, _PLAIN = "#c44e52", "#4c72b0", "#55708d"
 _BINS = 50
@@ -15,7 +16,7 @@ _BINS = 50
 _LABELLED = 16
 
 
-def draw(info: DatasetInfo) -> Figure:
+def draw(info: "DatasetInfo") -> Figure:
     """
     :param info: what a dataset holds
     :return: returns over the episodes and their histogram, lengths, rewards, and where actions lie between their bounds
@@ -35,7 +36,7 @@ def draw(info: DatasetInfo) -> Figure:
     return figure
 
 
-def _draw_returns_in_order(axis: Any, info: DatasetInfo) -> None:
+def _draw_returns_in_order(axis: Any, info: "DatasetInfo") -> None:
     episodes = np.arange(info.n_episodes)
     for ended, color, label in ((True, _ENDED, "ended"), (False, _CUT, "cut off")):
         chosen = info.terminated == ended
@@ -46,32 +47,32 @@ def _draw_returns_in_order(axis: Any, info: DatasetInfo) -> None:
     _draw_references(axis.axhline, info)
 
 
-def _draw_references(line: Any, info: DatasetInfo) -> None:
+def _draw_references(line: Any, info: "DatasetInfo") -> None:
     if info.reference_scores is not None:
         for value, style in zip(info.reference_scores, (":", "--"), strict=True):
             line(value, color="black", linestyle=style, linewidth=1)
 
 
-def _draw_returns(axis: Any, info: DatasetInfo) -> None:
+def _draw_returns(axis: Any, info: "DatasetInfo") -> None:
     axis.hist(info.returns, bins=_BINS, color=_PLAIN)
     references = "" if info.reference_scores is None else " (dotted: score 0, dashed: 100)"
     axis.set(title=f"returns{references}", xlabel="return", ylabel="episodes")
     _draw_references(axis.axvline, info)
 
 
-def _draw_lengths(axis: Any, info: DatasetInfo) -> None:
+def _draw_lengths(axis: Any, info: "DatasetInfo") -> None:
     parts = [info.lengths[info.terminated], info.lengths[~info.terminated]]
     axis.hist(parts, bins=_BINS, stacked=True, color=[_ENDED, _CUT], label=["ended", "cut off"])
     axis.set(title="lengths", xlabel="steps", ylabel="episodes")
     axis.legend(frameon=False)
 
 
-def _draw_rewards(axis: Any, info: DatasetInfo) -> None:
+def _draw_rewards(axis: Any, info: "DatasetInfo") -> None:
     axis.hist(info.drawn_rewards, bins=_BINS, color=_PLAIN, log=True)
     axis.set(title="rewards", xlabel="reward", ylabel="steps")
 
 
-def _draw_actions(axis: Any, info: DatasetInfo) -> None:
+def _draw_actions(axis: Any, info: "DatasetInfo") -> None:
     """A column of shades for each dimension, from the lower to the upper bound."""
     low, high = info.action_space.low.reshape(-1), info.action_space.high.reshape(-1)
     scaled = 2.0 * (info.drawn_actions - low) / (high - low) - 1.0
@@ -86,7 +87,7 @@ def _draw_actions(axis: Any, info: DatasetInfo) -> None:
     _label_dimensions(axis, n_dims)
 
 
-def _draw_saturation(axis: Any, info: DatasetInfo) -> None:
+def _draw_saturation(axis: Any, info: "DatasetInfo") -> None:
     axis.bar(np.arange(len(info.saturation)), 100 * info.saturation, color=_PLAIN)
     axis.set(title="actions within 1 % of a bound", xlabel="dimension", ylabel="% of steps", ylim=(0, None))
     _label_dimensions(axis, len(info.saturation))

@@ -32,7 +32,7 @@ ALIASES = {
 }
 _BY_ALIAS = {alias: key for key, aliases in ALIASES.items() for alias in aliases}
 #: Prefixes of what files carry beside: simulator states, infos
-IGNORED = ("infos", "metadata", "qpos", "qvel", "button_states", "physics")
+IGNORED = ("infos", "metadata", "qpos", "qvel", "button_states", "physics", "oracle_reps", "next_oracle_reps")
 
 Columns = dict[str, Any]
 
