@@ -242,6 +242,13 @@ def test_images_of_another_order_are_not_reshaped(tmp_path):
         load_dataset(path, observation_space=spaces.Box(0, 255, (3, 36, 40), np.uint8))
 
 
+def test_images_that_are_no_bytes(tmp_path):
+    images = np.zeros((26, 36, 40, 3), np.float32)
+    path = write_npz(tmp_path / "images.npz", {**flat_columns(EPISODES), "observations": images, "next_observations": images})
+    with pytest.raises(ValueError, match="observations is of type float32, but its space holds images, which are uint8"):
+        load_dataset(path, observation_space=spaces.Box(0, 255, (36, 40, 3), np.uint8))
+
+
 def test_a_compressed_chunk_of_an_hdf5_file_is_damaged(tmp_path):
     path = write_hdf5(tmp_path / "flipped.hdf5", flat_columns(make_episodes((500, 600))))
     with h5py.File(path) as file:
@@ -538,6 +545,9 @@ def test_discrete_observations_outside_their_space(tmp_path):
     columns["observations"][ROW] = 3
     with pytest.raises(ValueError, match=rf"observations has \[3.\] at {PLACE}, which is not in its space Discrete\(3\)"):
         load_dataset(write_npz(tmp_path / "discrete.npz", columns), observation_space=spaces.Discrete(3))
+    columns["observations"] = np.where(np.arange(26) == ROW, 0.5, 0.0)
+    with pytest.raises(ValueError, match=rf"observations has \[0.5\] at {PLACE}, which is not in its space"):
+        load_dataset(write_npz(tmp_path / "halves.npz", columns), observation_space=spaces.Discrete(3))
 
 
 def test_discrete_observations_of_a_file_are_the_environments(tmp_path):

@@ -82,6 +82,8 @@ def test_minari_object_and_its_filtered_episodes(arrays, minari_root):
     long_ones = dataset.filter_episodes(lambda episode: len(episode) >= 7)
     start = episodes_of(arrays)[2][0]
     np.testing.assert_array_equal(load_dataset(long_ones).rewards, arrays["rewards"][start:])
+    # Loaded by its name, the data would be others
+    assert load_dataset(dataset).name == "test/unequal-v0" and load_dataset(long_ones).name is None
 
 
 def test_minari_episode_without_a_flag_at_its_end_was_cut_off(arrays, minari_root):

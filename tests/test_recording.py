@@ -91,11 +91,12 @@ class _Ending(gym.Env):
         return {"count": np.array([10 * self.episode + self.count], dtype=np.float32)}
 
 
-def test_ends_are_told_apart_and_an_error_loses_nothing(minari_root, monkeypatch):
+@pytest.mark.parametrize("options", [dict(n_steps=100), dict(n_episodes=100)], ids=str)
+def test_ends_are_told_apart_and_an_error_loses_nothing(options, minari_root, monkeypatch):
     """Four episodes of three steps, then eight steps until the simulator breaks; written four steps at a time."""
     monkeypatch.setattr(recording, "_STEPS_IN_MEMORY", 4)
     with pytest.raises(RuntimeError, match="the simulator is gone"):
-        record_dataset(lambda observation: np.zeros(1), _Ending(), "test/ending-v0", n_steps=100)
+        record_dataset(lambda observation: np.zeros(1), _Ending(), "test/ending-v0", **options)
     data = load_dataset("test/ending-v0")
     np.testing.assert_array_equal(np.diff(data.episode_starts), [3, 3, 3, 3, 8])
     np.testing.assert_array_equal(data.terminals[data.episode_starts[1:] - 1], [1, 0, 1, 0, 0])

@@ -94,6 +94,25 @@ def test_lists_on_a_disk_are_others_where_their_actions_are(path, tmp_path):
     np.testing.assert_allclose(halved.actions, plain.actions / 2.0, atol=1e-6)
 
 
+def test_reference_scores_of_a_file_are_told_once_and_stay(path, tmp_path):
+    data = load_dataset(path, reference_scores=(0.0, 10.0))
+    assert data.reference_scores == (0.0, 10.0)
+    GMPO("FlowPolicy", dataset=data, **OPTIONS).learn(1).save(tmp_path / "model")
+    model = GMPO.load(tmp_path / "model", device="cpu").learn(1, reset_num_timesteps=False)
+    assert model.reference_scores == (0.0, 10.0)
+    # Those of one dataset are not another's
+    assert model.learn(1, dataset=flat_columns(make_episodes(seed=1))).reference_scores is None
+
+
+def test_a_seed_set_later_decides_the_rows_from_then_on(path):
+    def drawn(seed, steps):
+        model = GMPO("FlowPolicy", dataset=path, **{**OPTIONS, "seed": seed}).learn(steps)
+        model.set_random_seed(9)
+        return model.learn(2).replay_buffer.random_state()
+
+    assert th.equal(drawn(0, 3), drawn(1, 6))
+
+
 def test_vec_normalize_sees_the_same_statistics_from_a_disk(path):
     def train(memory_map):
         data = load_dataset(path, memory_map=memory_map)

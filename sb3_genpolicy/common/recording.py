@@ -234,9 +234,8 @@ class _Recorder:
                             bar.update()
                     observations, self.starts = following, dones
             finally:
-                # What is under way is cut off; of episodes that were asked for, only whole ones are kept
-                if n_steps is not None:
-                    self._cut()
+                # What is under way is cut off, after an error too
+                self._cut()
 
     def _act(self, observations: Any) -> np.ndarray:
         seen = observations if self.normalizer is None else self.normalizer.normalize_obs(observations)

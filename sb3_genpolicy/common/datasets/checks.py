@@ -50,15 +50,13 @@ def shaped(array: Any, space: spaces.Space, name: str) -> np.ndarray:
     """
     Bring an array of rows to the space's shape and to the dtype that it is stored in.
 
-    :param array: (n_rows, ...)
+    :param array: (n_rows, ...), of numbers, whose rows were seen to have the space's shape
     :param space: space of one row
     :param name: what the array is called, for the message
     :return: (n_rows, \\*shape)
-    :raises ValueError: if the rows are no numbers or do not have the space's shape
+    :raises ValueError: if the rows are to be images and are no bytes
     """
     array = np.asarray(array)
-    check_numeric(array.dtype, name)
-    check_row_shape(array.shape, space, name)
     if is_image_space(space) and array.dtype != np.uint8:
         raise ValueError(f"{name} is of type {array.dtype}, but its space holds images, which are uint8.")
     with np.errstate(over="ignore"):

@@ -96,7 +96,9 @@ def load_dataset(
         their bounds; the message says what was found, where, and what to do
     :raises TypeError: if the source is of no kind known
     """
-    known = Known(observation_space, action_space, None, reference_scores, tuple(action_transforms))
+    # A list where they come from a saved model
+    scores = None if reference_scores is None else (float(reference_scores[0]), float(reference_scores[1]))
+    known = Known(observation_space, action_space, None, scores, tuple(action_transforms))
     options = _Options(download, memory_map, known, relabel)
     if isinstance(source, str) and JOINT in source and not Path(source).exists():
         source = source.split(JOINT)
