@@ -201,6 +201,11 @@ def test_transforms_are_saved_with_the_model(algorithm, arrays, tmp_path):
             r"holds 'best', which is no transform. There are: BestEpisodes",
         ),
         (lambda: GMPO("FlowPolicy", transforms=[NStepReturns(), NStepReturns(2)]), ValueError, "holds NStepReturns twice"),
+        (
+            lambda: GMPO("FlowPolicy", transforms=NStepReturns()),
+            TypeError,
+            r"takes a list: transforms=\[NStepReturns\(n_steps=3\)\]",
+        ),
         (lambda: GMPO("FlowPolicy", reward_transform=3), ValueError, "reward_transform=3 is unknown"),
     ],
 )

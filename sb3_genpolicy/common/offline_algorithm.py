@@ -95,6 +95,7 @@ class OfflineAlgorithm(ResumableAlgorithm):
         seed: int | None = None,
         device: th.device | str = "auto",
     ):
+        transforms = check_transforms(transforms)
         if env is None and dataset is not None:
             env = SpacesVecEnv(*dataset_spaces(dataset, check_actions=not action_transforms(transforms)))
         super().__init__(
@@ -122,7 +123,7 @@ class OfflineAlgorithm(ResumableAlgorithm):
         check_reward_transform(reward_transform)
         self.actor_tau = actor_tau
         self.reward_transform = reward_transform
-        self.transforms = check_transforms(transforms)
+        self.transforms = transforms
         self.dataset = dataset
         # What stays of the dataset when the model is saved
         self.dataset_name: str | None = dataset if isinstance(dataset, str) else None

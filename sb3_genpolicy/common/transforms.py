@@ -186,6 +186,8 @@ def check_transforms(transforms: Sequence[Transform]) -> tuple[Transform, ...]:
     :raises TypeError: if one is none
     :raises ValueError: if there are two of a kind
     """
+    if isinstance(transforms, Transform):
+        raise TypeError(f"transforms= takes a list: transforms=[{transforms!r}].")
     for transform in transforms:
         if not isinstance(transform, Transform):
             known = [cls.__name__ for base in (ActionTransform, DatasetTransform) for cls in base.__subclasses__()]
