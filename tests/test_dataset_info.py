@@ -78,8 +78,9 @@ def test_the_command_line(tmp_path, capsys, minari_root):
     columns = flat_columns(make_episodes())
     path = write_npz(tmp_path / "wide.npz", {**columns, "actions": 3.0 * columns["actions"]})
     assert main(["info", str(path)]) == 1
-    assert main(["info", str(path), "--action-bounds", "-3", "3"]) == 0
-    assert str(spaces.Box(-3, 3, (2,), np.float32)) in capsys.readouterr().out
+    assert main(["info", str(path), "--action-bounds", "-3", "3", "--reference-scores", "0", "20"]) == 0
+    printed = capsys.readouterr().out
+    assert str(spaces.Box(-3, 3, (2,), np.float32)) in printed and "(0: return 0, 100: return 20)" in printed
 
 
 def test_the_module_runs():

@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     info.add_argument(
         "--action-bounds", nargs=2, type=float, metavar=("LOW", "HIGH"), help="of files with actions beyond -1 to 1"
     )
+    info.add_argument(
+        "--reference-scores", nargs=2, type=float, metavar=("LOW", "HIGH"), help="returns that count as scores of 0 and 100"
+    )
     options = parser.parse_args(arguments)
     try:
         _info(options)
@@ -49,7 +52,11 @@ def _info(options: argparse.Namespace) -> None:
         shape = dataset_spaces(options.source[0], check_actions=False)[1].shape
         action_space = spaces.Box(low, high, shape)
     data = load_dataset(
-        options.source, download=options.download, memory_map=options.memory_map or None, action_space=action_space
+        options.source,
+        download=options.download,
+        memory_map=options.memory_map or None,
+        action_space=action_space,
+        reference_scores=options.reference_scores,
     )
     info = dataset_info(data)
     print(info)
