@@ -3,6 +3,7 @@ Random episodes, written the way each source keeps them, come back as the same t
 """
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -363,12 +364,16 @@ def test_lists_keep_names_scores_and_order(tmp_path, minari_root):
     assert load_dataset([first, flat_columns(episodes[2:])]).reference_scores is None
 
 
-def test_a_minari_folder_is_a_source(minari_root):
+def test_a_minari_folder_is_a_source(minari_root, tmp_path):
     episodes = make_episodes()
     name = write_minari(episodes)
     data = load_dataset(minari_root / name)
     assert_same_transitions(data, episodes)
     assert data.name == name
+    # Elsewhere than in Minari's folder, its id would find another, or nothing
+    elsewhere = shutil.copytree(minari_root / name, tmp_path / "elsewhere")
+    assert load_dataset(elsewhere).name == str(elsewhere)
+    assert_same_transitions(load_dataset(load_dataset(elsewhere).name), episodes)
 
 
 def test_wrapped_replay_buffers_of_several_environments_stay_apart():

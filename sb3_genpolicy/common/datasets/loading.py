@@ -33,7 +33,7 @@ from sb3_genpolicy.common.datasets.download import download_minari, is_remote, l
 from sb3_genpolicy.common.datasets.embedded import EMBEDDED, read_embedded
 from sb3_genpolicy.common.datasets.files import HDF5_SUFFIXES, NPZ_SUFFIXES, Relabel, opened_columns, read_file, relabelled
 from sb3_genpolicy.common.datasets.flat import read_flat
-from sb3_genpolicy.common.datasets.minari_source import local_minari_datasets, read_minari, same_env
+from sb3_genpolicy.common.datasets.minari_source import local_minari_datasets, minari_name, read_minari, same_env
 from sb3_genpolicy.common.datasets.names import Columns, Known, infer_action_space, infer_observation_space, named_columns
 from sb3_genpolicy.common.datasets.sb3_source import PICKLE_SUFFIXES, load_buffer, read_buffer
 from sb3_genpolicy.common.transforms import ActionTransform
@@ -186,7 +186,7 @@ def _load_file(path: Path, options: _Options) -> Transitions:
         return read(MemoryWriter())
     on_disk = _stays_on_disk(options.memory_map, _bytes_of(path))
     data = _on_disk(entry, read) if on_disk else _kept_if_slow(entry, read)
-    # The flat files may have been written from another folder, by another way to the same file
+    # Flat files may have been written by another way to the same file
     return replace(data, name=str(path))
 
 
@@ -204,7 +204,8 @@ def _load_minari(dataset: MinariDataset, options: _Options) -> Transitions:
         return read_minari(dataset, writer, options.known)
 
     on_disk = _stays_on_disk(options.memory_map, _bytes_of(dataset))
-    return _on_disk(entry, read) if on_disk else _kept_if_slow(entry, read)
+    data = _on_disk(entry, read) if on_disk else _kept_if_slow(entry, read)
+    return replace(data, name=minari_name(dataset))
 
 
 def _bytes_of(source: Any) -> int:

@@ -3,11 +3,13 @@ Minari datasets, local and remote, in any storage.
 """
 
 import json
+from pathlib import Path
 
 import minari
 import numpy as np
 from gymnasium import spaces
 from minari import MinariDataset
+from minari.storage.datasets_root_dir import get_dataset_path
 from tqdm import tqdm
 
 from sb3_genpolicy.common.datasets.arrays import ArrayWriter
@@ -83,10 +85,13 @@ def read_minari(dataset: MinariDataset, writer: ArrayWriter, known: Known = Know
 def minari_name(dataset: MinariDataset) -> str | None:
     """
     :param dataset: a dataset
-    :return: the id that it can be loaded by again, None if some of its episodes were taken out
+    :return: what it can be loaded by again: its id, or its folder where that is not Minari's; None if some of its episodes
+        were taken out
     """
-    whole = np.array_equal(dataset.episode_indices, np.arange(dataset.storage.total_episodes))
-    return dataset.id if whole else None
+    if not np.array_equal(dataset.episode_indices, np.arange(dataset.storage.total_episodes)):
+        return None
+    folder = Path(dataset.storage.data_path).resolve().parent
+    return dataset.id if folder == Path(get_dataset_path(dataset.id)).resolve() else str(folder)
 
 
 def same_env(env_id: str, other: str) -> bool:
