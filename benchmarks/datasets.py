@@ -2,7 +2,7 @@
 What reading, holding and drawing rows costs, beside the sources' own readers.
 
     python -m benchmarks.datasets read [--steps 1000000] [--lengths 1000 20]
-    python -m benchmarks.datasets stream [--steps 40000000] [--folder DIR]
+    python -m benchmarks.datasets stream [--steps 40000000] [--folder DIR] [--in-memory]
 
 ``read`` writes a million steps of Hopper's shape the way each source keeps them, with long and with short episodes, and prints
 seconds of the source's own reader, of ours the first time and again, and the peak of the memory of each, as a multiple of the
@@ -187,8 +187,9 @@ def stream(options: argparse.Namespace) -> None:
     if not path.exists():
         _write_large(path, options.steps)
     start = time.perf_counter()
-    data = load_dataset(path, memory_map=True)
-    print(f"{data.n_rows:,} rows, {data.nbytes / 1e9:.2f} GB on disk, opened in {time.perf_counter() - start:.1f} s")
+    data = load_dataset(path, memory_map=not options.in_memory)
+    place = "in memory" if options.in_memory else "on disk"
+    print(f"{data.n_rows:,} rows, {data.nbytes / 1e9:.2f} GB {place}, opened in {time.perf_counter() - start:.1f} s")
     th.set_num_threads(1)
     model = GMPO("FlowPolicy", dataset=data, seed=0, device=options.device).learn(10, log_interval=None)
     buffer = model.replay_buffer
@@ -229,6 +230,7 @@ def main() -> None:
     streaming = commands.add_parser("stream")
     streaming.add_argument("--steps", type=int, default=40 * 10**6)
     streaming.add_argument("--folder", type=Path)
+    streaming.add_argument("--in-memory", action="store_true", help="for comparison")
     streaming.add_argument("--batches", type=int, default=300)
     streaming.add_argument("--device", default="auto")
     options = parser.parse_args()

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import pickle
+import shutil
 import time
 import zipfile
 from pathlib import Path
@@ -265,6 +266,7 @@ def test_what_is_no_file_of_its_kind(tmp_path):
         path.write_text("not what its name says")
         assert_refused(path, rf"File {path}", path=path)
     assert_refused(tmp_path / "absent.npz", rf"There is no file {tmp_path}/absent.npz \(looked for in ")
+    assert_refused([tmp_path / "absent.npz"], rf"There is no file {tmp_path}/absent.npz")
     (tmp_path / "table.csv").write_text("1,2")
     assert_refused(tmp_path / "table.csv", r"table.csv is of no kind known by its ending; there are .hdf5")
     path = tmp_path / "other.pkl"
@@ -650,7 +652,9 @@ def test_a_download_goes_through_minari_and_happens_once(minari_root, monkeypatc
     for _ in range(2):
         assert load_dataset("hf://somebody/remote/set-v0").n_rows == 26
     assert load_dataset("remote/set-v0", download=True).n_rows == 26
-    assert asked == ["hf://somebody/remote/set-v0"]
+    shutil.rmtree(minari_root / "remote")
+    assert load_dataset(["remote/set-v0"], download=True).n_rows == 26
+    assert asked == ["hf://somebody/remote/set-v0", "remote/set-v0"]
 
     def fail(name):
         raise ConnectionError("reset")

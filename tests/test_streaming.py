@@ -157,7 +157,7 @@ def test_an_error_on_a_thread_reaches_the_training():
 
 def test_rows_on_a_disk_are_not_written_to_and_not_pickled(path, arrays):
     buffer = buffer_of(load_dataset(path, memory_map=True))
-    with pytest.raises(ValueError, match="are streamed from a disk: no others can be added"):
+    with pytest.raises(ValueError, match="are streamed: no others can be added"):
         buffer.add(np.zeros((1, 3)), np.zeros((1, 3)), np.zeros((1, 2)), np.zeros(1), np.zeros(1), [{}])
     with pytest.raises(ValueError, match="streamed from elsewhere and are not saved"):
         pickle.dumps(buffer)

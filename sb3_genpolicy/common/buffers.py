@@ -228,7 +228,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         if self._unfolded:
             return
         if self.streams or self._store.discounts is not None:
-            what = "are streamed from a disk" if self.streams else "hold n-step returns"
+            what = "are streamed" if self.streams else "hold n-step returns"
             raise ValueError(f"The rows of this dataset {what}: no others can be added to them.")
         kept = th.arange(self._store.n_rows, device=self.device) if self._drawn_from is None else self._drawn_from
         rows = self._store.gather(kept)

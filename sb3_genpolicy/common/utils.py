@@ -2,7 +2,7 @@
 Helpers for arrays that may come as dictionaries.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,6 +35,18 @@ def tree_items(tree: Any, name: str) -> list[tuple[str, Any]]:
     if isinstance(tree, dict):
         return [(f"{name}[{key!r}]", value) for key, value in tree.items()]
     return [(name, tree)]
+
+
+def tree_of(space: spaces.Space, parts: Iterable[Any]) -> Any:
+    """
+    :param space: a space, possibly a Dict
+    :param parts: an array for each of its parts, in the order of :func:`space_items`
+    :return: a dictionary of the arrays with the space's keys, or the only array
+    """
+    if isinstance(space, spaces.Dict):
+        return dict(zip(space.spaces, parts, strict=True))
+    (only,) = parts
+    return only
 
 
 def space_items(space: spaces.Space, name: str) -> list[tuple[str, spaces.Space]]:

@@ -2,6 +2,7 @@
 Where the arrays of a record are written: into memory, or into flat files that are read back as they are looked at.
 """
 
+import errno
 import math
 import mmap
 import os
@@ -115,12 +116,23 @@ class FileWriter:
         try:
             with path.open("wb" if mode == "w+" else "r+b") as file:
                 size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-                if size and hasattr(os, "posix_fallocate"):
-                    # On a full disk, a mapped file that was only promised would end the program when it is written to
-                    os.posix_fallocate(file.fileno(), 0, size)
+                if size:
+                    _take_room(file.fileno(), size)
             return np.memmap(path, dtype, "r+", shape=shape) if size else np.empty(shape, dtype)
         except OSError as error:
             raise NotWritten(str(error)) from error
+
+
+def _take_room(file: int, size: int) -> None:
+    """On a full disk, a mapped file that was only promised would end the program when it is written to."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        # Some filesystems cannot promise room
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
 
 
 def map_file(path: Path, shape: tuple[int, ...], dtype: Any, drawn: bool = False) -> np.ndarray:

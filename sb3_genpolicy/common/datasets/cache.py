@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 from minari.serialization import deserialize_space, serialize_space
 
 from sb3_genpolicy.common.datasets.arrays import FileWriter, NotWritten, map_file, read_file
 from sb3_genpolicy.common.transitions import Transitions
-from sb3_genpolicy.common.utils import space_items, tree_items
+from sb3_genpolicy.common.utils import space_items, tree_items, tree_of
 
 #: Environment variable: the folder of flat files
 CACHE_VARIABLE = "SB3_GENPOLICY_CACHE"
@@ -138,10 +137,9 @@ def _load(folder: Path, record: dict[str, Any], memory_map: bool) -> Transitions
         arrays[name] = map_file(*place, drawn=name not in _WHOLE) if memory_map else read_file(*place)
     observation_space = deserialize_space(record["observation_space"])
     parts = [arrays[name] for name, _ in space_items(observation_space, "observations")]
-    is_dict = isinstance(observation_space, spaces.Dict)
     scores = record["reference_scores"]
     return Transitions(
-        states=dict(zip(observation_space.spaces, parts, strict=True)) if is_dict else parts[0],
+        states=tree_of(observation_space, parts),
         **{key: arrays[key] for key in _COLUMNS},
         observation_space=observation_space,
         action_space=deserialize_space(record["action_space"]),

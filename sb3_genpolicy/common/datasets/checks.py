@@ -13,6 +13,8 @@ from sb3_genpolicy.common.datasets.columns import slices
 from sb3_genpolicy.common.transitions import Transitions
 from sb3_genpolicy.common.utils import space_items, tree_items
 
+#: Space of one number for each row
+NUMBER = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 # Share of an action bound's width by which a logged action may stick out (rounding) and be clipped silently
 ACTION_TOLERANCE = 1e-4
 

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from sb3_genpolicy.common.datasets.arrays import ArrayWriter
 from sb3_genpolicy.common.datasets.checks import label_of
 from sb3_genpolicy.common.transitions import Transitions
-from sb3_genpolicy.common.utils import tree_items
+from sb3_genpolicy.common.utils import tree_items, tree_of
 
 
 def concatenate(parts: Sequence[Transitions], name: str | None, writer: ArrayWriter) -> Transitions:
@@ -49,10 +49,9 @@ def concatenate(parts: Sequence[Transitions], name: str | None, writer: ArrayWri
         led_to = part.next_rows
         next_rows[row : row + part.n_rows] = np.where(led_to < part.n_rows, led_to + row, led_to - part.n_rows + extra)
         row, extra = row + part.n_rows, extra + len(tree_items(part.states, "")[0][1]) - part.n_rows
-    is_dict = isinstance(first.states, dict)
     return replace(
         first,
-        states=dict(zip(first.states, states.values(), strict=True)) if is_dict else states["observations"],
+        states=tree_of(first.observation_space, states.values()),
         next_rows=next_rows,
         **columns,
         name=name,

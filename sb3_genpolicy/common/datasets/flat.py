@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from sb3_genpolicy.common.datasets.arrays import ArrayWriter
 from sb3_genpolicy.common.datasets.checks import (
+    NUMBER,
     check_action_bounds,
     check_finite,
     check_members,
@@ -28,12 +29,11 @@ from sb3_genpolicy.common.datasets.columns import PATIENCE, Column, rows_per_chu
 from sb3_genpolicy.common.datasets.flags import Flags, read_flags
 from sb3_genpolicy.common.datasets.names import Columns, Known, infer_action_space, infer_observation_space
 from sb3_genpolicy.common.transitions import Transitions, where
-from sb3_genpolicy.common.utils import space_items, tree_items
+from sb3_genpolicy.common.utils import space_items, tree_items, tree_of
 from sb3_genpolicy.generative.checks import did_you_mean
 
 # Observations nearer than this, relatively, follow each other: written twice, they may differ by rounding
 _ROUNDING = 1e-5
-_NUMBER = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 #: What reading a damaged file raises
 READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
 
@@ -66,7 +66,7 @@ def read_flat(columns: Columns, writer: ArrayWriter, known: Known, label: str, n
         actions[part] = known.transformed(actions[part], action_space)
     check_action_bounds(actions, action_space, f"{label}: actions", rows.where)
     rewards = writer.allocate("rewards", (n_rows,), np.float32)
-    rows.read_into(rewards[:, None], columns["rewards"], _NUMBER, "rewards")
+    rows.read_into(rewards[:, None], columns["rewards"], NUMBER, "rewards")
 
     states, next_rows, cut = _read_observations(columns, observation_space, writer, rows, flags)
     terminals = writer.allocate("terminals", (n_rows,), np.float32)
@@ -187,9 +187,7 @@ def _read_observations(
         _warn_of_breaks(cut, rows)
         if "masks" not in columns:
             _warn_of_terminals_inside(flags.terminals & ~flags.timeouts, states, next_rows, rows)
-    if isinstance(space, spaces.Dict):
-        return {key: states[name] for key, (name, _) in zip(space.spaces, parts.items(), strict=True)}, next_rows, cut
-    return states["observations"], next_rows, cut
+    return tree_of(space, (states[name] for name in parts)), next_rows, cut
 
 
 def _tree_of(columns: Any, space: spaces.Space, name: str) -> Any:

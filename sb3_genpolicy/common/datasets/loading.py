@@ -118,7 +118,7 @@ def _load_list(sources: Sequence[Any], options: _Options) -> Transitions:
     if not sources:
         raise ValueError("The list of sources is empty: give at least one.")
     if options.memory_map is None:
-        options.memory_map = _stays_on_disk(None, sum(_bytes_of(part) for part in sources)) or None
+        options.memory_map = _stays_on_disk(None, sum(_bytes_of(part, options.download) for part in sources)) or None
     parts = [_load_one(part, options) for part in sources]
     if len(parts) == 1:
         return parts[0]
@@ -208,17 +208,18 @@ def _load_minari(dataset: MinariDataset, options: _Options) -> Transitions:
     return replace(data, name=minari_name(dataset))
 
 
-def _bytes_of(source: Any) -> int:
+def _bytes_of(source: Any, download: bool = False) -> int:
     """About what the observations of a source will take, 0 where they are in memory already."""
     if isinstance(source, (str, os.PathLike)) and os.fspath(source) not in EMBEDDED:
         path = Path(source).expanduser()
-        if path.suffix in PICKLE_SUFFIXES:
-            return 0
-        if path.is_file():
+        if path.suffix in HDF5_SUFFIXES + NPZ_SUFFIXES and path.is_file():
             with opened_columns(path) as columns:
                 arrays = tree_items(columns.get("observations", {}), "")
                 return sum(math.prod(column.shape) * min(column.dtype.itemsize, 4) for _, column in arrays)
-        source = open_minari(os.fspath(source))
+        if path.is_file() or path.suffix in HDF5_SUFFIXES + NPZ_SUFFIXES + PICKLE_SUFFIXES:
+            # A pickle is in memory as soon as it is read; what cannot be read is said by who reads it
+            return 0
+        source = open_minari(os.fspath(source), download)
     if isinstance(source, MinariDataset):
         parts = [space for _, space in space_items(source.observation_space, "") if space.shape is not None]
         return source.total_steps * sum(math.prod(stored_shape(part)) * storage_dtype(part)().itemsize for part in parts)

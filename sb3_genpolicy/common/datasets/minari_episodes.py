@@ -12,6 +12,7 @@ from gymnasium import spaces
 from minari import MinariDataset
 
 from sb3_genpolicy.common.datasets.checks import (
+    NUMBER,
     check_action_bounds,
     check_finite,
     check_members,
@@ -26,7 +27,6 @@ from sb3_genpolicy.generative.checks import did_you_mean
 
 # Episodes read at a time: HDF5 keeps what it knows of each until the file is closed. Fewer where they are large.
 _EPISODES, _BYTES = 256, 2**22
-_NUMBER = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 _FLAG = spaces.MultiBinary(1)
 _FLAT = ("rewards", "terminations", "truncations")
 
@@ -146,7 +146,7 @@ class EpisodeReader:
                 )
         parts["actions"] = _of_space(raw["actions"], self.action_space, label, "actions")
         for key in _FLAT:
-            parts[key] = _of_space(raw[key], _NUMBER, label, key)
+            parts[key] = _of_space(raw[key], NUMBER, label, key)
         for key in ("actions", *_FLAT):
             if len(parts[key]) != steps:
                 raise ValueError(f"{label} has {steps} rewards but {len(parts[key])} {key}; there should be as many.")
@@ -159,7 +159,7 @@ class EpisodeReader:
         actions = self._stored(joined["actions"], self.action_space, "actions", lengths, ids)
         actions = self.known.transformed(actions, self.action_space)
         check_action_bounds(actions, self.action_space, f"{self.label}: actions", _Where(lengths, ids))
-        rewards = self._stored(joined["rewards"], _NUMBER, "rewards", lengths, ids)[:, 0]
+        rewards = self._stored(joined["rewards"], NUMBER, "rewards", lengths, ids)[:, 0]
         flags = {key: self._flags(joined[key], key, lengths, ids) for key in ("terminations", "truncations")}
         last = np.cumsum(lengths) - 1
         # Where the recording stopped, the task did not

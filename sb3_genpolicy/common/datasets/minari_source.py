@@ -7,7 +7,6 @@ from pathlib import Path
 
 import minari
 import numpy as np
-from gymnasium import spaces
 from minari import MinariDataset
 from minari.storage.datasets_root_dir import get_dataset_path
 from tqdm import tqdm
@@ -18,10 +17,10 @@ from sb3_genpolicy.common.datasets.columns import PATIENCE
 from sb3_genpolicy.common.datasets.minari_episodes import EpisodeReader
 from sb3_genpolicy.common.datasets.names import Known
 from sb3_genpolicy.common.transitions import Transitions
-from sb3_genpolicy.common.utils import space_items
+from sb3_genpolicy.common.utils import space_items, tree_of
 
 
-def read_minari(dataset: MinariDataset, writer: ArrayWriter, known: Known = Known()) -> Transitions:  # noqa: B008
+def read_minari(dataset: MinariDataset, writer: ArrayWriter, known: Known) -> Transitions:
     """
     Episodes follow each other; an episode has one observation more than steps, which only its last step leads to.
 
@@ -66,9 +65,8 @@ def read_minari(dataset: MinariDataset, writer: ArrayWriter, known: Known = Know
 
     env_spec, metadata = dataset.env_spec, dataset.storage.metadata
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
-    is_dict = isinstance(reader.observation_space, spaces.Dict)
     return Transitions(
-        states=dict(zip(reader.observation_space.spaces, states.values(), strict=True)) if is_dict else states["observations"],
+        states=tree_of(reader.observation_space, states.values()),
         next_rows=next_rows,
         actions=actions,
         rewards=rewards,
