@@ -11,7 +11,7 @@ venv: $(VENV)/.installed
 
 $(VENV)/.installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[mujoco,tests,docs]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[mujoco,zoo,tests,docs]"
 	touch $@
 
 demo: venv

@@ -173,6 +173,14 @@ class OfflineAlgorithm(ResumableAlgorithm):
 
     # Data
 
+    def read_dataset(self) -> None:
+        """
+        Read the dataset now, which ``learn`` does otherwise.
+
+        :raises ValueError: if there is none, or it is damaged or does not fit the spaces
+        """
+        self._fill_replay_buffer(None)
+
     def _fill_replay_buffer(self, dataset: DatasetSource | None) -> None:
         """
         Read the dataset into the replay buffer, unless it is there already.

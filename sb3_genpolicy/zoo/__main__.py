@@ -1,0 +1,70 @@
+"""
+``python -m sb3_genpolicy.zoo <command>``: rl_zoo3's commands with GMPO and GMPG.
+"""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import gymnasium as gym
+
+_EXAMPLE = "python -m sb3_genpolicy.zoo train --algo gmpo --env Hopper-v5 --dataset mujoco/hopper/medium-v0"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    :param arguments: of the command line, without the program
+    :return: 0, or 1 where something is wrong with the arguments or the data
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        from sb3_genpolicy.zoo import register
+        from sb3_genpolicy.zoo.commands import COMMANDS, run
+
+        register()
+    except ModuleNotFoundError as error:
+        print(f"The zoo needs {error.name}: `pip install 'sb3_genpolicy[zoo]'`.", file=sys.stderr)
+        return 1
+    if not arguments or arguments[0] in ("-h", "--help") or arguments[0] not in COMMANDS:
+        print(_usage({name: command.help for name, command in COMMANDS.items()}))
+        if arguments and arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
+            from sb3_genpolicy.generative.checks import did_you_mean
+
+            print(f"\nThere is no command '{arguments[0]}'. {did_you_mean(arguments[0], COMMANDS)}", file=sys.stderr)
+            return 1
+        return 0
+    if {"-h", "--help"} & set(arguments[1:]) and arguments[0] != "results":
+        print(_OURS)
+    try:
+        run(arguments[0], arguments[1:])
+    except (ValueError, TypeError, AssertionError, gym.error.Error) as error:
+        if not _is_a_sentence(error):
+            raise
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+_OURS = """\
+Beyond rl_zoo3's flags, which follow:
+  --dataset ID [ID ...]  what is learnt from: a Minari id, a file, an embedded name; several are joined. Runs are named
+                         after it. Without --env the environment is the one that the dataset names.
+  -conf NAME             for gmpo and gmpg also: published-linear, published-cosine, published-vp
+  --picture FILE         (plots) draw into a file
+"""
+
+
+def _usage(commands: dict[str, str]) -> str:
+    lines = [f"  {name:15} {text}" for name, text in commands.items()]
+    return "\n".join([f"usage: {_EXAMPLE}", "", "commands (--help after one of them shows its flags):", *lines])
+
+
+def _is_a_sentence(error: BaseException) -> bool:
+    """Whether we, rl_zoo3 or gymnasium raised it, for the person at the keyboard; all else is shown with its traceback."""
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return any(package in raised_in.parts for package in ("sb3_genpolicy", "rl_zoo3", "gymnasium"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

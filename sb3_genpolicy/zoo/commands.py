@@ -1,0 +1,138 @@
+"""
+rl_zoo3's commands, with our algorithms, our arguments, and what gets in their way put right.
+"""
+
+import importlib
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import NamedTuple
+
+from sb3_genpolicy.zoo import hub, plots, results
+from sb3_genpolicy.zoo.arguments import (
+    Arguments,
+    for_download,
+    for_one_run,
+    for_plots,
+    for_training,
+    import_gym_packages,
+    picture_of,
+    without,
+)
+from sb3_genpolicy.zoo.experiment import make_manager
+
+
+class Command(NamedTuple):
+    """
+    :param run: does it, with arguments of ours
+    :param help: what it is for
+    """
+
+    run: Callable[[Arguments], None]
+    help: str
+
+
+def train(arguments: Arguments) -> None:
+    """Train, or search for hyper-parameters (``-optimize``)."""
+    import rl_zoo3.train as module
+
+    module.ExperimentManager = make_manager  # type: ignore[assignment,misc]
+    with _command_line("train", for_training(arguments)):
+        module.train()
+
+
+def enjoy(arguments: Arguments) -> None:
+    """Watch a trained policy act."""
+    hub.mend()
+    from rl_zoo3.enjoy import enjoy as run
+
+    with _command_line("enjoy", for_one_run(arguments)):
+        run()
+
+
+def record_video(arguments: Arguments) -> None:
+    """Record a trained policy."""
+    with _command_line("record_video", without(for_one_run(arguments), "--gym-packages")):
+        _run_module("rl_zoo3.record_video")
+
+
+def push_to_hub(arguments: Arguments) -> None:
+    """Evaluate a trained policy, write its card, and publish both."""
+    hub.mend()
+    arguments = without(for_one_run(arguments, "logs"), "--gym-packages")
+    with _command_line("push_to_hub", arguments), hub.with_card(arguments):
+        _run_module("rl_zoo3.push_to_hub")
+
+
+def load_from_hub(arguments: Arguments) -> None:
+    """Fetch a trained policy."""
+    hub.mend()
+    with _command_line("load_from_hub", without(for_download(arguments), "--gym-packages")):
+        _run_module("rl_zoo3.load_from_hub")
+
+
+def plot_train(arguments: Arguments) -> None:
+    """Draw returns against steps: of the evaluations, where the environment was not trained in."""
+    arguments, picture = picture_of(for_plots(arguments, ("-a", "--algo")))
+    module = _module("rl_zoo3.plots.plot_train")
+    with plots.with_evaluations(module, without(arguments, "--gym-packages")) as arguments:
+        with _command_line("plot_train", arguments), plots.drawn_into(picture):
+            module.plot_train()
+
+
+def all_plots(arguments: Arguments) -> None:
+    """Compare algorithms: curves and a table of returns."""
+    arguments, picture = picture_of(for_plots(arguments, ("-a", "--algos")))
+    with _command_line("all_plots", without(arguments, "--gym-packages")), plots.drawn_into(picture):
+        _module("rl_zoo3.plots.all_plots").all_plots()
+
+
+def plot_from_file(arguments: Arguments) -> None:
+    """Draw what ``all_plots -o`` has kept."""
+    arguments, picture = picture_of(arguments)
+    with _command_line("plot_from_file", arguments), plots.drawn_into(picture):
+        _module("rl_zoo3.plots.plot_from_file").plot_from_file()
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(train, "train from a dataset, or search for hyper-parameters (-optimize)"),
+    "enjoy": Command(enjoy, "watch a trained policy act"),
+    "record_video": Command(record_video, "record a trained policy"),
+    "plot_train": Command(plot_train, "draw returns against steps"),
+    "all_plots": Command(all_plots, "compare algorithms: curves and a table of returns"),
+    "plot_from_file": Command(plot_from_file, "draw what `all_plots -o` has kept"),
+    "results": Command(results.main, "normalised scores in the paper's layout: table, curves, intervals"),
+    "push_to_hub": Command(push_to_hub, "publish a trained policy with its card"),
+    "load_from_hub": Command(load_from_hub, "fetch a trained policy"),
+}
+
+
+def run(command: str, arguments: Arguments) -> None:
+    """
+    :param command: one of :data:`COMMANDS`
+    :param arguments: its command line
+    """
+    import_gym_packages(arguments)
+    COMMANDS[command].run(arguments)
+
+
+@contextmanager
+def _command_line(command: str, arguments: Arguments) -> Iterator[None]:
+    given, sys.argv = sys.argv, [f"python -m sb3_genpolicy.zoo {command}", *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = given
+
+
+def _run_module(name: str) -> None:
+    # Their arguments are read only under this name
+    runpy.run_module(name, run_name="__main__")
+
+
+def _module(name: str) -> ModuleType:
+    # In rl_zoo3.plots functions have the names of their modules
+    importlib.import_module(name)
+    return sys.modules[name]

@@ -1,0 +1,106 @@
+"""
+In the zoo an environment's id names the run: its entry among the hyper-parameters, its folder, its repository. Two datasets of
+one environment would collide, so the environment is registered once more for each dataset, under the dataset's name.
+"""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+
+from sb3_genpolicy.common.datasets import EMBEDDED, load_dataset, open_minari
+from sb3_genpolicy.common.datasets.download import local_id
+from sb3_genpolicy.common.datasets.files import HDF5_SUFFIXES, NPZ_SUFFIXES
+from sb3_genpolicy.common.datasets.loading import JOINT
+from sb3_genpolicy.common.datasets.sb3_source import PICKLE_SUFFIXES
+from sb3_genpolicy.zoo.tasks import published_task
+
+_SUFFIXES = HDF5_SUFFIXES + NPZ_SUFFIXES + PICKLE_SUFFIXES
+
+
+class DatasetEnv(NamedTuple):
+    """
+    :param dataset: name of a dataset, None where the environment stands for itself
+    :param env_id: gymnasium's id of the environment
+    """
+
+    dataset: str | None
+    env_id: str
+
+
+_REGISTERED: dict[str, DatasetEnv] = {}
+
+
+def dataset_key(dataset: str) -> str:
+    """
+    :param dataset: name of a dataset: an id, a file, or several that are joined
+    :return: what its runs are called: ``rlzoo-hopper-medium-v0``; of a file the name and its folder's
+    """
+    return "-".join(_key_of_one(part) for part in dataset.split(JOINT))
+
+
+def _key_of_one(name: str) -> str:
+    path = Path(name).expanduser()
+    if path.suffix in _SUFFIXES or path.is_absolute():
+        path = path.absolute()
+        path = path.with_suffix("") if path.suffix in _SUFFIXES else path
+        name = "-".join(part for part in path.parts[-2:] if part != path.anchor)
+    return re.sub(r"[^\w.-]+", "-", local_id(name)).strip("-.")
+
+
+def entry_names(dataset: str) -> list[str]:
+    """
+    :param dataset: name of a dataset
+    :return: the keys that its hyper-parameters may have in a file, in the order in which they are looked for
+    """
+    task = published_task(dataset)
+    ids = JOINT.join(local_id(part) for part in dataset.split(JOINT))
+    return [dataset, ids, dataset_key(dataset)] + ([task.name] if task is not None else [])
+
+
+def register_env(dataset: str, env_id: str | None = None) -> str:
+    """
+    :param dataset: name of a dataset
+    :param env_id: id of the environment to evaluate in. Default: the one that the dataset names.
+    :return: the id under which the environment is registered for this dataset
+    :raises ValueError: if there is no such environment, or none is known
+    """
+    key = dataset_key(dataset)
+    if key in gym.registry and key not in _REGISTERED:
+        raise ValueError(f"The dataset '{dataset}' has the name of the environment {key}: give its file another name.")
+    spec = gym.spec(env_id) if env_id is not None else _recorded_in(dataset)
+    gym.registry[key] = replace(spec, id=key)
+    _REGISTERED[key] = DatasetEnv(dataset, spec.id)
+    return key
+
+
+def registered_env(key: str) -> DatasetEnv:
+    """
+    :param key: an environment's id
+    :return: what it was registered for
+    """
+    return _REGISTERED.get(key, DatasetEnv(None, key))
+
+
+def _recorded_in(dataset: str) -> EnvSpec:
+    name = dataset.split(JOINT)[0]
+    task = published_task(name)
+    if task is not None:
+        return gym.spec(task.env_id)
+    if name in EMBEDDED:
+        env_id = load_dataset(name).env_id
+        assert env_id is not None
+        return gym.spec(env_id)
+    unknown = f"The dataset '{dataset}' does not say what environment it was recorded in: add --env."
+    if Path(name).suffix in _SUFFIXES:
+        raise ValueError(unknown)
+    opened = open_minari(name)
+    evaluation = opened.storage.metadata.get("eval_env_spec")
+    if isinstance(evaluation, str):
+        return EnvSpec.from_json(evaluation)
+    if opened.env_spec is None:
+        raise ValueError(unknown)
+    return opened.env_spec

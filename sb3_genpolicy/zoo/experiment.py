@@ -1,0 +1,225 @@
+"""
+rl_zoo3's experiments, with a dataset: one entry of the hyper-parameters for each dataset, and gradient steps for timesteps.
+"""
+
+import argparse
+import importlib
+import os
+import runpy
+import shlex
+import shutil
+import socket
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from pprint import pprint
+from typing import Any
+
+import optuna
+import yaml
+from optuna.samplers import BaseSampler
+from rl_zoo3.callbacks import SaveVecNormalizeCallback
+from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_genpolicy.common.callbacks import GradientStepProgressBar
+from sb3_genpolicy.common.datasets import local_datasets_for
+from sb3_genpolicy.common.envs import carried_dataset
+from sb3_genpolicy.generative import PATHS
+from sb3_genpolicy.zoo.algorithms import OFFLINE_ALGORITHMS
+from sb3_genpolicy.zoo.callbacks import CsvLog, LastEvalCallback
+from sb3_genpolicy.zoo.environments import entry_names, registered_env
+from sb3_genpolicy.zoo.settings import check_names, with_objects
+
+# Evaluations of a training that is shorter than rl_zoo3's default frequency
+_EVALUATIONS = 10
+
+
+def make_manager(args: argparse.Namespace, algo: str, *positional: Any, **named: Any) -> ExperimentManager:
+    """
+    :param args: flags of ``train``
+    :param algo: the algorithm
+    :param positional: see ``ExperimentManager``
+    :param named: see ``ExperimentManager``
+    :return: our manager for our algorithms, rl_zoo3's for the others
+    """
+    manager = OfflineExperimentManager if algo in OFFLINE_ALGORITHMS else ExperimentManager
+    return manager(args, algo, *positional, **named)
+
+
+class OfflineExperimentManager(ExperimentManager):
+    """
+    Trains an offline algorithm. The environment is made as for any other algorithm, and only evaluates.
+
+    Its parameters are those of ``ExperimentManager``, of which ``env_id`` may be an id that was registered for a dataset.
+    """
+
+    def __init__(self, args: argparse.Namespace, algo: str, env_id: str, *positional: Any, **named: Any):
+        super().__init__(args, algo, env_id, *positional, **named)
+        self.env_id = registered_env(env_id).env_id
+
+    # Hyper-parameters
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        entry, found = self._entry()
+        hyperparams = dict(entry)
+        if self.storage and self.study_name and self.trial_id is not None:
+            hyperparams.update(self.load_trial(self.storage, self.study_name, self.trial_id))
+        hyperparams.update(self.custom_hyperparams or {})
+        if self.env_kwargs:
+            # The command line overrules the file, and evaluations follow
+            hyperparams["env_kwargs"] = self.env_kwargs
+        elif self._eval_env_kwargs_args is None:
+            self.eval_env_kwargs = hyperparams.get("env_kwargs") or {}
+        check_names(self.algo, OFFLINE_ALGORITHMS[self.algo], hyperparams)
+        saved = OrderedDict(sorted(hyperparams.items()))
+        print(f"Hyper-parameters: '{found}' of {self.config}")
+        pprint(dict(saved))
+        return hyperparams, saved
+
+    def _entry(self) -> tuple[dict[str, Any], str]:
+        """What the file says of this dataset, and under which key."""
+        entries = _read_config(self.config)
+        dataset = (self.custom_hyperparams or {}).get("dataset")
+        names = entry_names(dataset) if isinstance(dataset, str) else []
+        for name in [*names, self.env_name.gym_id, "default"]:
+            if name in entries:
+                return entries[name], name
+        raise ValueError(f"{self.config} has neither an entry for {' or '.join([*names, self.env_id])} nor a 'default'.")
+
+    @staticmethod
+    def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
+        hyperparams = ExperimentManager._preprocess_schedules(hyperparams)
+        if "policy_learning_rate" in hyperparams:
+            schedule = ExperimentManager._preprocess_schedules({"learning_rate": hyperparams["policy_learning_rate"]})
+            hyperparams["policy_learning_rate"] = schedule["learning_rate"]
+        return hyperparams
+
+    def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
+        options, *wrappers_and_callbacks = super()._preprocess_hyperparams(hyperparams)
+        return with_objects(options), *wrappers_and_callbacks
+
+    def _preprocess_action_noise(
+        self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
+    ) -> dict[str, Any]:
+        # The first that sees the environment: is there something to learn from?
+        nothing = all(hyperparams.get(name) is None for name in ("dataset", "pretrained")) and not self.continue_training
+        if nothing and carried_dataset(env) is None:
+            local = local_datasets_for(self.env_id)
+            known = f" On this machine there are, for {self.env_id}: {', '.join(local)}." if local else ""
+            raise ValueError(
+                f"{self.algo} learns from a dataset: add --dataset (a Minari id, a file, or an embedded name).{known}"
+            )
+        return super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
+
+    # Training
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        try:
+            experiment = super().setup_experiment()
+            if experiment is not None:
+                # Read now: a fault of the data is met before the training begins
+                experiment[0].read_dataset()  # type: ignore[attr-defined]
+                return experiment
+        except Exception:
+            _remove_unused(Path(self.save_path))
+            raise
+        # A search leaves no folder either, which `enjoy` would take for the latest run
+        _remove_unused(Path(self.save_path))
+        return None
+
+    def create_callbacks(self) -> None:
+        # Checkpoints are rl_zoo3's; the others know the phase of the training, and the scores
+        eval_freq, self.eval_freq = self.eval_freq, -1
+        show_progress, self.show_progress = self.show_progress, False
+        super().create_callbacks()
+        self.eval_freq, self.show_progress = eval_freq, show_progress
+        if self.optimize_hyperparameters:
+            return
+        # rl_zoo3 ends the first callback once more when a training was broken off
+        first: BaseCallback = GradientStepProgressBar() if show_progress else CsvLog(self.save_path)
+        self.callbacks.insert(0, first)
+        if show_progress:
+            self.callbacks.append(CsvLog(self.save_path))
+        if self.eval_freq > 0:
+            if self.eval_freq > self.n_timesteps:
+                self.eval_freq = max(self.n_timesteps // _EVALUATIONS, 1)
+            self.callbacks.append(
+                LastEvalCallback(
+                    self.create_envs(self.n_eval_envs, eval_env=True),
+                    callback_on_new_best=SaveVecNormalizeCallback(save_freq=1, save_path=self.params_path),
+                    best_model_save_path=self.save_path,
+                    n_eval_episodes=self.n_eval_episodes,
+                    log_path=self.save_path,
+                    eval_freq=self.eval_freq,
+                    deterministic=self.deterministic_eval,
+                )
+            )
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        # They travel with the model, also to the hub: what the folder is of, and how it was made
+        self.args.dataset = saved_hyperparams.get("dataset")
+        self.args.gym_env = self.env_id
+        self.args.path = _path_name(saved_hyperparams)
+        self.args.command = shlex.join(["python", *sys.orig_argv[1:]])
+        super()._save_config(saved_hyperparams)
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        # Its critics are in the file that is loaded
+        hyperparams.pop("pretrained", None)
+        return super()._load_pretrained_agent(hyperparams, env)
+
+    # Search for hyper-parameters
+
+    def objective(self, trial: optuna.Trial) -> float:
+        try:
+            return super().objective(trial)
+        except optuna.exceptions.TrialPruned as pruned:
+            if isinstance(pruned.__cause__, (ValueError, AssertionError)):
+                # A fault of the settings or the data, which every trial would meet
+                raise pruned.__cause__ from None
+            raise
+        except FloatingPointError as diverged:
+            print(diverged)
+            raise optuna.exceptions.TrialPruned(str(diverged)) from diverged
+
+    def _create_sampler(self, sampler_method: str) -> BaseSampler:
+        seed = self.seed
+        if self.storage is not None:
+            # Processes that share a study would try the same settings if they shared the seed
+            self.seed = hash((seed, socket.gethostname(), os.getpid())) % 2**32
+        try:
+            return super()._create_sampler(sampler_method)
+        finally:
+            self.seed = seed
+
+
+def _read_config(config: str) -> dict[str, dict[str, Any]]:
+    if config.endswith((".yml", ".yaml")):
+        with open(config) as file:
+            return yaml.safe_load(file)
+    module = runpy.run_path(config) if config.endswith(".py") else vars(importlib.import_module(config))
+    if "hyperparams" not in module:
+        raise ValueError(f"{config} defines no dictionary 'hyperparams'.")
+    return module["hyperparams"]
+
+
+def _path_name(hyperparams: dict[str, Any]) -> str:
+    """The path of the policy, by name."""
+    policy = str(hyperparams.get("policy", ""))
+    given = hyperparams.get("policy_kwargs") or {}
+    if isinstance(given, dict) and "path" in given:
+        path = given["path"]
+        name = next(iter(path)) if isinstance(path, dict) else str(path)
+        by_class = {cls.__name__: name for name, cls in PATHS.items()}
+        return by_class.get(name, name)
+    return "vp" if "Diffusion" in policy else "linear"
+
+
+def _remove_unused(run: Path) -> None:
+    """What could not start leaves no folder behind."""
+    files = [path for path in run.rglob("*") if path.is_file()]
+    if all(path.name in ("args.yml", "config.yml", "command.txt") or path.name.endswith("monitor.csv") for path in files):
+        shutil.rmtree(run, ignore_errors=True)

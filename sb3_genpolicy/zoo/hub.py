@@ -1,0 +1,82 @@
+"""
+The hub: what stands between rl_zoo3's commands and today's libraries put right, and a card for every model.
+"""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub.errors import EntryNotFoundError
+from huggingface_sb3 import EnvironmentName
+
+from sb3_genpolicy.zoo.arguments import Arguments, value_of
+from sb3_genpolicy.zoo.model_card import write_card
+from sb3_genpolicy.zoo.runs import find_runs
+
+
+def mend() -> None:
+    """
+    rl_zoo3 2.9 imports a function that `sb3-team-hf-integration` 3 has renamed, and waits for an error that `huggingface_hub`
+    no longer raises when a repository has no VecNormalize statistics.
+    """
+    publishing = _module("huggingface_sb3.push_to_hub")
+    if not hasattr(publishing, "generate_metadata"):
+
+        def generate_metadata(model_name: str, env_id: str, mean_reward: float, std_reward: float) -> dict[str, Any]:
+            return publishing._generate_metadata(model_name, env_id, mean_reward, std_reward).to_dict()
+
+        publishing.generate_metadata = generate_metadata  # type: ignore[attr-defined]
+
+    fetching, package = _module("huggingface_sb3.load_from_hub"), _module("huggingface_sb3")
+    if package.load_from_hub is fetching.load_from_hub:
+        from requests.exceptions import HTTPError
+
+        def load_from_hub(repo_id: str, filename: str) -> str:
+            try:
+                return fetching.load_from_hub(repo_id, filename)
+            except EntryNotFoundError as error:
+                raise HTTPError(str(error)) from error
+
+        package.load_from_hub = load_from_hub  # type: ignore[attr-defined]
+
+
+@contextmanager
+def with_card(arguments: Arguments) -> Iterator[None]:
+    """
+    While it lasts, a folder that is uploaded gets a card of ours.
+
+    :param arguments: of ``push_to_hub``
+    """
+    theirs = huggingface_hub.HfApi
+
+    class CardApi(theirs):  # type: ignore[misc,valid-type]
+        def upload_folder(self, *, repo_id: str, folder_path: str | Path, **options: Any) -> Any:
+            write_card(Path(folder_path), value_of(arguments, "--algo") or "ppo", repo_id, _command_of(arguments))
+            return super().upload_folder(repo_id=repo_id, folder_path=folder_path, **options)
+
+    huggingface_hub.HfApi = CardApi  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        huggingface_hub.HfApi = theirs  # type: ignore[misc]
+
+
+def _command_of(arguments: Arguments) -> str | None:
+    """The command that trained the run, which rl_zoo3 keeps beside the model and does not publish."""
+    algo, key = value_of(arguments, "--algo") or "ppo", EnvironmentName(value_of(arguments, "--env") or "")
+    number = int(value_of(arguments, "--exp-id") or 0)
+    runs = find_runs(value_of(arguments, "-f", "--folder") or "logs", [algo])
+    chosen = [run for run in runs if run.key == key and number in (0, run.number)]
+    path = chosen[-1].path / chosen[-1].key / "command.txt" if chosen else None
+    return path.read_text().strip() if path is not None and path.is_file() else None
+
+
+def _module(name: str) -> ModuleType:
+    # Functions of the package have the names of their modules
+    importlib.import_module(name)
+    return sys.modules[name]

@@ -1,0 +1,40 @@
+"""
+The scores that the paper reports, of its own methods and of others.
+"""
+
+import csv
+import importlib.resources
+from typing import NamedTuple
+
+# What the paper calls our paths
+_PAPER_PATHS = {"linear": "ICFM", "cosine": "GVP", "vp": "VPSDE"}
+
+
+class PublishedScore(NamedTuple):
+    """
+    :param mean: normalised score
+    :param std: its standard deviation over seeds, None where none is given
+    """
+
+    mean: float
+    std: float | None
+
+
+def published_scores() -> dict[tuple[str, str], PublishedScore]:
+    """
+    :return: task and method -> score, from the tables of https://arxiv.org/abs/2412.01245
+    """
+    with (importlib.resources.files("sb3_genpolicy.zoo") / "published_scores.csv").open() as file:
+        return {
+            (row["task"], row["method"]): PublishedScore(float(row["mean"]), float(row["std"]) if row["std"] else None)
+            for row in csv.DictReader(file)
+        }
+
+
+def published_method(method: str) -> str | None:
+    """
+    :param method: one of ours, ``GMPO cosine``
+    :return: what the paper calls it, ``GMPO GVP``; None if it is not one of the paper's
+    """
+    algorithm, _, path = method.partition(",")[0].partition(" ")
+    return f"{algorithm} {_PAPER_PATHS[path]}" if algorithm in ("GMPO", "GMPG") and path in _PAPER_PATHS else None

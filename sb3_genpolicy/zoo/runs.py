@@ -1,0 +1,154 @@
+"""
+The folders that the zoo leaves behind: ``<folder>/<algorithm>/<name>_<number>``.
+"""
+
+import json
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from sb3_genpolicy.zoo.tasks import published_task
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads what rl_zoo3 writes without making the Python objects that a file asks for."""
+
+
+def _ordered_dict(loader: _PlainLoader, node: yaml.Node) -> dict[str, Any]:
+    pairs = loader.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode) else []
+    return dict(pairs[0]) if pairs else {}
+
+
+def _as_text(loader: _PlainLoader, suffix: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return suffix
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered_dict)
+_PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", _as_text)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """
+    :param path: a file that rl_zoo3 wrote (``args.yml``, ``config.yml``)
+    :return: what it holds; Python objects as their names. Empty if there is no such file.
+    """
+    if not path.is_file():
+        return {}
+    with path.open() as file:
+        return yaml.load(file, Loader=_PlainLoader) or {}
+
+
+class Evaluations(NamedTuple):
+    """
+    :param timesteps: (n_evaluations,), gradient steps of an offline algorithm
+    :param returns: (n_evaluations, n_episodes)
+    :param lengths: (n_evaluations, n_episodes), steps of the episodes
+    """
+
+    timesteps: np.ndarray
+    returns: np.ndarray
+    lengths: np.ndarray
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    One training.
+
+    :param path: its folder
+    :param algo: what the zoo calls the algorithm
+    :param key: id that its environment was registered under
+    """
+
+    path: Path
+    algo: str
+    key: str
+
+    @cached_property
+    def args(self) -> dict[str, Any]:
+        """The flags of its command, and what the zoo added."""
+        return read_yaml(self.path / self.key / "args.yml")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Its hyper-parameters."""
+        return read_yaml(self.path / self.key / "config.yml")
+
+    @property
+    def number(self) -> int:
+        """The zoo's experiment id."""
+        match = re.search(r"_(\d+)(_[\w-]+)?$", self.path.name)
+        return int(match.group(1)) if match else 0
+
+    @property
+    def dataset(self) -> str | None:
+        """Name of the dataset, None of a run that had none."""
+        return self.args.get("dataset")
+
+    @property
+    def env_id(self) -> str:
+        """gymnasium's id of the environment."""
+        return self.args.get("gym_env") or self.args.get("env") or self.key
+
+    @property
+    def task(self) -> str:
+        """What runs that compare with each other share: the dataset, or the environment where there is none."""
+        return self.dataset or self.env_id
+
+    @property
+    def method(self) -> str:
+        """The algorithm, with the path of its policy."""
+        path = self.args.get("path")
+        return self.algo.upper() + (f" {path}" if path else "")
+
+    @property
+    def model(self) -> Path | None:
+        """File of the last parameters, None while there is none."""
+        path = self.path / f"{self.key}.zip"
+        return path if path.is_file() else None
+
+    @cached_property
+    def evaluations(self) -> Evaluations | None:
+        """What was measured during the training, None where nothing was."""
+        path = self.path / "evaluations.npz"
+        if not path.is_file():
+            return None
+        with np.load(path) as stored:
+            return Evaluations(stored["timesteps"], stored["results"], stored["ep_lengths"])
+
+    @cached_property
+    def reference_scores(self) -> tuple[float, float] | None:
+        """Returns that count as normalised scores of 0 and 100, None where nobody says."""
+        stored = _settings_of(self.model).get("reference_scores") if self.model is not None else None
+        if stored:
+            return float(stored[0]), float(stored[1])
+        task = published_task(self.dataset)
+        return task.reference_scores if task is not None else None
+
+
+def _settings_of(model: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(model) as archive:
+        return json.loads(archive.read("data"))
+
+
+def find_runs(folder: str | Path, algos: Sequence[str] | None = None) -> list[Run]:
+    """
+    :param folder: the zoo's log folder
+    :param algos: the algorithms to look for, all by default
+    :return: the runs in it, by algorithm, name and number
+    """
+    runs = []
+    for args_file in Path(folder).glob("*/*/*/args.yml"):
+        key, run, algo = args_file.parent.name, args_file.parent.parent, args_file.parent.parent.parent.name
+        if re.fullmatch(re.escape(key) + r"_\d+(_[\w-]+)?", run.name) and (algos is None or algo in algos):
+            runs.append(Run(run, algo, key))
+    return sorted(runs, key=lambda run: (run.algo, run.key, run.number))

@@ -1,0 +1,92 @@
+"""
+From the YAML of hyper-parameters to the options of our algorithms. An object is written as its name, or as a mapping from its
+name to its options, as rl_zoo3 writes wrappers and callbacks::
+
+    transforms:
+      - ClipActions
+      - BestEpisodes: {share: 0.1}
+    policy_kwargs:
+      path: {LinearPath: {extra_noise: 0.1}}
+"""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
+from sb3_genpolicy.common.rewards import AffineReward, ReturnRange
+from sb3_genpolicy.common.transforms import BestEpisodes, ClipActions, HeldOutEpisodes, NStepReturns, RescaleActions
+from sb3_genpolicy.generative import CosinePath, LinearPath, VPPath
+from sb3_genpolicy.generative.checks import did_you_mean
+
+_TRANSFORMS: dict[str, type] = {
+    cls.__name__: cls for cls in (BestEpisodes, ClipActions, HeldOutEpisodes, NStepReturns, RescaleActions)
+}
+_REWARDS: dict[str, type] = {cls.__name__: cls for cls in (AffineReward, ReturnRange)}
+_PATHS: dict[str, type] = {cls.__name__: cls for cls in (LinearPath, CosinePath, VPPath)}
+
+# Read by rl_zoo3 before the rest reaches the constructor
+_OF_THE_ZOO = frozenset(
+    "n_timesteps n_envs normalize env_wrapper vec_env_wrapper frame_stack callback monitor_kwargs env_kwargs".split()
+)
+# Given to the constructor by rl_zoo3 itself
+_BY_FLAG = {"env": "--env", "seed": "--seed", "device": "--device", "verbose": "--verbose", "tensorboard_log": "-tb"}
+
+
+def check_names(algo: str, algorithm: type[OfflineAlgorithm], names: Iterable[str]) -> None:
+    """
+    :param algo: what the zoo calls the algorithm, for the message
+    :param algorithm: the algorithm
+    :param names: names of hyper-parameters
+    :raises ValueError: if one is neither the zoo's nor an option of the algorithm
+    """
+    options = {name for name in inspect.signature(algorithm.__init__).parameters if name != "self" and name[0] != "_"}
+    known = _OF_THE_ZOO | (options - set(_BY_FLAG))
+    for name in names:
+        if name in _BY_FLAG:
+            raise ValueError(f"'{name}' is no hyper-parameter: give it by the flag {_BY_FLAG[name]}.")
+        if name not in known:
+            raise ValueError(f"{algo} has no hyper-parameter '{name}'. {did_you_mean(name, known)}")
+
+
+def with_objects(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param hyperparams: options as a file gives them
+    :return: the same, with objects for their descriptions; what is an object already stays
+    :raises ValueError: if a description names no known object
+    """
+    options = dict(hyperparams)
+    if "transforms" in options:
+        given = options["transforms"] or []
+        if not isinstance(given, (list, tuple)):
+            raise ValueError(f"transforms: {given!r} is no list: write `- {given}` on a line of its own.")
+        options["transforms"] = [_build("transforms", transform, _TRANSFORMS, strict=True) for transform in given]
+    if "reward_transform" in options:
+        options["reward_transform"] = _build("reward_transform", options["reward_transform"], _REWARDS)
+    policy_kwargs = options.get("policy_kwargs")
+    if isinstance(policy_kwargs, Mapping) and "path" in policy_kwargs:
+        options["policy_kwargs"] = {**policy_kwargs, "path": _build("path", policy_kwargs["path"], _PATHS)}
+    return options
+
+
+def _build(option: str, value: Any, classes: Mapping[str, type], strict: bool = False) -> Any:
+    """
+    :param option: where it is written, for the message
+    :param value: a name, a mapping from one name to options, or an object
+    :param classes: by name
+    :param strict: whether every name must be one of these; else others are the algorithm's own
+    :return: the object
+    """
+    name: Any = value
+    given: Mapping[str, Any] | None = None
+    if isinstance(value, Mapping):
+        if len(value) != 1:
+            raise ValueError(f"{option}: {dict(value)!r} names {len(value)} things; write one name, and its options below it.")
+        name, given = next(iter(value.items()))
+    if not isinstance(name, str):
+        return value
+    if name in classes:
+        return classes[name](**(given or {}))
+    if strict or isinstance(value, Mapping):
+        raise ValueError(f"{option}: '{name}' is unknown. {did_you_mean(name, classes)}")
+    return value
