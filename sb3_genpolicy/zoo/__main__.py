@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_OURS)
     try:
         run(arguments[0], arguments[1:])
-    except (ValueError, TypeError, AssertionError, gym.error.Error) as error:
+    except (ValueError, TypeError, AssertionError, OSError, gym.error.Error) as error:
         if not _is_a_sentence(error):
             raise
         print(error, file=sys.stderr)
@@ -55,15 +55,18 @@ Beyond rl_zoo3's flags, which follow:
 """
 
 
+_SPEAK_IN_SENTENCES = ("sb3_genpolicy", "rl_zoo3", "gymnasium", "huggingface_sb3", "huggingface_hub")
+
+
 def _usage(commands: dict[str, str]) -> str:
     lines = [f"  {name:15} {text}" for name, text in commands.items()]
     return "\n".join([f"usage: {_EXAMPLE}", "", "commands (--help after one of them shows its flags):", *lines])
 
 
 def _is_a_sentence(error: BaseException) -> bool:
-    """Whether we, rl_zoo3 or gymnasium raised it, for the person at the keyboard; all else is shown with its traceback."""
+    """Whether it was raised for the person at the keyboard; all else is shown with its traceback."""
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    return any(package in raised_in.parts for package in ("sb3_genpolicy", "rl_zoo3", "gymnasium"))
+    return any(package in raised_in.parts for package in _SPEAK_IN_SENTENCES)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,10 @@
 rl_zoo3's commands, with our algorithms, our arguments, and what gets in their way put right.
 """
 
-import importlib
 import runpy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import NamedTuple
 
 from sb3_genpolicy.zoo import hub, plots, results
@@ -22,6 +20,7 @@ from sb3_genpolicy.zoo.arguments import (
     without,
 )
 from sb3_genpolicy.zoo.experiment import make_manager
+from sb3_genpolicy.zoo.modules import module_of
 
 
 class Command(NamedTuple):
@@ -39,7 +38,7 @@ def train(arguments: Arguments) -> None:
     import rl_zoo3.train as module
 
     module.ExperimentManager = make_manager  # type: ignore[assignment,misc]
-    with _command_line("train", for_training(arguments)):
+    with command_line("train", for_training(arguments)):
         module.train()
 
 
@@ -48,13 +47,13 @@ def enjoy(arguments: Arguments) -> None:
     hub.mend()
     from rl_zoo3.enjoy import enjoy as run
 
-    with _command_line("enjoy", for_one_run(arguments)):
+    with command_line("enjoy", for_one_run(arguments)):
         run()
 
 
 def record_video(arguments: Arguments) -> None:
     """Record a trained policy."""
-    with _command_line("record_video", without(for_one_run(arguments), "--gym-packages")):
+    with command_line("record_video", without(for_one_run(arguments), "--gym-packages")):
         _run_module("rl_zoo3.record_video")
 
 
@@ -62,38 +61,38 @@ def push_to_hub(arguments: Arguments) -> None:
     """Evaluate a trained policy, write its card, and publish both."""
     hub.mend()
     arguments = without(for_one_run(arguments, "logs"), "--gym-packages")
-    with _command_line("push_to_hub", arguments), hub.with_card(arguments):
+    with command_line("push_to_hub", arguments), hub.with_card(arguments):
         _run_module("rl_zoo3.push_to_hub")
 
 
 def load_from_hub(arguments: Arguments) -> None:
     """Fetch a trained policy."""
     hub.mend()
-    with _command_line("load_from_hub", without(for_download(arguments), "--gym-packages")):
+    with command_line("load_from_hub", without(for_download(arguments), "--gym-packages")):
         _run_module("rl_zoo3.load_from_hub")
 
 
 def plot_train(arguments: Arguments) -> None:
     """Draw returns against steps: of the evaluations, where the environment was not trained in."""
     arguments, picture = picture_of(for_plots(arguments, ("-a", "--algo")))
-    module = _module("rl_zoo3.plots.plot_train")
+    module = module_of("rl_zoo3.plots.plot_train")
     with plots.with_evaluations(module, without(arguments, "--gym-packages")) as arguments:
-        with _command_line("plot_train", arguments), plots.drawn_into(picture):
+        with command_line("plot_train", arguments), plots.drawn_into(picture):
             module.plot_train()
 
 
 def all_plots(arguments: Arguments) -> None:
     """Compare algorithms: curves and a table of returns."""
     arguments, picture = picture_of(for_plots(arguments, ("-a", "--algos")))
-    with _command_line("all_plots", without(arguments, "--gym-packages")), plots.drawn_into(picture):
-        _module("rl_zoo3.plots.all_plots").all_plots()
+    with command_line("all_plots", without(arguments, "--gym-packages")), plots.drawn_into(picture):
+        module_of("rl_zoo3.plots.all_plots").all_plots()
 
 
 def plot_from_file(arguments: Arguments) -> None:
     """Draw what ``all_plots -o`` has kept."""
     arguments, picture = picture_of(arguments)
-    with _command_line("plot_from_file", arguments), plots.drawn_into(picture):
-        _module("rl_zoo3.plots.plot_from_file").plot_from_file()
+    with command_line("plot_from_file", arguments), plots.drawn_into(picture):
+        module_of("rl_zoo3.plots.plot_from_file").plot_from_file()
 
 
 COMMANDS: dict[str, Command] = {
@@ -119,7 +118,11 @@ def run(command: str, arguments: Arguments) -> None:
 
 
 @contextmanager
-def _command_line(command: str, arguments: Arguments) -> Iterator[None]:
+def command_line(command: str, arguments: Arguments) -> Iterator[None]:
+    """
+    :param command: name of a command
+    :param arguments: what rl_zoo3 reads from the command line while this lasts
+    """
     given, sys.argv = sys.argv, [f"python -m sb3_genpolicy.zoo {command}", *arguments]
     try:
         yield
@@ -130,9 +133,3 @@ def _command_line(command: str, arguments: Arguments) -> Iterator[None]:
 def _run_module(name: str) -> None:
     # Their arguments are read only under this name
     runpy.run_module(name, run_name="__main__")
-
-
-def _module(name: str) -> ModuleType:
-    # In rl_zoo3.plots functions have the names of their modules
-    importlib.import_module(name)
-    return sys.modules[name]

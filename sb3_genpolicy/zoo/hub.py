@@ -2,12 +2,9 @@
 The hub: what stands between rl_zoo3's commands and today's libraries put right, and a card for every model.
 """
 
-import importlib
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import huggingface_hub
@@ -16,6 +13,7 @@ from huggingface_sb3 import EnvironmentName
 
 from sb3_genpolicy.zoo.arguments import Arguments, value_of
 from sb3_genpolicy.zoo.model_card import write_card
+from sb3_genpolicy.zoo.modules import module_of
 from sb3_genpolicy.zoo.runs import find_runs
 
 
@@ -24,7 +22,7 @@ def mend() -> None:
     rl_zoo3 2.9 imports a function that `sb3-team-hf-integration` 3 has renamed, and waits for an error that `huggingface_hub`
     no longer raises when a repository has no VecNormalize statistics.
     """
-    publishing = _module("huggingface_sb3.push_to_hub")
+    publishing = module_of("huggingface_sb3.push_to_hub")
     if not hasattr(publishing, "generate_metadata"):
 
         def generate_metadata(model_name: str, env_id: str, mean_reward: float, std_reward: float) -> dict[str, Any]:
@@ -32,7 +30,7 @@ def mend() -> None:
 
         publishing.generate_metadata = generate_metadata  # type: ignore[attr-defined]
 
-    fetching, package = _module("huggingface_sb3.load_from_hub"), _module("huggingface_sb3")
+    fetching, package = module_of("huggingface_sb3.load_from_hub"), module_of("huggingface_sb3")
     if package.load_from_hub is fetching.load_from_hub:
         from requests.exceptions import HTTPError
 
@@ -74,9 +72,3 @@ def _command_of(arguments: Arguments) -> str | None:
     chosen = [run for run in runs if run.key == key and number in (0, run.number)]
     path = chosen[-1].path / chosen[-1].key / "command.txt" if chosen else None
     return path.read_text().strip() if path is not None and path.is_file() else None
-
-
-def _module(name: str) -> ModuleType:
-    # Functions of the package have the names of their modules
-    importlib.import_module(name)
-    return sys.modules[name]

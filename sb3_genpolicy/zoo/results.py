@@ -144,7 +144,7 @@ def _caption(scores: Scores, evaluation: Evaluation | None, n_runs: int) -> str:
         how = "the last evaluation of each training"
     else:
         actions = "deterministic" if evaluation.deterministic else "sampled"
-        how = f"{evaluation.episodes} fresh episodes with the last parameters ({actions} actions, starts of seed {evaluation.seed})"
+        how = f"{evaluation.episodes} fresh episodes (seed {evaluation.seed}) with the last parameters and {actions} actions"
     sentences = [f"Normalised scores (0: random, 100: expert), mean ± standard deviation over seeds (their number), of {how}."]
     returns = [task for task in scores.tasks if task not in scores.normalized]
     if returns:

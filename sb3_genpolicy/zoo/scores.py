@@ -156,8 +156,8 @@ def _one_for_each_seed(key: tuple[str, str], runs: list[Run]) -> list[Run]:
         values = {name: sorted({str(one.get(name, "default")) for one in settings}) for name in names}
         differences = "; ".join(f"{name}: {', '.join(value)}" for name, value in values.items())
         raise ValueError(
-            f"{key[1]} on {key[0]} has runs with different settings ({differences}). Add `--by {' '.join(names)}`, which makes "
-            f"columns of them, or keep them in folders of their own. The runs: {', '.join(str(run.path) for run in runs)}."
+            f"{key[1]} on {key[0]} has runs of different settings ({differences}). Add `--by {' '.join(names)}`, for "
+            f"columns of their own, or keep them in folders of their own. Runs: {', '.join(str(run.path) for run in runs)}."
         )
     by_seed: dict[Any, Run] = {}
     for run in runs:

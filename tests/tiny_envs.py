@@ -1,0 +1,101 @@
+"""
+Environments of a few steps, registered when this module is imported, and datasets of them.
+"""
+
+import gymnasium as gym
+import minari
+import numpy as np
+from gymnasium import spaces
+from minari.data_collector.episode_buffer import EpisodeBuffer
+
+EPISODE_STEPS = 8
+
+
+class TinyEnv(gym.Env):
+    """
+    A point that the action pushes; the reward is the first action.
+
+    :param slope: what the reward is multiplied by
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(self, slope=1.0, render_mode=None):
+        self.observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+        self.action_space = spaces.Box(-1, 1, (2,), np.float32)
+        self.slope, self.render_mode = slope, render_mode
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.point = self.np_random.normal(size=3).astype(np.float32)
+        return self.observation, {}
+
+    @property
+    def observation(self):
+        return self.point
+
+    def step(self, action):
+        self.point = self.point + np.array([action[0], action[1], 0.0], np.float32)
+        return self.observation, self.slope * float(action[0]), False, False, {}
+
+    def render(self):
+        return np.full((64, 64, 3), 100, np.uint8)
+
+
+class TinyGoalEnv(TinyEnv):
+    """With AntMaze's dictionaries of observations."""
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode=render_mode)
+        goal = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+        self.observation_space = spaces.Dict(observation=self.observation_space, achieved_goal=goal, desired_goal=goal)
+
+    @property
+    def observation(self):
+        goal = self.point[:2].astype(np.float64)
+        return dict(observation=self.point, achieved_goal=goal, desired_goal=np.zeros(2))
+
+
+for name in ("Tiny", "TinyGoal"):
+    gym.register(f"{name}-v0", f"tests.tiny_envs:{name}Env", max_episode_steps=EPISODE_STEPS)
+
+
+def play(env_id, n_episodes=4, seed=0):
+    """Columns of random episodes, a list of episodes of dictionaries."""
+    env = gym.make(env_id)
+    rng = np.random.default_rng(seed)
+    episodes = []
+    for number in range(n_episodes):
+        observations, actions, rewards = [env.reset(seed=seed + number)[0]], [], []
+        for _ in range(EPISODE_STEPS):
+            actions.append(rng.uniform(-1, 1, 2).astype(np.float32))
+            observation, reward, _, _, _ = env.step(actions[-1])
+            observations.append(observation)
+            rewards.append(reward)
+        episodes.append(dict(observations=observations, actions=np.array(actions), rewards=np.array(rewards)))
+    return episodes
+
+
+def make_minari(name, env_id="Tiny-v0", reference_scores=(-4.0, 4.0), seed=0):
+    """A Minari dataset of that name, in the folder that the test has chosen."""
+    env = gym.make(env_id)
+    buffers = [
+        EpisodeBuffer(
+            observations=_stacked(episode["observations"]),
+            actions=episode["actions"],
+            rewards=episode["rewards"],
+            terminations=np.zeros(EPISODE_STEPS, bool),
+            truncations=np.arange(EPISODE_STEPS) == EPISODE_STEPS - 1,
+        )
+        for episode in play(env_id, seed=seed)
+    ]
+    dataset = minari.create_dataset_from_buffers(name, buffers, env=env)
+    if reference_scores is not None:
+        dataset.storage.update_metadata(dict(zip(("ref_min_score", "ref_max_score"), reference_scores, strict=True)))
+    return name
+
+
+def _stacked(observations):
+    if isinstance(observations[0], dict):
+        return {key: np.array([observation[key] for observation in observations]) for key in observations[0]}
+    return np.array(observations)
