@@ -218,6 +218,7 @@ FIRST = ["--dataset", "tiny/walk/first-v0"]
         (["--dataset", "tiny/walk/frist-v0"], "There is no dataset 'tiny/walk/frist-v0' on this machine"),
         (["--dataset"], "--dataset needs the name of a dataset"),
         ([*FIRST, "-params", "betta:1"], "gmpo has no hyper-parameter 'betta'. Did you mean 'beta'?"),
+        ([*FIRST, "-params", "n_envs:4"], "gmpo does not step its environment: leave out n_envs."),
         ([*FIRST, "-params", "seed:1"], "'seed' is no hyper-parameter: give it by the flag --seed."),
         ([*FIRST, "-params", "policy:FlowPolice"], "Policy 'FlowPolice' is unknown. Did you mean 'Flow"),
         ([*FIRST, "-params", "weighting:softmx"], "weighting='softmx' is unknown. Did you mean 'softmax'?"),

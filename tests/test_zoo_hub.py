@@ -145,6 +145,27 @@ def test_other_algorithms_travel_too(hub, tmp_path, capsys):
     assert (tmp_path / "pulled/sac/Tiny-v0_1/Tiny-v0/vecnormalize.pkl").is_file()
 
 
+def test_settings_that_are_fetched_run_nothing(hub, tmp_path, capsys):
+    train("gmpo", "--env-kwargs", "slope:2.0")
+    zoo("push_to_hub", "--algo", "gmpo", "--env", "Tiny-v0", "-f", "logs", "-orga", "me", "--no-render")
+    witness = tmp_path / "witness"
+    for name in ("args.yml", "config.yml"):
+        path = hub / "me" / "gmpo-tiny-walk-first-v0" / name
+        path.write_text(path.read_text() + f"  - - extra\n    - !!python/object/apply:os.system ['touch {witness}']\n")
+    run = ["--algo", "gmpo", "--env", "Tiny-v0"]
+    zoo("load_from_hub", *run, "--dataset", "tiny/walk/first-v0", "-orga", "me", "-f", "pulled")
+    capsys.readouterr()
+    zoo("enjoy", *run, "-f", "pulled", "--no-render", "-n", 8, "--seed", 5)
+    assert not witness.exists()
+    # With the settings it was trained with
+    model = GMPO.load("logs/gmpo/tiny-walk-first-v0_1/tiny-walk-first-v0.zip")
+    mean, _ = evaluate_policy(model, make_vec_env("Tiny-v0", seed=5, env_kwargs=dict(slope=2.0)), 1)
+    assert f"Mean reward: {mean:.2f}" in capsys.readouterr().out
+    # What rl_zoo3 itself would have done
+    yaml.unsafe_load((hub / "me" / "gmpo-tiny-walk-first-v0" / "args.yml").read_text())
+    assert witness.exists()
+
+
 def test_nothing_is_fetched_without_trust(monkeypatch, capsys):
     train("gmpo")
     zoo("push_to_hub", "--algo", "gmpo", "--env", "Tiny-v0", "-f", "logs", "-orga", "me", "--no-render")

@@ -65,15 +65,16 @@ def test_table(cwd, capsys):
     # Last evaluations of mean 0, 20 and 40: scores 50, 60 and 70, of which the best evaluation (90) is none
     for seed, last in enumerate([(-10, 10), (10, 30), (40, 40)]):
         make_run(cwd / "logs", [(80, 80), last], seed=seed)
-    make_run(cwd / "logs", [(0, 0), (-20, -20)], algo="gmpg", path="vp")
+    for seed in range(2):
+        make_run(cwd / "logs", [(0, 0), (-20, -20)], algo="gmpg", path="vp", seed=seed)
     make_run(cwd / "logs", [(0, 0), (60, 80)], dataset="c/d-v0", algo="gmpg", path="vp")
     assert results("-f", "logs") == 0
     rows = rows_of(capsys.readouterr().out)
     assert rows["task"] == ["behaviour", "GMPG vp", "GMPO linear"]
-    assert rows["`a/b-v0`"] == ["", "40.0 (1)", "60.0 ± 8.2 (3)"]
+    assert rows["`a/b-v0`"] == ["", "40.0 ± 0.0 (2)", "60.0 ± 8.2 (3)"]
     assert rows["`c/d-v0`"] == ["", "85.0 (1)", ""]
-    # Over the task that both have, one seed each
-    assert rows["**mean**"] == ["", "40.0 [40.0, 40.0]", "50.0 [50.0, 50.0]"]
+    # Over the task that both have, and the two seeds that both have there
+    assert rows["**mean**"] == ["", "40.0 [40.0, 40.0]", "55.0 [50.0, 60.0]"]
     assert rows_of((cwd / "results" / "results.md").read_text()) == rows
     values = pd.read_csv(cwd / "results" / "results.csv")
     assert values[values.method == "GMPO linear"].score.tolist() == [50.0, 60.0, 70.0]
@@ -144,17 +145,19 @@ def test_interquartile_mean_is_scipys():
 def test_intervals_of_two_seeds_on_one_task():
     # Resampled means are 0, 50, 50 and 100, each a quarter of the time
     statistics, _ = aggregates(scores_of(ours=np.array([[0.0], [100.0]])))
-    assert statistics["mean"]["ours"][1:] == (0.0, 100.0)
+    assert statistics["mean"]["ours"].interval == (0.0, 100.0)
     # Seeds that agree leave no doubt
     statistics, _ = aggregates(scores_of(ours=np.full((3, 2), 30.0)), reps=50)
-    assert statistics["mean"]["ours"] == (30.0, 30.0, 30.0) == statistics["IQM"]["ours"]
+    assert statistics["mean"]["ours"] == (30.0, (30.0, 30.0)) == statistics["IQM"]["ours"]
+    # And one seed tells nothing of others
+    assert aggregates(scores_of(ours=np.ones((1, 2))), reps=50)[0]["mean"]["ours"] == (1.0, None)
 
 
 def test_intervals_are_the_normal_ones_of_many_seeds():
     matrix = np.random.default_rng(1).normal(50, 10, (400, 1))
     mean = aggregates(scores_of(ours=matrix))[0]["mean"]["ours"]
     half = 1.96 * matrix.std() / np.sqrt(len(matrix))
-    assert mean.low == pytest.approx(mean.point - half, abs=0.15) and mean.high == pytest.approx(mean.point + half, abs=0.15)
+    assert mean.interval == pytest.approx((mean.point - half, mean.point + half), abs=0.15)
 
 
 def test_intervals_are_the_same_every_time_and_leave_numpy_alone():

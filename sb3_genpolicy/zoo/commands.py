@@ -68,8 +68,10 @@ def push_to_hub(arguments: Arguments) -> None:
 def load_from_hub(arguments: Arguments) -> None:
     """Fetch a trained policy."""
     hub.mend()
-    with command_line("load_from_hub", without(for_download(arguments), "--gym-packages")):
+    arguments = without(for_download(arguments), "--gym-packages")
+    with command_line("load_from_hub", arguments):
         _run_module("rl_zoo3.load_from_hub")
+    hub.make_plain(arguments)
 
 
 def plot_train(arguments: Arguments) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import yaml
 from huggingface_hub.errors import EntryNotFoundError
 from huggingface_sb3 import EnvironmentName
 
 from sb3_genpolicy.zoo.arguments import Arguments, value_of
 from sb3_genpolicy.zoo.model_card import write_card
 from sb3_genpolicy.zoo.modules import module_of
-from sb3_genpolicy.zoo.runs import find_runs
+from sb3_genpolicy.zoo.runs import Run, find_runs, plain, read_yaml
 
 
 def mend() -> None:
@@ -66,9 +67,27 @@ def with_card(arguments: Arguments) -> Iterator[None]:
 
 def _command_of(arguments: Arguments) -> str | None:
     """The command that trained the run, which rl_zoo3 keeps beside the model and does not publish."""
+    run = _run_of(arguments)
+    path = run.path / run.key / "command.txt" if run is not None else None
+    return path.read_text().strip() if path is not None and path.is_file() else None
+
+
+def make_plain(arguments: Arguments) -> None:
+    """
+    Write the settings of a run that was fetched anew, as plain YAML: rl_zoo3's commands run what such files ask for.
+
+    :param arguments: of ``load_from_hub``
+    """
+    run = _run_of(arguments)
+    if run is not None:
+        for path in (run.path / run.key).glob("*.yml"):
+            path.write_text(yaml.safe_dump(plain(read_yaml(path))))
+
+
+def _run_of(arguments: Arguments) -> Run | None:
+    """The run that a command is about: by its number, or the latest."""
     algo, key = value_of(arguments, "--algo") or "ppo", EnvironmentName(value_of(arguments, "--env") or "")
     number = int(value_of(arguments, "--exp-id") or 0)
     runs = find_runs(value_of(arguments, "-f", "--folder") or "logs", [algo])
     chosen = [run for run in runs if run.key == key and number in (0, run.number)]
-    path = chosen[-1].path / chosen[-1].key / "command.txt" if chosen else None
-    return path.read_text().strip() if path is not None and path.is_file() else None
+    return chosen[-1] if chosen else None

@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from sb3_genpolicy.common.transitions import normalized_score
 from sb3_genpolicy.zoo.algorithms import OFFLINE_ALGORITHMS
-from sb3_genpolicy.zoo.runs import read_yaml
+from sb3_genpolicy.zoo.runs import plain, read_yaml
 from sb3_genpolicy.zoo.tasks import published_task
 
 _LIBRARIES = ("sb3_genpolicy", "stable-baselines3", "rl_zoo3", "gymnasium", "torch", "minari")
@@ -41,7 +41,7 @@ class _Facts:
     def __init__(self, folder: Path, algo: str, command: str | None):
         self.algo = algo
         self.args, self.config = read_yaml(folder / "args.yml"), read_yaml(folder / "config.yml")
-        self.config_text = yaml.safe_dump(_plain(self.config), sort_keys=True, default_flow_style=False)
+        self.config_text = yaml.safe_dump(plain(self.config), sort_keys=True, default_flow_style=False)
         self.command = self.args.get("command") or command or "unknown"
         self.key = str(self.args["env"])
         self.dataset: str | None = self.args.get("dataset")
@@ -157,11 +157,3 @@ def _training(facts: _Facts) -> str:
         f"## Training\n\n```sh\n{facts.command}\n```\n\n- steps: {steps}\n- seed: {facts.args.get('seed')}\n"
         f"- published with {versions}\n\nHyper-parameters:\n\n```yaml\n{facts.config_text}```"
     )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -76,7 +76,7 @@ def report(scores: Scores, folder: Path, evaluation: Evaluation | None, reps: in
     (folder / "results.md").write_text(text)
     _write_csv(scores, folder / "results.csv")
     pictures = [draw_curves(scores, folder / "curves.png")]
-    if statistics:
+    if n_runs > 1:
         pictures.append(draw_intervals(statistics, folder / "intervals.png"))
     written = [str(folder / name) for name in ("results.md", "results.csv")] + [str(path) for path in pictures if path]
     print(f"Written: {', '.join(written)}")
@@ -100,7 +100,7 @@ def table(scores: Scores, statistics: dict[str, dict[str, Aggregate]]) -> str:
         behaviour = behaviour_score(task) if task in scores.normalized else None
         lines.append("| " + " | ".join([f"`{task}`", "" if behaviour is None else f"{behaviour:.1f}", *cells]) + " |")
     for name, by_method in statistics.items():
-        cells = [f"{by_method[m].point:.1f} [{by_method[m].low:.1f}, {by_method[m].high:.1f}]" for m in scores.methods]
+        cells = [_aggregate_cell(by_method[method]) for method in scores.methods]
         lines.append("| " + " | ".join([f"**{name}**", "", *cells, *([""] * len(columns))]) + " |")
     return "\n".join(lines)
 
@@ -109,6 +109,11 @@ def _cell(values: np.ndarray | None) -> str:
     if values is None:
         return ""
     return f"{values.mean():.1f}" + (f" ± {values.std():.1f} ({len(values)})" if len(values) > 1 else " (1)")
+
+
+def _aggregate_cell(aggregate: Aggregate) -> str:
+    interval = aggregate.interval
+    return f"{aggregate.point:.1f}" + ("" if interval is None else f" [{interval[0]:.1f}, {interval[1]:.1f}]")
 
 
 def _published_columns(scores: Scores) -> list[str]:
@@ -150,9 +155,10 @@ def _caption(scores: Scores, evaluation: Evaluation | None, n_runs: int) -> str:
     if returns:
         sentences.append(f"Returns, not scores, of {', '.join(returns)}: nobody says what counts as 0 and 100 there.")
     if n_runs:
+        intervals = ", with 95 % intervals by stratified bootstrap over seeds (rliable)" if n_runs > 1 else ""
         sentences.append(
-            f"Mean and interquartile mean (IQM) over {len(scores.common_tasks)} tasks, which all methods have, {n_runs} seeds "
-            "each, with 95 % intervals by stratified bootstrap over seeds (rliable)."
+            f"Mean and interquartile mean (IQM): over the tasks that all methods have ({len(scores.common_tasks)}), seeds of "
+            f"each: {n_runs}{intervals}."
         )
     elif len(scores.methods) > 1:
         sentences.append("No aggregates: there is no task with scores of all methods.")

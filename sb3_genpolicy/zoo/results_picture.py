@@ -85,7 +85,8 @@ def draw_intervals(statistics: dict[str, dict[str, Aggregate]], path: Path) -> P
     for axis, (name, by_method) in zip(axes, statistics.items(), strict=True):
         for row, method in enumerate(methods):
             aggregate = by_method[method]
-            axis.barh(row, aggregate.high - aggregate.low, left=aggregate.low, height=0.5, color=f"C{row}", alpha=0.5)
+            low, high = aggregate.interval or (aggregate.point, aggregate.point)
+            axis.barh(row, high - low, left=low, height=0.5, color=f"C{row}", alpha=0.5)
             axis.plot([aggregate.point] * 2, [row - 0.25, row + 0.25], color="black", linewidth=1.5)
         axis.set_yticks(range(len(methods)), methods)
         axis.set_title(f"{name}, normalised score", fontsize=10)

@@ -47,6 +47,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return yaml.load(file, Loader=_PlainLoader) or {}
 
 
+def plain(value: Any) -> Any:
+    """
+    :param value: anything
+    :return: the same of dictionaries, lists, texts and numbers; all else as text
+    """
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
 class Evaluations(NamedTuple):
     """
     :param timesteps: (n_evaluations,), gradient steps of an offline algorithm

@@ -171,13 +171,11 @@ def _one_for_each_seed(key: tuple[str, str], runs: list[Run]) -> list[Run]:
 class Aggregate(NamedTuple):
     """
     :param point: of a statistic over tasks and seeds
-    :param low: lower end of its interval
-    :param high: upper end of its interval
+    :param interval: its 95 % interval, None of a single seed, which tells nothing of others
     """
 
     point: float
-    low: float
-    high: float
+    interval: tuple[float, float] | None
 
 
 def aggregates(scores: Scores, reps: int = 2000, seed: int = 0) -> tuple[dict[str, dict[str, Aggregate]], int]:
@@ -207,10 +205,10 @@ def aggregates(scores: Scores, reps: int = 2000, seed: int = 0) -> tuple[dict[st
         )
     finally:
         np.random.set_state(state)
-    return {
-        name: {
-            method: Aggregate(float(points[method][row]), *(float(end) for end in intervals[method][:, row]))
-            for method in scores.methods
-        }
-        for row, name in enumerate(("mean", "IQM"))
-    }, n_runs
+
+    def aggregate(method: str, row: int) -> Aggregate:
+        low, high = intervals[method][:, row]
+        return Aggregate(float(points[method][row]), (float(low), float(high)) if n_runs > 1 else None)
+
+    names = ("mean", "IQM")
+    return {name: {method: aggregate(method, row) for method in scores.methods} for row, name in enumerate(names)}, n_runs

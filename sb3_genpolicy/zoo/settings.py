@@ -27,7 +27,7 @@ _PATHS: dict[str, type] = {cls.__name__: cls for cls in (LinearPath, CosinePath,
 
 # Read by rl_zoo3 before the rest reaches the constructor
 _OF_THE_ZOO = frozenset(
-    "n_timesteps n_envs normalize env_wrapper vec_env_wrapper frame_stack callback monitor_kwargs env_kwargs".split()
+    "n_timesteps normalize env_wrapper vec_env_wrapper frame_stack callback monitor_kwargs env_kwargs".split()
 )
 # Given to the constructor by rl_zoo3 itself
 _BY_FLAG = {"env": "--env", "seed": "--seed", "device": "--device", "verbose": "--verbose", "tensorboard_log": "-tb"}
@@ -43,6 +43,8 @@ def check_names(algo: str, algorithm: type[OfflineAlgorithm], names: Iterable[st
     options = {name for name in inspect.signature(algorithm.__init__).parameters if name != "self" and name[0] != "_"}
     known = _OF_THE_ZOO | (options - set(_BY_FLAG))
     for name in names:
+        if name == "n_envs":
+            raise ValueError(f"{algo} does not step its environment: leave out n_envs. Evaluations take --n-eval-envs.")
         if name in _BY_FLAG:
             raise ValueError(f"'{name}' is no hyper-parameter: give it by the flag {_BY_FLAG[name]}.")
         if name not in known:
