@@ -3,6 +3,7 @@ rl_zoo3's commands with our algorithms, as a user runs them: train, enjoy, video
 """
 
 import re
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -21,7 +22,8 @@ from sb3_genpolicy import GMPG, GMPO, load_dataset
 from sb3_genpolicy.zoo import plots, register
 from sb3_genpolicy.zoo.__main__ import main
 from sb3_genpolicy.zoo.commands import command_line, module_of
-from sb3_genpolicy.zoo.environments import dataset_key
+from sb3_genpolicy.zoo.environments import dataset_key, entry_names
+from sb3_genpolicy.zoo.runs import find_runs
 from tests import tiny_envs
 
 SMALL = ["batch_size:8", "policy_kwargs:dict(net_arch=[16])"]
@@ -90,6 +92,15 @@ def test_the_environment_is_that_of_the_dataset():
     assert type(env.unwrapped) is type(original.unwrapped) and env.observation_space == original.observation_space
 
 
+def test_a_dataset_may_name_another_environment_for_evaluation():
+    tiny_envs.make_minari("tiny/walk/third-v0", eval_env=gym.make("Tiny-v0", slope=3.0))
+    train(dataset="tiny/walk/third-v0", steps=2)
+    assert gym.make("tiny-walk-third-v0").unwrapped.slope == 3.0
+    # What the command line names counts more
+    train("--env", "Tiny-v0", dataset="tiny/walk/third-v0", steps=2)
+    assert gym.make("tiny-walk-third-v0").unwrapped.slope == 1.0
+
+
 @pytest.mark.parametrize(
     ("dataset", "key"),
     [
@@ -105,11 +116,19 @@ def test_names_of_runs(dataset, key):
     assert dataset_key(dataset) == key
 
 
+def test_names_of_entries():
+    assert "mujoco/hopper/medium-v0" in entry_names("hf://farama-minari/mujoco/hopper/medium-v0")
+    assert "hopper-medium-replay-v2" in entry_names("/data/d4rl/hopper_medium_replay-v2.hdf5")
+
+
 def test_short_trainings_are_evaluated_to_their_last_step():
     train(steps=23)
     with np.load("logs/gmpo/tiny-walk-first-v0_1/evaluations.npz") as stored:
         assert stored["timesteps"].tolist() == [*range(2, 23, 2), 23]
         assert stored["results"].shape == (12, 2)
+    train(steps=20)
+    with np.load("logs/gmpo/tiny-walk-first-v0_2/evaluations.npz") as stored:
+        assert stored["timesteps"].tolist() == list(range(2, 21, 2))
     # Evaluations are of actions near the last parameters: the return is the sum of first actions, at most 8
     log = pd.read_csv("logs/gmpo/tiny-walk-first-v0_1/progress.csv")
     scores = log["eval/normalized_score"].dropna().to_numpy()
@@ -250,6 +269,12 @@ def test_unknown_commands_are_answered(capsys):
     assert "push_to_hub" in capsys.readouterr().out
 
 
+def test_rl_zoo3_is_asked_for_where_it_is_missing(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "rl_zoo3", None)
+    assert main(["train"]) == 1
+    assert capsys.readouterr().err == "The zoo needs rl_zoo3: `pip install 'sb3_genpolicy[zoo]'`.\n"
+
+
 def test_words_among_hyperparameters_need_no_quotes():
     train("-params", *SMALL, "dataset:tiny/walk/first-v0", "reward_transform:none", dataset=None, steps=2)
     model = GMPO.load("logs/gmpo/tiny-walk-first-v0_1/tiny-walk-first-v0.zip")
@@ -300,6 +325,13 @@ def test_plot_train_counts_what_was_played_where_it_was(two_algorithms):
     assert frame["l"].tolist() == [tiny_envs.EPISODE_STEPS] * 5
 
 
+def test_evaluations_have_their_seconds(two_algorithms):
+    (run,) = find_runs("logs", ["gmpo"])[:1]
+    frame = plots.training_returns(str(run.path), {str(run.path): run}, None)
+    log = pd.read_csv(run.path / "progress.csv").dropna(subset=["eval/mean_reward"])
+    assert frame["t"].tolist() == log["time/time_elapsed"].tolist() and 0 < frame["t"].iloc[0] < frame["t"].iloc[1]
+
+
 @pytest.mark.parametrize("axis", ["steps", "episodes", "time"])
 def test_plot_train_into_a_file(two_algorithms, folder, axis):
     zoo("plot_train", "-a", "gmpo", "-e", "Tiny-v0", "-f", "logs", "-x", axis, "-max", 10, "--picture", "train.png")
@@ -315,6 +347,16 @@ def test_all_plots_has_a_table_of_all_datasets_of_an_environment(two_algorithms,
         row = next(line for line in table.splitlines() if key in line)
         assert f"{evaluations(algo, key)[1][-1]:.0f} +/- 0" in row
         assert imread(folder / f"all-{key}.png").std() > 0.05
+
+
+@pytest.mark.parametrize("freq", [10, 20])
+def test_all_plots_takes_single_episodes_and_single_evaluations(capsys, freq):
+    for seed in range(2):
+        train("--eval-freq", freq, "--eval-episodes", 1, "--seed", seed)
+    capsys.readouterr()
+    zoo("all_plots", "-a", "gmpo", "-e", "Tiny-v0", "-f", "logs", "--picture", "all.png")
+    last = [np.load(f"logs/gmpo/tiny-walk-first-v0_{number}/evaluations.npz")["results"][-1, 0] for number in (1, 2)]
+    assert f"{np.mean(last):.0f} +/- {np.std(last) / np.sqrt(2):.0f}" in capsys.readouterr().out
 
 
 def test_record_video(two_algorithms, folder):

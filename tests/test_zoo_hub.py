@@ -79,6 +79,7 @@ def test_a_model_goes_to_the_hub_and_comes_back(algo, cls, hub, tmp_path, capsys
     capsys.readouterr()
     zoo("enjoy", "--algo", algo, "--env", "Tiny-v0", "-f", "pulled", "--no-render", "-n", 8)
     assert f"Loading pulled/{algo}/tiny-walk-first-v0_1" in capsys.readouterr().out
+    zoo("enjoy", "--algo", algo, *dataset, "-f", "pulled", "--no-render", "-n", 8)
     zoo("results", "-f", "pulled")
     zoo("plot_train", "-a", algo, "-e", "Tiny-v0", "-f", "pulled", "--picture", "curve.png")
 

@@ -164,8 +164,10 @@ def test_intervals_are_the_same_every_time_and_leave_numpy_alone():
     scores = scores_of(ours=np.random.default_rng(0).normal(50, 20, (4, 3)))
     np.random.seed(5)
     before = np.random.get_state()[1].copy()
-    first, second = aggregates(scores, reps=50), aggregates(scores, reps=50)
-    assert first == second and np.array_equal(np.random.get_state()[1], before)
+    first = aggregates(scores, reps=50)
+    assert np.array_equal(np.random.get_state()[1], before)
+    np.random.seed(6)
+    assert aggregates(scores, reps=50) == first != aggregates(scores, reps=50, seed=1)
 
 
 def test_aggregates_use_the_tasks_and_seeds_that_all_have():

@@ -76,7 +76,7 @@ def play(env_id, n_episodes=4, seed=0):
     return episodes
 
 
-def make_minari(name, env_id="Tiny-v0", reference_scores=(-4.0, 4.0), seed=0):
+def make_minari(name, env_id="Tiny-v0", reference_scores=(-4.0, 4.0), seed=0, eval_env=None):
     """A Minari dataset of that name, in the folder that the test has chosen."""
     env = gym.make(env_id)
     buffers = [
@@ -89,7 +89,7 @@ def make_minari(name, env_id="Tiny-v0", reference_scores=(-4.0, 4.0), seed=0):
         )
         for episode in play(env_id, seed=seed)
     ]
-    dataset = minari.create_dataset_from_buffers(name, buffers, env=env)
+    dataset = minari.create_dataset_from_buffers(name, buffers, env=env, eval_env=eval_env)
     if reference_scores is not None:
         dataset.storage.update_metadata(dict(zip(("ref_min_score", "ref_max_score"), reference_scores, strict=True)))
     return name

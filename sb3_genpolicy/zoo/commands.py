@@ -86,8 +86,10 @@ def plot_train(arguments: Arguments) -> None:
 def all_plots(arguments: Arguments) -> None:
     """Compare algorithms: curves and a table of returns."""
     arguments, picture = picture_of(for_plots(arguments, ("-a", "--algos")))
-    with command_line("all_plots", without(arguments, "--gym-packages")), plots.drawn_into(picture):
-        module_of("rl_zoo3.plots.all_plots").all_plots()
+    module = module_of("rl_zoo3.plots.all_plots")
+    with plots.with_few_evaluations(module, without(arguments, "--gym-packages")) as arguments:
+        with command_line("all_plots", arguments), plots.drawn_into(picture):
+            module.all_plots()
 
 
 def plot_from_file(arguments: Arguments) -> None:

@@ -58,7 +58,7 @@ def entry_names(dataset: str) -> list[str]:
     """
     task = published_task(dataset)
     ids = JOINT.join(local_id(part) for part in dataset.split(JOINT))
-    return [dataset, ids, dataset_key(dataset)] + ([task.name] if task is not None else [])
+    return [dataset, ids] + ([task.name] if task is not None else [])
 
 
 def register_env(dataset: str, env_id: str | None = None) -> str:

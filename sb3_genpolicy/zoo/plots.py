@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -100,6 +101,43 @@ def with_evaluations(module: ModuleType, arguments: Arguments) -> Iterator[Argum
         yield without(arguments, "-max", "--max-timesteps")
     finally:
         vars(module).update(theirs)
+
+
+class _NumpyOfFewEvaluations:
+    """
+    NumPy, but for its ``load``: rl_zoo3's ``all_plots`` stumbles over evaluations of one episode, and skips a run that has one
+    evaluation. Each is given twice, which changes neither means nor their spread over runs.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def load(self, path: str) -> dict[str, np.ndarray]:
+        with np.load(path) as stored:
+            arrays = dict(stored)
+        for axis in (0, 1):
+            if arrays["results"].shape[axis] == 1:
+                arrays = {name: array.repeat(2, axis) if array.ndim > axis else array for name, array in arrays.items()}
+        return arrays
+
+
+@contextmanager
+def with_few_evaluations(module: ModuleType, arguments: Arguments) -> Iterator[Arguments]:
+    """
+    Let rl_zoo3's ``all_plots`` take runs of any length and any number of evaluations.
+
+    :param module: the module of ``all_plots``
+    :param arguments: its command line
+    :return: the arguments it is to be run with
+    """
+    if value_of(arguments, "-max", "--max-timesteps") is None:
+        # rl_zoo3 leaves out what comes after two million steps, the paper's last evaluations among it
+        arguments = [*arguments, "-max", str(2**62)]
+    theirs, module.np = module.np, _NumpyOfFewEvaluations()  # type: ignore[attr-defined]
+    try:
+        yield arguments
+    finally:
+        module.np = theirs  # type: ignore[attr-defined]
 
 
 @contextmanager
