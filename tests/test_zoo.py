@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pandas as pd
 import pytest
+import torch as th
 import yaml
 from matplotlib import pyplot as plt
 from matplotlib.image import imread
@@ -23,6 +24,7 @@ from sb3_genpolicy.zoo import plots, register
 from sb3_genpolicy.zoo.__main__ import main
 from sb3_genpolicy.zoo.commands import command_line, module_of
 from sb3_genpolicy.zoo.environments import dataset_key, entry_names
+from sb3_genpolicy.zoo.experiment import OfflineExperimentManager
 from sb3_genpolicy.zoo.runs import find_runs
 from tests import tiny_envs
 
@@ -172,6 +174,12 @@ def test_normalize_is_fitted_to_the_dataset():
     zoo("enjoy", "--algo", "gmpo", "--env", "Tiny-v0", "-f", "logs", "--no-render", "-n", 8)
 
 
+def test_statistics_are_there_for_the_best_model_of_a_training_that_breaks_off(monkeypatch):
+    monkeypatch.setattr(OfflineExperimentManager, "save_trained_model", lambda self, model: None)
+    train(settings=["normalize:True"])
+    assert VecNormalize.load("logs/gmpo/tiny-walk-first-v0_1/tiny-walk-first-v0/vecnormalize.pkl", make_vec_env("Tiny-v0"))
+
+
 def test_training_goes_on():
     train(settings=["pretraining_steps:15"], algo="gmpg")
     first = "logs/gmpg/tiny-walk-first-v0_1/tiny-walk-first-v0.zip"
@@ -179,6 +187,31 @@ def test_training_goes_on():
     model = GMPG.load("logs/gmpg/tiny-walk-first-v0_2/tiny-walk-first-v0.zip")
     # The first phase is over after 15 updates in all, not 15 of each call
     assert model._n_updates == 40 and model.pretraining_finished and model.beta == 3.0
+
+
+def test_policies_start_from_a_pretrained_model():
+    train("-n", 6, algo="gmpg", settings=["pretraining_steps:6"])
+    first = "logs/gmpg/tiny-walk-first-v0_1/tiny-walk-first-v0.zip"
+    # Whatever the file says of a first phase: gmpg.yml has one
+    train("-n", 3, algo="gmpg", settings=[f"pretrained:{first}"])
+    train("-n", 2, "-i", first.replace("_1", "_2"), algo="gmpg", settings=[f"pretrained:{first}"])
+    pretrained, second, third = (GMPG.load(first.replace("_1", f"_{number}")) for number in (1, 2, 3))
+    assert second.pretraining_finished and (second._n_updates, third._n_updates) == (3, 5)
+    for model in (second, third):
+        for ours, theirs in zip(model.critic.parameters(), pretrained.critic.parameters(), strict=True):
+            assert th.equal(ours, theirs)
+
+
+def test_environments_options_in_the_file_hold_for_evaluations(folder):
+    entry = dict(
+        policy="FlowPolicy", n_timesteps=4, batch_size=8, policy_kwargs=dict(net_arch=[16]), env_kwargs=dict(slope=0.0)
+    )
+    (folder / "own.yml").write_text(yaml.safe_dump({"default": entry}))
+    run = ["--algo", "gmpo", "--dataset", "tiny/walk/first-v0", "-conf", "own.yml", "--eval-freq", 2]
+    zoo("train", *run)
+    zoo("train", *run, "--env-kwargs", "slope:-1.0")
+    returns = [np.load(f"logs/gmpo/tiny-walk-first-v0_{number}/evaluations.npz")["results"] for number in (1, 2)]
+    assert not returns[0].any() and returns[1].all()
 
 
 def test_checkpoints_and_best_model_can_be_watched(capsys):

@@ -67,7 +67,11 @@ class OfflineExperimentManager(ExperimentManager):
         hyperparams = dict(entry)
         if self.storage and self.study_name and self.trial_id is not None:
             hyperparams.update(self.load_trial(self.storage, self.study_name, self.trial_id))
-        hyperparams.update(self.custom_hyperparams or {})
+        custom = self.custom_hyperparams or {}
+        hyperparams.update(custom)
+        if "pretrained" in custom and "pretraining_steps" not in custom:
+            # It takes the place of the file's first phase
+            hyperparams.pop("pretraining_steps", None)
         if self.env_kwargs:
             # The command line overrules the file, and evaluations follow
             hyperparams["env_kwargs"] = self.env_kwargs
