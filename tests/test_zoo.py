@@ -335,6 +335,13 @@ def test_other_algorithms_are_rl_zoo3s_own(two_algorithms, capsys):
     assert "Loading logs/sac/Tiny-v0_1/Tiny-v0.zip" in capsys.readouterr().out
 
 
+def test_results_of_any_algorithm(two_algorithms, capsys):
+    zoo("results", "-f", "logs", "--eval-episodes", 2)
+    table = capsys.readouterr().out
+    mean, _ = evaluate_policy(SAC.load("logs/sac/Tiny-v0_1/Tiny-v0.zip"), make_vec_env("Tiny-v0", 2, seed=10_000), 2)
+    assert f"| `Tiny-v0` |  |  | {mean:.1f} (1) |" in table and "| `tiny/walk/second-v0` |" in table
+
+
 def evaluations(algo, key):
     with np.load(f"logs/{algo}/{key}_1/evaluations.npz") as stored:
         return stored["timesteps"], stored["results"].mean(axis=1)

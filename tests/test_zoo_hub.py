@@ -131,6 +131,23 @@ def test_the_card_says_what_the_model_is(hub, capsys):
     assert command.startswith("python ") and "/bin/python" not in command.split()[0]
 
 
+def test_the_card_shows_what_other_seeds_gave(hub):
+    for seed in (3, 4):
+        train("gmpo", "--seed", seed)
+    train("gmpo", "--seed", 5, "-params", "beta:3", "batch_size:8")
+    push = ["push_to_hub", "--algo", "gmpo", "--env", "Tiny-v0", "-f", "logs", "-orga", "me", "--no-render"]
+    zoo(*push, "--exp-id", 2)
+    text = ModelCard.load(hub / "me" / "gmpo-tiny-walk-first-v0" / "README.md").text
+    assert "This model is the training of seed 4." in text and "| 5 |" not in text
+    for number, seed in ((1, 3), (2, 4)):
+        with np.load(f"logs/gmpo/tiny-walk-first-v0_{number}/evaluations.npz") as stored:
+            returns = stored["results"][-1]
+        assert f"| {seed} | {returns.mean():.1f} | {100 * (returns.mean() + 4) / 8:.1f} ± {12.5 * returns.std():.1f} |" in text
+    # The third has settings of its own
+    zoo(*push)
+    assert "Another seed may" in ModelCard.load(hub / "me" / "gmpo-tiny-walk-first-v0" / "README.md").text
+
+
 def test_other_algorithms_travel_too(hub, tmp_path, capsys):
     settings = dict(policy="MlpPolicy", n_timesteps=24, learning_starts=8, normalize=True, policy_kwargs=dict(net_arch=[16]))
     (tmp_path / "sac.yml").write_text(yaml.safe_dump({"Tiny-v0": settings}))

@@ -52,10 +52,12 @@ def with_card(arguments: Arguments) -> Iterator[None]:
     :param arguments: of ``push_to_hub``
     """
     theirs = huggingface_hub.HfApi
+    runs = _runs_of(arguments)
+    run = _chosen(runs, arguments)
 
     class CardApi(theirs):  # type: ignore[misc,valid-type]
         def upload_folder(self, *, repo_id: str, folder_path: str | Path, **options: Any) -> Any:
-            write_card(Path(folder_path), value_of(arguments, "--algo") or "ppo", repo_id, _command_of(arguments))
+            write_card(Path(folder_path), value_of(arguments, "--algo") or "ppo", repo_id, run, same_settings(run, runs))
             return super().upload_folder(repo_id=repo_id, folder_path=folder_path, **options)
 
     huggingface_hub.HfApi = CardApi  # type: ignore[misc]
@@ -65,29 +67,35 @@ def with_card(arguments: Arguments) -> Iterator[None]:
         huggingface_hub.HfApi = theirs  # type: ignore[misc]
 
 
-def _command_of(arguments: Arguments) -> str | None:
-    """The command that trained the run, which rl_zoo3 keeps beside the model and does not publish."""
-    run = _run_of(arguments)
-    path = run.path / run.key / "command.txt" if run is not None else None
-    return path.read_text().strip() if path is not None and path.is_file() else None
-
-
 def make_plain(arguments: Arguments) -> None:
     """
     Write the settings of a run that was fetched anew, as plain YAML: rl_zoo3's commands run what such files ask for.
 
     :param arguments: of ``load_from_hub``
     """
-    run = _run_of(arguments)
+    run = _chosen(_runs_of(arguments), arguments)
     if run is not None:
         for path in (run.path / run.key).glob("*.yml"):
             path.write_text(yaml.safe_dump(plain(read_yaml(path))))
 
 
-def _run_of(arguments: Arguments) -> Run | None:
-    """The run that a command is about: by its number, or the latest."""
+def _runs_of(arguments: Arguments) -> list[Run]:
+    """Runs of the algorithm and the dataset that a command is about."""
     algo, key = value_of(arguments, "--algo") or "ppo", EnvironmentName(value_of(arguments, "--env") or "")
+    return [run for run in find_runs(value_of(arguments, "-f", "--folder") or "logs", [algo]) if run.key == key]
+
+
+def _chosen(runs: list[Run], arguments: Arguments) -> Run | None:
+    """The one that a command is about: by its number, or the latest."""
     number = int(value_of(arguments, "--exp-id") or 0)
-    runs = find_runs(value_of(arguments, "-f", "--folder") or "logs", [algo])
-    chosen = [run for run in runs if run.key == key and number in (0, run.number)]
+    chosen = [run for run in runs if number in (0, run.number)]
     return chosen[-1] if chosen else None
+
+
+def same_settings(run: Run | None, runs: list[Run]) -> list[Run]:
+    """
+    :param run: a run
+    :param runs: others of its algorithm on its dataset
+    :return: those with its settings, itself among them: they differ in their seeds
+    """
+    return [other for other in runs if run is not None and other.config == run.config]

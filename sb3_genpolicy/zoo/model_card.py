@@ -5,6 +5,7 @@ The card of a model on the hub: scores, data, settings, seeds and the command, f
 import io
 import json
 import zipfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,21 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from sb3_genpolicy.common.transitions import normalized_score
 from sb3_genpolicy.zoo.algorithms import OFFLINE_ALGORITHMS
-from sb3_genpolicy.zoo.runs import plain, read_yaml
+from sb3_genpolicy.zoo.runs import Run, plain, read_yaml
 from sb3_genpolicy.zoo.tasks import published_task
 
 _LIBRARIES = ("sb3_genpolicy", "stable-baselines3", "rl_zoo3", "gymnasium", "torch", "minari")
 
 
-def write_card(folder: Path, algo: str, repo_id: str, command: str | None = None) -> None:
+def write_card(folder: Path, algo: str, repo_id: str, run: Run | None = None, same_settings: Sequence[Run] = ()) -> None:
     """
     :param folder: what rl_zoo3 is about to upload
     :param algo: what the zoo calls the algorithm
     :param repo_id: the repository, with its owner
-    :param command: what trained the model, where the folder does not say
+    :param run: the run that the model is of, where it is at hand
+    :param same_settings: runs with its settings and other seeds
     """
-    facts = _Facts(folder, algo, command)
+    facts = _Facts(folder, algo, run, same_settings)
     card = ModelCard.from_template(
         _metadata(facts), template_str="---\n{{ card_data }}\n---\n\n{{ text }}", text=_text(facts, repo_id)
     )
@@ -38,11 +40,11 @@ def write_card(folder: Path, algo: str, repo_id: str, command: str | None = None
 class _Facts:
     """What the files of a folder say of the model."""
 
-    def __init__(self, folder: Path, algo: str, command: str | None):
-        self.algo = algo
+    def __init__(self, folder: Path, algo: str, run: Run | None, same_settings: Sequence[Run]):
+        self.algo, self.same_settings = algo, same_settings
         self.args, self.config = read_yaml(folder / "args.yml"), read_yaml(folder / "config.yml")
         self.config_text = yaml.safe_dump(plain(self.config), sort_keys=True, default_flow_style=False)
-        self.command = self.args.get("command") or command or "unknown"
+        self.command = self.args.get("command") or (run.command if run is not None else None) or "unknown"
         self.key = str(self.args["env"])
         self.dataset: str | None = self.args.get("dataset")
         self.env_id: str = self.args.get("gym_env") or self.key
@@ -121,10 +123,18 @@ def _scores(facts: _Facts) -> str:
     lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
     reference = facts.reference_scores
     scale = "" if reference is None else f"; 0 is a return of {reference[0]:g}, 100 one of {reference[1]:g}"
-    return (
-        "## Scores\n\n" + "\n".join(lines) + f"\n\n± is the standard deviation over episodes{scale}. One training (seed "
-        f"{facts.args.get('seed')}); another seed may score otherwise."
-    )
+    text = "## Scores\n\n" + "\n".join(lines) + f"\n\n± is the standard deviation over episodes{scale}. "
+    return text + f"This model is the training of seed {facts.args.get('seed')}. {_seeds(facts)}"
+
+
+def _seeds(facts: _Facts) -> str:
+    """What the same settings gave with other seeds, of which one is published."""
+    last = [(run.args.get("seed"), run.evaluations.returns[-1]) for run in facts.same_settings if run.evaluations is not None]
+    if len(last) < 2:
+        return "Another seed may score otherwise."
+    rows = [f"| {seed} | {returns.mean():.1f} | {facts.score(returns.mean(), returns.std())} |" for seed, returns in last]
+    table = "\n".join(["| seed | return | normalised score |", "|---|---|---|", *rows])
+    return f"The last evaluation of every training with these settings:\n\n{table}"
 
 
 def _data(facts: _Facts) -> str:

@@ -117,6 +117,12 @@ class Run:
         return self.dataset or self.env_id
 
     @property
+    def command(self) -> str | None:
+        """What started it, None where nobody wrote it down."""
+        path = self.path / self.key / "command.txt"
+        return path.read_text().strip() if path.is_file() else None
+
+    @property
     def method(self) -> str:
         """The algorithm, with the path of its policy."""
         path = self.args.get("path")
