@@ -189,6 +189,15 @@ def test_runs_of_different_settings_do_not_share_a_cell(cwd, capsys):
     assert rows["`a/b-v0`"] == ["", "50.0 (1)", "65.0 ± 5.0 (2)"]
 
 
+def test_each_seed_may_have_a_pretraining_of_its_own(cwd, capsys):
+    make_run(cwd / "logs", [(0, 0)], seed=0, pretrained="logs/first.zip")
+    make_run(cwd / "logs", [(20, 20)], seed=1, pretrained="logs/second.zip")
+    assert results("-f", "logs") == 0
+    make_run(cwd / "logs", [(20, 20)], seed=2)
+    assert results("-f", "logs") == 1
+    assert "different settings (pretrained: False, True)" in capsys.readouterr().err
+
+
 def test_a_repeated_seed_counts_once(cwd, capsys):
     make_run(cwd / "logs", [(0, 0)], seed=3)
     latest = make_run(cwd / "logs", [(20, 20)], seed=3)

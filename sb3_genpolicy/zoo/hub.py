@@ -98,4 +98,4 @@ def same_settings(run: Run | None, runs: list[Run]) -> list[Run]:
     :param runs: others of its algorithm on its dataset
     :return: those with its settings, itself among them: they differ in their seeds
     """
-    return [other for other in runs if run is not None and other.config == run.config]
+    return [other for other in runs if run is not None and other.settings == run.settings]

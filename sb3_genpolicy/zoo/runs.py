@@ -96,6 +96,11 @@ class Run:
         return read_yaml(self.path / self.key / "config.yml")
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What runs of one setting share: the hyper-parameters, without what a run has of its own."""
+        return {**self.config, "dataset": self.dataset, "pretrained": "pretrained" in self.config}
+
+    @property
     def number(self) -> int:
         """The zoo's experiment id."""
         match = re.search(r"_(\d+)(_[\w-]+)?$", self.path.name)

@@ -23,8 +23,6 @@ from sb3_genpolicy.zoo.runs import Run
 
 # Environments that are stepped together in an evaluation
 _ENVS = 16
-# Settings that say where and how long, not how
-_NOT_SETTINGS = {"dataset", "env_kwargs"}
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ def _method(run: Run, by: Sequence[str]) -> str:
 
 def _one_for_each_seed(key: tuple[str, str], runs: list[Run]) -> list[Run]:
     """The latest of each seed; settings must agree."""
-    settings = [{name: value for name, value in run.config.items() if name not in _NOT_SETTINGS} for run in runs]
+    settings = [run.settings for run in runs]
     names = sorted({name for one in settings for name in one if any(one.get(name) != other.get(name) for other in settings)})
     if names:
         values = {name: sorted({str(one.get(name, "default")) for one in settings}) for name in names}
