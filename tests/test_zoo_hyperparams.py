@@ -167,3 +167,5 @@ def test_published_set_is_chosen_by_name(algo, cls, datasets, monkeypatch, tmp_p
     model = cls.load(tmp_path / algo / f"{run}_1" / f"{run}.zip")
     assert model.beta == pytest.approx({"gmpo": 16.0, "gmpg": 20.0 * 3 * math.log(2.0)}[algo], abs=0.006)
     assert type(model.policy.path).__name__ == "CosinePath"
+    # Of D4RL, by its file's name
+    assert model.reference_scores == pytest.approx((-20.272305, 3234.3))

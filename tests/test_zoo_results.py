@@ -107,7 +107,7 @@ def test_published_scores_stand_beside_the_same_task(cwd, capsys):
     make_run(cwd / "logs", [(0.0, 0.0)], dataset="mujoco/hopper/medium-v0", path="vp")
     assert results("-f", "logs") == 0
     rows = rows_of(capsys.readouterr().out)
-    head = dict(zip(rows["task"], rows["`d4rl/hopper_medium-v2.hdf5`"], strict=True))
+    head = dict(zip(rows["task"], rows["`hopper-medium-v2`"], strict=True))
     assert head["GMPO cosine"] == head["GMPO vp"] == "100.0 (1)"
     assert head["GMPO GVP (published)"] == "74.6 ± 21.2" and head["GMPO VPSDE (published)"] == "71.9 ± 22.1"
     assert head["SRPO (published)"] == "95.5" and head["GMPG VPSDE (published)"] == "101.1 ± 2.6"

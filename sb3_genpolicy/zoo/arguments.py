@@ -176,7 +176,7 @@ def run_key(runs: Sequence[Run], algo: str, env_id: str | None, dataset: str | N
     of_that_name = [run for run in runs if run.key == env_id]
     if not of_that_name:
         of_that_name = [run for run in runs if env_id is None or run.env_id == env_id]
-        datasets = sorted({run.task for run in of_that_name})
+        datasets = sorted({run.dataset or run.env_id for run in of_that_name})
         if algo in OFFLINE_ALGORITHMS and len(datasets) > 1:
             raise ValueError(
                 f"There are runs of {algo} on {len(datasets)} datasets: add --dataset, one of {', '.join(datasets)}."

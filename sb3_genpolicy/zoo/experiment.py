@@ -13,7 +13,7 @@ import sys
 from collections import OrderedDict
 from pathlib import Path
 from pprint import pprint
-from typing import Any
+from typing import Any, cast
 
 import optuna
 import yaml
@@ -27,11 +27,13 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_genpolicy.common.callbacks import GradientStepProgressBar
 from sb3_genpolicy.common.datasets import local_datasets_for
 from sb3_genpolicy.common.envs import carried_dataset
+from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.generative import PATHS
 from sb3_genpolicy.zoo.algorithms import OFFLINE_ALGORITHMS
 from sb3_genpolicy.zoo.callbacks import CsvLog, LastEvalCallback
 from sb3_genpolicy.zoo.environments import entry_names, registered_env
 from sb3_genpolicy.zoo.settings import check_names, with_objects
+from sb3_genpolicy.zoo.tasks import published_task
 
 # Evaluations of a training that is shorter than rl_zoo3's default frequency
 _EVALUATIONS = 10
@@ -125,7 +127,7 @@ class OfflineExperimentManager(ExperimentManager):
             experiment = super().setup_experiment()
             if experiment is not None:
                 # Read now: a fault of the data is met before the training begins
-                experiment[0].read_dataset()  # type: ignore[attr-defined]
+                _read_dataset(cast(OfflineAlgorithm, experiment[0]))
                 return experiment
         except Exception:
             _remove_unused(Path(self.save_path))
@@ -198,6 +200,14 @@ class OfflineExperimentManager(ExperimentManager):
             return super()._create_sampler(sampler_method)
         finally:
             self.seed = seed
+
+
+def _read_dataset(model: OfflineAlgorithm) -> None:
+    model.read_dataset()
+    task = published_task(model.dataset_name)
+    if model.reference_scores is None and task is not None:
+        # D4RL's files leave out what D4RL says of them
+        model.reference_scores = task.reference_scores
 
 
 def _read_config(config: str) -> dict[str, dict[str, Any]]:

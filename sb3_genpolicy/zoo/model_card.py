@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_sb3 import EnvironmentName, ModelName
 
 from sb3_genpolicy.common.transitions import normalized_score
 from sb3_genpolicy.zoo.algorithms import OFFLINE_ALGORITHMS
@@ -49,7 +50,7 @@ class _Facts:
         self.dataset: str | None = self.args.get("dataset")
         self.env_id: str = self.args.get("gym_env") or self.key
         self.result: dict[str, Any] = json.loads((folder / "results.json").read_text())
-        with zipfile.ZipFile(folder / f"{algo}-{self.key.replace('/', '-')}.zip") as model:
+        with zipfile.ZipFile(folder / ModelName(algo, EnvironmentName(self.key)).filename) as model:
             settings = json.loads(model.read("data"))
         task = published_task(self.dataset)
         reference = settings.get("reference_scores") or (task.reference_scores if task is not None else None)

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     runs = [run for folder in options.folders for run in find_runs(folder, options.algos)]
     if options.dataset is not None:
-        runs = [run for run in runs if run.task in options.dataset]
+        runs = [run for run in runs if {run.task, run.dataset} & set(options.dataset)]
     if not runs:
         raise ValueError(f"There are no runs in {', '.join(options.folders)}: `train -f {options.folders[0]}` makes some.")
     evaluation = None
@@ -97,7 +97,7 @@ def table(scores: Scores, statistics: dict[str, dict[str, Aggregate]]) -> str:
         for method in columns:
             score = published.get((known.name, method)) if known is not None else None
             cells.append("" if score is None else f"{score.mean:.1f}" + ("" if score.std is None else f" ± {score.std:.1f}"))
-        behaviour = behaviour_score(task) if task in scores.normalized else None
+        behaviour = behaviour_score(scores.datasets[task]) if task in scores.normalized else None
         lines.append("| " + " | ".join([f"`{task}`", "" if behaviour is None else f"{behaviour:.1f}", *cells]) + " |")
     for name, by_method in statistics.items():
         cells = [_aggregate_cell(by_method[method]) for method in scores.methods]
@@ -130,11 +130,13 @@ def _paper_order(task: str) -> tuple[int, str]:
     return (order.index(published.name) if published is not None else len(order), task)
 
 
-def behaviour_score(dataset: str) -> float | None:
+def behaviour_score(dataset: str | None) -> float | None:
     """
-    :param dataset: name of a dataset
+    :param dataset: name of a dataset, None where there is none
     :return: mean normalised score of its episodes, None where it is not on this machine
     """
+    if dataset is None:
+        return None
     try:
         data = load_dataset(dataset)
     except ValueError:

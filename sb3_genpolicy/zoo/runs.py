@@ -118,8 +118,9 @@ class Run:
 
     @property
     def task(self) -> str:
-        """What runs that compare with each other share: the dataset, or the environment where there is none."""
-        return self.dataset or self.env_id
+        """What runs that compare share: the dataset (D4RL's name of its own ones), or the environment."""
+        published = published_task(self.dataset)
+        return published.name if published is not None else self.dataset or self.env_id
 
     @property
     def command(self) -> str | None:

@@ -97,6 +97,11 @@ class Scores(NamedTuple):
     normalized: set[str]
 
     @property
+    def datasets(self) -> dict[str, str | None]:
+        """Task -> name of its dataset, None of an environment."""
+        return {task: runs[0].dataset for (task, _), runs in self.runs.items()}
+
+    @property
     def common_tasks(self) -> list[str]:
         """Tasks with normalised scores of every method."""
         return [t for t in self.tasks if t in self.normalized and all((t, m) in self.values for m in self.methods)]
