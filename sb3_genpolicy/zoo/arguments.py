@@ -15,6 +15,9 @@ from sb3_genpolicy.zoo.runs import Run, find_runs
 
 Arguments = list[str]
 
+#: As a frequency of evaluations: so many that there are ten
+BY_LENGTH = 0
+
 _EVALUATED = ("-params", "--hyperparams", "--env-kwargs", "--eval-env-kwargs")
 _FOLDERS = ("-f", "--folder", "--log-folder", "--exp-folder", "--exp-folders")
 
@@ -137,6 +140,9 @@ def for_training(arguments: Arguments) -> Arguments:
         settings = [quoted(setting) for setting in settings if not setting.startswith("dataset:")]
         arguments = [*without(arguments, "--env", "-params", "--hyperparams"), "--env", key]
         arguments += ["-params", *settings, f"dataset:{dataset!r}"]
+    if value_of(arguments, "--eval-freq") is None:
+        # rl_zoo3's 25,000 steps are more than many trainings have
+        arguments += ["--eval-freq", str(BY_LENGTH)]
     configuration = hyperparams_file(algo, value_of(arguments, "-conf", "--conf-file"))
     return [*without(arguments, "-conf", "--conf-file"), "-conf", configuration]
 

@@ -30,12 +30,13 @@ from sb3_genpolicy.common.envs import carried_dataset
 from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.generative import PATHS
 from sb3_genpolicy.zoo.algorithms import OFFLINE_ALGORITHMS
+from sb3_genpolicy.zoo.arguments import BY_LENGTH
 from sb3_genpolicy.zoo.callbacks import CsvLog, LastEvalCallback
 from sb3_genpolicy.zoo.environments import entry_names, registered_env
 from sb3_genpolicy.zoo.settings import check_names, with_objects
 from sb3_genpolicy.zoo.tasks import published_task
 
-# Evaluations of a training that is shorter than rl_zoo3's default frequency
+# Evaluations of a training whose command says nothing of them
 _EVALUATIONS = 10
 
 
@@ -149,9 +150,9 @@ class OfflineExperimentManager(ExperimentManager):
         self.callbacks.insert(0, first)
         if show_progress:
             self.callbacks.append(CsvLog(self.save_path))
+        if self.eval_freq == BY_LENGTH:
+            self.eval_freq = max(self.n_timesteps // _EVALUATIONS, 1)
         if self.eval_freq > 0:
-            if self.eval_freq > self.n_timesteps:
-                self.eval_freq = max(self.n_timesteps // _EVALUATIONS, 1)
             self.callbacks.append(
                 LastEvalCallback(
                     self.create_envs(self.n_eval_envs, eval_env=True),

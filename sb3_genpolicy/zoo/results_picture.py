@@ -92,6 +92,10 @@ def draw_intervals(statistics: dict[str, dict[str, Aggregate]], path: Path) -> P
         axis.set_title(f"{name}, normalised score", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="x", alpha=0.4)
+        # Bars would stick to the frame otherwise
+        axis.use_sticky_edges = False
+        axis.margins(x=0.1)
+        axis.autoscale_view()
     axes[0].invert_yaxis()
     figure.savefig(path, dpi=110)
     return path
