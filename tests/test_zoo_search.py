@@ -5,6 +5,7 @@ The search for hyper-parameters: what is tried, what is pruned, and a study that
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ import pytest
 import torch as th
 import yaml
 from optuna.trial import TrialState
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from sb3_genpolicy import GMPG, GMPO
 from sb3_genpolicy.zoo.__main__ import main
-from sb3_genpolicy.zoo.experiment import OfflineExperimentManager
+from sb3_genpolicy.zoo.experiment import OfflineExperimentManager, lay_out_database
 from sb3_genpolicy.zoo.samplers import CONVERTERS, SAMPLERS
 from tests import tiny_envs
 
@@ -121,6 +123,27 @@ def test_processes_of_one_study_try_different_settings(monkeypatch):
     assert first_beta("sqlite://", 1) != first_beta("sqlite://", 2)
     # Alone, a search is its seed's
     assert first_beta(None, 1) == first_beta(None, 2)
+
+
+def test_a_database_that_another_process_is_laying_out_is_waited_for(monkeypatch):
+    faults = [
+        IntegrityError("INSERT INTO alembic_version", {}, Exception()),
+        OperationalError("CREATE TABLE", {}, Exception()),
+    ]
+    waited = []
+
+    def get_storage(address):
+        if faults:
+            raise faults.pop(0)
+
+    monkeypatch.setattr(optuna.storages, "get_storage", get_storage)
+    monkeypatch.setattr(time, "sleep", waited.append)
+    lay_out_database("sqlite:///study.db")
+    assert faults == [] and len(waited) == 2
+    # One that cannot be opened at all is said to be so in the end
+    faults += [OperationalError("no such host", {}, Exception())] * 20
+    with pytest.raises(OperationalError):
+        lay_out_database("sqlite:///study.db")
 
 
 @pytest.mark.parametrize("storage", ["sqlite:///study.db", "study.log"])

@@ -5,11 +5,13 @@ rl_zoo3's experiments, with a dataset: one entry of the hyper-parameters for eac
 import argparse
 import importlib
 import os
+import random
 import runpy
 import shlex
 import shutil
 import socket
 import sys
+import time
 from collections import OrderedDict
 from pathlib import Path
 from pprint import pprint
@@ -20,6 +22,7 @@ import yaml
 from optuna.samplers import BaseSampler
 from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from rl_zoo3.exp_manager import ExperimentManager
+from sqlalchemy.exc import SQLAlchemyError
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
@@ -38,6 +41,8 @@ from sb3_genpolicy.zoo.tasks import published_task
 
 # Evaluations of a training whose command says nothing of them
 _EVALUATIONS = 10
+# To open a database that another process is laying out
+_ATTEMPTS = 10
 
 
 def make_manager(args: argparse.Namespace, algo: str, *positional: Any, **named: Any) -> ExperimentManager:
@@ -180,6 +185,11 @@ class OfflineExperimentManager(ExperimentManager):
 
     # Search for hyper-parameters
 
+    def hyperparameters_optimization(self) -> None:
+        if self.storage is not None and not self.storage.endswith(".log"):
+            lay_out_database(self.storage)
+        super().hyperparameters_optimization()
+
     def objective(self, trial: optuna.Trial) -> float:
         try:
             return super().objective(trial)
@@ -201,6 +211,23 @@ class OfflineExperimentManager(ExperimentManager):
             return super()._create_sampler(sampler_method)
         finally:
             self.seed = seed
+
+
+def lay_out_database(storage: str) -> None:
+    """
+    Make a database ready for studies. Of processes that start together on an empty one, all but one may find it half laid out,
+    and look again.
+
+    :param storage: its address
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            optuna.storages.get_storage(storage)
+            return
+        except SQLAlchemyError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+            time.sleep(1.0 + random.Random().random())
 
 
 def _read_dataset(model: OfflineAlgorithm) -> None:
