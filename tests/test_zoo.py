@@ -2,6 +2,7 @@
 rl_zoo3's commands with our algorithms, as a user runs them: train, enjoy, videos, plots.
 """
 
+import pickle
 import re
 import sys
 
@@ -397,6 +398,22 @@ def test_all_plots_takes_single_episodes_and_single_evaluations(capsys, freq):
     zoo("all_plots", "-a", "gmpo", "-e", "Tiny-v0", "-f", "logs", "--picture", "all.png")
     last = [np.load(f"logs/gmpo/tiny-walk-first-v0_{number}/evaluations.npz")["results"][-1, 0] for number in (1, 2)]
     assert f"{np.mean(last):.0f} +/- {np.std(last) / np.sqrt(2):.0f}" in capsys.readouterr().out
+
+
+def test_all_plots_shows_long_trainings_to_their_end(folder, capsys):
+    train("--eval-freq", 5)
+    path = folder / "logs/gmpo/tiny-walk-first-v0_1/evaluations.npz"
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    # As if a step were a quarter of a million; rl_zoo3 stops at two million steps
+    arrays["timesteps"] = 250_000 * arrays["timesteps"]
+    np.savez(path, **arrays)
+    capsys.readouterr()
+    zoo("all_plots", "-a", "gmpo", "-e", "Tiny-v0", "-f", "logs", "-o", "data", "--no-display")
+    with open("data.pkl", "rb") as file:
+        plotted = pickle.load(file)["tiny-walk-first-v0"]["GMPO-logs"]
+    assert plotted["timesteps"][-1] == 5_000_000
+    assert plotted["last_evals"] == pytest.approx(arrays["results"][-1].mean())
 
 
 def test_record_video(two_algorithms, folder):
