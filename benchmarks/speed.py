@@ -75,10 +75,9 @@ def forward_flops(network: nn.Module, batch_size: int) -> float:
     return sum(2.0 * batch_size * layer.in_features * layer.out_features for layer in linear_layers(network))
 
 
-def training_flops(network: nn.Module, batch_size: int, n_first: int = 1) -> float:
-    """Forward, gradients of weights, and gradients of inputs, which the first layers do not need."""
-    first = sum(2.0 * batch_size * layer.in_features * layer.out_features for layer in linear_layers(network)[:n_first])
-    return 3.0 * forward_flops(network, batch_size) - first
+def training_flops(network: nn.Module, batch_size: int) -> float:
+    """Forward, gradients of weights, and gradients of inputs, which the first layer does not need."""
+    return 3.0 * forward_flops(network, batch_size) - forward_flops(linear_layers(network)[0], batch_size)
 
 
 def n_parameters(network: nn.Module) -> int:
@@ -99,8 +98,8 @@ class Floor:
     def critics(self, model: GMPO | GMPG, batch_size: int) -> float:
         policy = model.policy
         flops = training_flops(policy.value_net, batch_size) + forward_flops(policy.value_net, batch_size)
-        twins = len(policy.critic.q_networks)
-        flops += training_flops(policy.critic, batch_size, n_first=twins) + forward_flops(policy.critic_target, batch_size)
+        flops += sum(training_flops(q_network, batch_size) for q_network in policy.critic.q_networks)
+        flops += forward_flops(policy.critic_target, batch_size)
         moved = _ADAM_BYTES * (n_parameters(policy.value_net) + n_parameters(policy.critic))
         return flops / self.products + (moved + _POLYAK_BYTES * n_parameters(policy.critic)) / self.copies
 

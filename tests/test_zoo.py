@@ -21,7 +21,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy import GMPG, GMPO, load_dataset
-from sb3_genpolicy.zoo import plots, register
+from sb3_genpolicy.zoo import plots, register, results
 from sb3_genpolicy.zoo.__main__ import main
 from sb3_genpolicy.zoo.commands import command_line, module_of
 from sb3_genpolicy.zoo.environments import dataset_key, entry_names
@@ -42,7 +42,7 @@ def folder(tmp_path, minari_root, monkeypatch):
 
 
 def zoo(command, *arguments):
-    """Run a command; a list among its arguments is a flag's values."""
+    """Run a command."""
     assert main([command, *(str(argument) for argument in arguments)]) == 0
 
 
@@ -132,7 +132,6 @@ def test_short_trainings_are_evaluated_to_their_last_step():
     train(steps=20)
     with np.load("logs/gmpo/tiny-walk-first-v0_2/evaluations.npz") as stored:
         assert stored["timesteps"].tolist() == list(range(2, 21, 2))
-    # Evaluations are of actions near the last parameters: the return is the sum of first actions, at most 8
     log = pd.read_csv("logs/gmpo/tiny-walk-first-v0_1/progress.csv")
     scores = log["eval/normalized_score"].dropna().to_numpy()
     returns = log["eval/mean_reward"].dropna().to_numpy()
@@ -288,7 +287,7 @@ def test_faults_are_sentences_and_leave_nothing_behind(arguments, sentence, fold
     assert main(["train", "--algo", "gmpo", "-n", "2", "-P", *arguments]) == 1
     message = capsys.readouterr().err
     assert sentence in message and "Traceback" not in message
-    assert [path for path in folder.glob("logs/*/*") if path.name != "report"] == []
+    assert list(folder.glob("logs/*/*")) == []
 
 
 def test_a_dataset_is_for_offline_algorithms(capsys):
@@ -307,6 +306,24 @@ def test_rl_zoo3_is_asked_for_where_it_is_missing(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "rl_zoo3", None)
     assert main(["train"]) == 1
     assert capsys.readouterr().err == "The zoo needs rl_zoo3: `pip install 'sb3_genpolicy[zoo]'`.\n"
+
+
+def test_bugs_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr(results, "find_runs", lambda *arguments: 5)
+    with pytest.raises(TypeError, match="not iterable"):
+        main(["results"])
+
+
+@pytest.mark.parametrize(
+    "form", ["policy_kwargs: \"dict(path='cosine', net_arch=[16])\"", "policy_kwargs: {path: cosine, net_arch: [16]}"]
+)
+def test_the_path_is_the_models(folder, form):
+    (folder / "own.yml").write_text(f"default:\n  policy: DiffusionPolicy\n  n_timesteps: 2\n  batch_size: 8\n  {form}\n")
+    run = ["--algo", "gmpo", "--dataset", "tiny/walk/first-v0", "--eval-freq", -1]
+    zoo("train", *run, "-conf", "own.yml")
+    # Also where it goes on, whatever the file says now
+    zoo("train", *run, "-i", "logs/gmpo/tiny-walk-first-v0_1/tiny-walk-first-v0.zip", "-n", 2, "-params", "batch_size:8")
+    assert [run.method for run in find_runs("logs")] == ["GMPO cosine"] * 2
 
 
 def test_words_among_hyperparameters_need_no_quotes():

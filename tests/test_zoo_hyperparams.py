@@ -48,8 +48,7 @@ def datasets(tmp_path_factory):
             tiny_envs.make_minari(part, as_gym_env(part))
     for name in PUBLISHED_TASKS:
         played = [
-            Episode(tiny_envs._stacked(e["observations"]), e["actions"], e["rewards"], False)
-            for e in tiny_envs.play("Tiny-v0")
+            Episode(tiny_envs.stacked(e["observations"]), e["actions"], e["rewards"], False) for e in tiny_envs.play("Tiny-v0")
         ]
         write_hdf5(root / f"{name.replace('-', '_').replace('_v', '-v')}.hdf5", flat_columns(played))
     yield root

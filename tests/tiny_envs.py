@@ -81,7 +81,7 @@ def make_minari(name, env_id="Tiny-v0", reference_scores=(-4.0, 4.0), seed=0, ev
     env = gym.make(env_id)
     buffers = [
         EpisodeBuffer(
-            observations=_stacked(episode["observations"]),
+            observations=stacked(episode["observations"]),
             actions=episode["actions"],
             rewards=episode["rewards"],
             terminations=np.zeros(EPISODE_STEPS, bool),
@@ -95,7 +95,7 @@ def make_minari(name, env_id="Tiny-v0", reference_scores=(-4.0, 4.0), seed=0, ev
     return name
 
 
-def _stacked(observations):
+def stacked(observations):
     if isinstance(observations[0], dict):
         return {key: np.array([observation[key] for observation in observations]) for key in observations[0]}
     return np.array(observations)

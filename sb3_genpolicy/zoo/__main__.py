@@ -64,9 +64,10 @@ def _usage(commands: dict[str, str]) -> str:
 
 
 def _is_a_sentence(error: BaseException) -> bool:
-    """Whether it was raised for the person at the keyboard; all else is shown with its traceback."""
-    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    return any(package in raised_in.parts for package in _SPEAK_IN_SENTENCES)
+    """Whether it was raised, in words, for the person at the keyboard; a bug is shown with its traceback."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    in_words = (last.line or "").startswith(("raise", "assert"))
+    return in_words and any(package in Path(last.filename).parts for package in _SPEAK_IN_SENTENCES)
 
 
 if __name__ == "__main__":

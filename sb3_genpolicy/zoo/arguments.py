@@ -197,7 +197,6 @@ def for_download(arguments: Arguments) -> Arguments:
     """
     :param arguments: of ``load_from_hub``
     :return: rl_zoo3's, which name a repository and a folder after the dataset
-    :raises ValueError: if neither a dataset nor an environment is given
     """
     arguments, dataset = take_dataset(arguments)
     if dataset is None:

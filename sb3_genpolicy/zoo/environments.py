@@ -6,7 +6,6 @@ one environment would collide, so the environment is registered once more for ea
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
@@ -21,17 +20,8 @@ from sb3_genpolicy.zoo.tasks import published_task
 _SUFFIXES = HDF5_SUFFIXES + NPZ_SUFFIXES + PICKLE_SUFFIXES
 
 
-class DatasetEnv(NamedTuple):
-    """
-    :param dataset: name of a dataset, None where the environment stands for itself
-    :param env_id: gymnasium's id of the environment
-    """
-
-    dataset: str | None
-    env_id: str
-
-
-_REGISTERED: dict[str, DatasetEnv] = {}
+# Id that an environment was registered under for a dataset -> its own id
+_REGISTERED: dict[str, str] = {}
 
 
 def dataset_key(dataset: str) -> str:
@@ -73,16 +63,16 @@ def register_env(dataset: str, env_id: str | None = None) -> str:
         raise ValueError(f"The dataset '{dataset}' has the name of the environment {key}: give its file another name.")
     spec = gym.spec(env_id) if env_id is not None else _recorded_in(dataset)
     gym.registry[key] = replace(spec, id=key)
-    _REGISTERED[key] = DatasetEnv(dataset, spec.id)
+    _REGISTERED[key] = spec.id
     return key
 
 
-def registered_env(key: str) -> DatasetEnv:
+def original_env_id(key: str) -> str:
     """
     :param key: an environment's id
-    :return: what it was registered for
+    :return: its own id, where that one was registered for a dataset
     """
-    return _REGISTERED.get(key, DatasetEnv(None, key))
+    return _REGISTERED.get(key, key)
 
 
 def _recorded_in(dataset: str) -> EnvSpec:

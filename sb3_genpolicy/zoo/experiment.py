@@ -35,7 +35,7 @@ from sb3_genpolicy.generative import PATHS
 from sb3_genpolicy.zoo.algorithms import OFFLINE_ALGORITHMS
 from sb3_genpolicy.zoo.arguments import BY_LENGTH
 from sb3_genpolicy.zoo.callbacks import CsvLog, LastEvalCallback
-from sb3_genpolicy.zoo.environments import entry_names, registered_env
+from sb3_genpolicy.zoo.environments import entry_names, original_env_id
 from sb3_genpolicy.zoo.settings import check_names, with_objects
 from sb3_genpolicy.zoo.tasks import published_task
 
@@ -66,7 +66,7 @@ class OfflineExperimentManager(ExperimentManager):
 
     def __init__(self, args: argparse.Namespace, algo: str, env_id: str, *positional: Any, **named: Any):
         super().__init__(args, algo, env_id, *positional, **named)
-        self.env_id = registered_env(env_id).env_id
+        self.env_id = original_env_id(env_id)
 
     # Hyper-parameters
 
@@ -133,7 +133,9 @@ class OfflineExperimentManager(ExperimentManager):
             experiment = super().setup_experiment()
             if experiment is not None:
                 # Read now: a fault of the data is met before the training begins
-                _read_dataset(cast(OfflineAlgorithm, experiment[0]))
+                model = cast(OfflineAlgorithm, experiment[0])
+                _read_dataset(model)
+                self._write_config(model, experiment[1])
                 return experiment
         except Exception:
             _remove_unused(Path(self.save_path))
@@ -171,10 +173,16 @@ class OfflineExperimentManager(ExperimentManager):
             )
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        # Waits for the model, see `_write_config`
+        pass
+
+    def _write_config(self, model: OfflineAlgorithm, saved_hyperparams: dict[str, Any]) -> None:
         # They travel with the model, also to the hub: what the folder is of, and how it was made
         self.args.dataset = saved_hyperparams.get("dataset")
         self.args.gym_env = self.env_id
-        self.args.path = _path_name(saved_hyperparams)
+        self.args.path = {cls: name for name, cls in PATHS.items()}.get(
+            type(model.policy.path), type(model.policy.path).__name__
+        )
         self.args.command = shlex.join(["python", *sys.orig_argv[1:]])
         super()._save_config(saved_hyperparams)
 
@@ -248,20 +256,8 @@ def _read_config(config: str) -> dict[str, dict[str, Any]]:
     return module["hyperparams"]
 
 
-def _path_name(hyperparams: dict[str, Any]) -> str:
-    """The path of the policy, by name."""
-    policy = str(hyperparams.get("policy", ""))
-    given = hyperparams.get("policy_kwargs") or {}
-    if isinstance(given, dict) and "path" in given:
-        path = given["path"]
-        name = next(iter(path)) if isinstance(path, dict) else str(path)
-        by_class = {cls.__name__: name for name, cls in PATHS.items()}
-        return by_class.get(name, name)
-    return "vp" if "Diffusion" in policy else "linear"
-
-
 def _remove_unused(run: Path) -> None:
     """What could not start leaves no folder behind."""
     files = [path for path in run.rglob("*") if path.is_file()]
-    if all(path.name in ("args.yml", "config.yml", "command.txt") or path.name.endswith("monitor.csv") for path in files):
+    if all(path.name.endswith("monitor.csv") for path in files):
         shutil.rmtree(run, ignore_errors=True)

@@ -17,8 +17,7 @@ from huggingface_sb3 import EnvironmentName, ModelName
 
 from sb3_genpolicy.common.transitions import normalized_score
 from sb3_genpolicy.zoo.algorithms import OFFLINE_ALGORITHMS
-from sb3_genpolicy.zoo.runs import Run, plain, read_yaml
-from sb3_genpolicy.zoo.tasks import published_task
+from sb3_genpolicy.zoo.runs import Run, plain, read_yaml, reference_scores_of, settings_of
 
 _LIBRARIES = ("sb3_genpolicy", "stable-baselines3", "rl_zoo3", "gymnasium", "torch", "minari")
 
@@ -50,11 +49,8 @@ class _Facts:
         self.dataset: str | None = self.args.get("dataset")
         self.env_id: str = self.args.get("gym_env") or self.key
         self.result: dict[str, Any] = json.loads((folder / "results.json").read_text())
-        with zipfile.ZipFile(folder / ModelName(algo, EnvironmentName(self.key)).filename) as model:
-            settings = json.loads(model.read("data"))
-        task = published_task(self.dataset)
-        reference = settings.get("reference_scores") or (task.reference_scores if task is not None else None)
-        self.reference_scores = None if reference is None else (float(reference[0]), float(reference[1]))
+        settings = settings_of(folder / ModelName(algo, EnvironmentName(self.key)).filename)
+        self.reference_scores = reference_scores_of(settings, self.dataset)
         self.steps = settings.get("num_timesteps")
         self.curve = _curve(folder / "train_eval_metrics.zip")
 

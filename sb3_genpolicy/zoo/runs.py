@@ -152,16 +152,29 @@ class Run:
     @cached_property
     def reference_scores(self) -> tuple[float, float] | None:
         """Returns that count as normalised scores of 0 and 100, None where nobody says."""
-        stored = _settings_of(self.model).get("reference_scores") if self.model is not None else None
-        if stored:
-            return float(stored[0]), float(stored[1])
-        task = published_task(self.dataset)
-        return task.reference_scores if task is not None else None
+        return reference_scores_of(settings_of(self.model) if self.model is not None else {}, self.dataset)
 
 
-def _settings_of(model: Path) -> dict[str, Any]:
+def settings_of(model: Path) -> dict[str, Any]:
+    """
+    :param model: a saved model
+    :return: its attributes; those that are no plain JSON stay as SB3 describes them
+    """
     with zipfile.ZipFile(model) as archive:
         return json.loads(archive.read("data"))
+
+
+def reference_scores_of(settings: dict[str, Any], dataset: str | None) -> tuple[float, float] | None:
+    """
+    :param settings: attributes of a saved model
+    :param dataset: name of its dataset
+    :return: returns that count as normalised scores of 0 and 100: the model's, or those of a published task
+    """
+    stored = settings.get("reference_scores")
+    if stored:
+        return float(stored[0]), float(stored[1])
+    task = published_task(dataset)
+    return task.reference_scores if task is not None else None
 
 
 def find_runs(folder: str | Path, algos: Sequence[str] | None = None) -> list[Run]:
