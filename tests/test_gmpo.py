@@ -51,6 +51,9 @@ class _Fixed(nn.Module):
         outs = tuple(obs[:, :1] * 0 + answer(obs[:, :1]) for answer in self.answers)
         return outs if actions is not None else outs[0]
 
+    def values(self, obs, actions):
+        return th.stack(self(obs, actions))
+
 
 def test_iql_losses_by_hand():
     """Two rows, worked out on paper: the second one terminates, so its next state counts nothing."""

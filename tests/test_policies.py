@@ -191,7 +191,7 @@ def test_options_reach_the_networks(arrays):
     assert [layer.out_features for layer in policy.actor.model.network.layers] == [8, 8]
     assert isinstance(policy.actor.model.network.activation, nn.Tanh) and isinstance(policy.value_net.value_net[1], nn.ELU)
     assert policy.actor.model.path is path and policy.sampler == policy.actor.sampler == Sampler("rk4", 3)
-    assert len(policy.critic.q_networks) == 3 and policy.critic.q_networks[0][0].out_features == 4
+    assert policy.critic.layers[0].weight.shape[::2] == (3, 4)
     assert isinstance(policy.actor.optimizer, th.optim.AdamW) and policy.value_net.optimizer.param_groups[0]["lr"] == 1e-2
 
 

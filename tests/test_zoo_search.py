@@ -98,13 +98,13 @@ def test_faults_of_the_data_are_not_pruned(search, capsys):
 
 
 def test_divergence_is_pruned_and_the_search_goes_on(search, monkeypatch, capsys):
-    update, calls = GMPO._update_actor, []
+    weights, calls = GMPO.advantage_weights, []
 
-    def diverge_in_the_first_trial(self, loss):
+    def diverge_in_the_first_trial(self, advantage):
         calls.append(self)
-        return update(self, loss * th.nan if len(calls) == 2 else loss)
+        return weights(self, advantage * th.nan if len(calls) == 2 else advantage)
 
-    monkeypatch.setattr(GMPO, "_update_actor", diverge_in_the_first_trial)
+    monkeypatch.setattr(GMPO, "advantage_weights", diverge_in_the_first_trial)
     code, study = search()
     assert code == 0 and [trial.state for trial in study.trials] == [TrialState.PRUNED, TrialState.COMPLETE]
     assert "Training diverged: in gradient step 2" in capsys.readouterr().out

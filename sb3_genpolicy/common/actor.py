@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_genpolicy.generative import Coupling, GenerativeModel, Likelihood, MatchingLoss, Path, Prediction, Sampler
+from sb3_genpolicy.generative.draws import Source
 
 # Deterministic actions of a sampler that draws noise on its way take it from this seed
 _SAMPLER_SEED = 0
@@ -99,7 +100,7 @@ class GenerativeActor(BasePolicy):
         )
         return data
 
-    def matching_loss(self, obs: PyTorchObs, actions: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
+    def matching_loss(self, obs: PyTorchObs, actions: th.Tensor, generator: Source = None) -> th.Tensor:
         """
         :param obs: observations
         :param actions: (batch_size, action_dim), in [-1, 1]

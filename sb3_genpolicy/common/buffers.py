@@ -147,6 +147,13 @@ class OfflineReplayBuffer(ReplayBuffer):
         """
         return self._streams
 
+    @property
+    def observations_are_at(self) -> int:
+        """
+        :return: the address of the rows in memory, which changes when there are others
+        """
+        return self._store.rewards.data_ptr()
+
     # Filling
 
     def fill(

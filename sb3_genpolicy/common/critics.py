@@ -1,17 +1,18 @@
 """
-Critics by implicit Q-learning (Kostrikov et al., 2022): a state value, and the losses of both critics.
-The twin Q is SB3's own ``ContinuousCritic``.
+Critics by implicit Q-learning (Kostrikov et al., 2022): a state value, and the losses of it and of the twin Q.
 """
 
 from typing import Any, NamedTuple
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel, ContinuousCritic
+from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
-from torch.nn import functional as F
+
+from sb3_genpolicy.common.twin_critic import TwinCritic, in_place
+from sb3_genpolicy.generative.networks import in_float32
 
 
 class ValueNetwork(BaseModel):
@@ -45,7 +46,7 @@ class ValueNetwork(BaseModel):
             observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
         )
         self.share_features_extractor = share_features_extractor
-        self.value_net = nn.Sequential(*create_mlp(features_dim, 1, net_arch, activation_fn))
+        self.value_net = nn.Sequential(*create_mlp(features_dim, 1, net_arch, in_place(activation_fn)))  # type: ignore[arg-type]
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:
         """
@@ -54,7 +55,10 @@ class ValueNetwork(BaseModel):
         """
         with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
             features = self.extract_features(obs, self.features_extractor)
-        return self.value_net(features)
+        *hidden, head = self.value_net
+        for layer in hidden:
+            features = layer(features)
+        return in_float32(head, features)
 
 
 def expectile_loss(difference: th.Tensor, expectile: float) -> th.Tensor:
@@ -68,14 +72,14 @@ def expectile_loss(difference: th.Tensor, expectile: float) -> th.Tensor:
     return th.where(difference < 0, 1.0 - expectile, expectile) * difference.square()
 
 
-def smallest_q(critic: ContinuousCritic, observations: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+def smallest_q(critic: TwinCritic, observations: PyTorchObs, actions: th.Tensor) -> th.Tensor:
     """
     :param critic: the twin Q
     :param observations: batch first
     :param actions: (batch_size, action_dim), scaled
     :return: the minimum over the Qs, (batch_size, 1)
     """
-    return th.cat(critic(observations, actions), dim=1).amin(dim=1, keepdim=True)
+    return critic.values(observations, actions).amin(dim=0)
 
 
 class IQLLosses(NamedTuple):
@@ -93,8 +97,8 @@ class IQLLosses(NamedTuple):
 
 
 def iql_losses(
-    critic: ContinuousCritic,
-    critic_target: ContinuousCritic,
+    critic: TwinCritic,
+    critic_target: TwinCritic,
     value_net: ValueNetwork,
     batch: Any,
     gamma: float,
@@ -121,6 +125,6 @@ def iql_losses(
     advantage = target_q - value_net(batch.observations)
     value_loss = expectile_loss(advantage, expectile).mean()
 
-    q_values = critic(batch.observations, batch.actions)
-    critic_loss = th.stack([F.mse_loss(q_value, q_regressand) for q_value in q_values]).sum()
+    errors = critic.values(batch.observations, batch.actions) - q_regressand
+    critic_loss = errors.square().mean(dim=(1, 2)).sum()
     return IQLLosses(value_loss, critic_loss, target_q, advantage.detach())

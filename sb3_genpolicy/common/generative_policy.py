@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
@@ -24,6 +23,7 @@ from sb3_genpolicy.common.policy_options import (
     time_features_class,
 )
 from sb3_genpolicy.common.sampling_policy import SamplingPolicy
+from sb3_genpolicy.common.twin_critic import TwinCritic
 from sb3_genpolicy.generative import PATHS, Coupling, MatchingLoss, Path, Prediction, Sampler
 from sb3_genpolicy.generative.checks import check_number, named_options
 
@@ -82,7 +82,8 @@ class GenerativePolicy(SamplingPolicy):
     #: Default of ``features_extractor_class``
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
 
-    critic_target: ContinuousCritic
+    critic: TwinCritic
+    critic_target: TwinCritic
     value_net: ValueNetwork
 
     @named_options
@@ -210,12 +211,12 @@ class GenerativePolicy(SamplingPolicy):
         behaviour.set_training_mode(False)
         return behaviour
 
-    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> TwinCritic:
         """
         :param features_extractor: an extractor to share; a new one by default
         :return: a new twin Q
         """
-        return ContinuousCritic(
+        return TwinCritic(
             **self._network_kwargs(features_extractor),
             net_arch=self.net_arch["qf"],
             activation_fn=self.critic_activation_fn,

@@ -12,7 +12,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name
 
@@ -27,6 +27,7 @@ from sb3_genpolicy.common.generative_policy import GenerativeActor, GenerativePo
 from sb3_genpolicy.common.resumable_algorithm import ResumableAlgorithm
 from sb3_genpolicy.common.rewards import RewardFunction, RewardTransform, check_reward_transform, fit_reward_transform
 from sb3_genpolicy.common.transforms import Transform, action_transforms, check_transforms, prepare
+from sb3_genpolicy.common.twin_critic import TwinCritic
 from sb3_genpolicy.common.vec_normalize import fit_vec_normalize
 from sb3_genpolicy.generative import Sampler
 from sb3_genpolicy.generative.checks import check_number, did_you_mean
@@ -70,8 +71,8 @@ class OfflineAlgorithm(ResumableAlgorithm):
     policy: GenerativePolicy
     actor: GenerativeActor
     actor_ema: GenerativeActor
-    critic: ContinuousCritic
-    critic_target: ContinuousCritic
+    critic: TwinCritic
+    critic_target: TwinCritic
     value_net: ValueNetwork
     replay_buffer: OfflineReplayBuffer  # type: ignore[assignment]
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {}
@@ -343,7 +344,7 @@ class OfflineAlgorithm(ResumableAlgorithm):
         Write log data.
         """
         for name, mean in self.means.pop().items():
-            self.logger.record(f"train/{name}", mean)
+            self.logger.record(f"train/{name}", float(mean))
         if self._held_out is not None:
             for name, loss in self._validation_losses().items():
                 self.logger.record(f"validation/{name}", float(loss))

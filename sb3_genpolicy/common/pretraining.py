@@ -3,90 +3,21 @@ Algorithms whose policy improves on a model of the behaviour policy: the model a
 taken from an earlier run.
 """
 
-import io
-import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.utils import polyak_update
 from torch import nn
 
-from sb3_genpolicy.common.actor import GenerativeActor
 from sb3_genpolicy.common.critics import IQLLosses, iql_losses, smallest_q
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.envs import SpacesVecEnv
-from sb3_genpolicy.common.generative_policy import GenerativePolicy
-from sb3_genpolicy.common.guards import check_finite
-from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
-from sb3_genpolicy.generative import Path
+from sb3_genpolicy.common.gradient_steps import GradientSteps, Objective
+from sb3_genpolicy.common.pretrained import Pretrained, PretrainedSource, copy_network, describe, read_pretrained
 from sb3_genpolicy.generative.checks import check_number
 
-# On a GPU a look at every loss would make each step wait
-_CHECK_EVERY_ON_GPU = 100
 
-
-class Pretrained(NamedTuple):
-    """
-    A behaviour model and critics that were trained before.
-
-    :param policy: the policy that they are part of
-    :param behaviour: the behaviour model, None if the run had none
-    :param settings: attributes of the run
-    """
-
-    policy: GenerativePolicy
-    behaviour: GenerativeActor | None
-    settings: dict[str, Any]
-
-    @property
-    def policy_kwargs(self) -> dict[str, Any]:
-        """The policy's options, without what the algorithm added, but with the prediction, whose default differs."""
-        given = {key: value for key, value in self.settings["policy_kwargs"].items() if key != "behaviour_model"}
-        return {"prediction": self.policy.prediction, **given}
-
-
-#: A model, or the file of one
-PretrainedSource = BaseAlgorithm | str | pathlib.Path | io.BufferedIOBase
-
-
-def read_pretrained(source: PretrainedSource) -> Pretrained:
-    """
-    :param source: a model or a saved file: of GMPG in either phase, or of GMPO (with ``beta=0`` for its behaviour model)
-    :return: what it holds
-    :raises ValueError: if it is the model of another kind of algorithm
-    """
-    if isinstance(source, BaseAlgorithm):
-        settings, policy = vars(source), source.policy
-    else:
-        settings, policy = _policy_of_file(source)
-    if not isinstance(policy, GenerativePolicy):
-        raise ValueError(
-            f"pretrained={source!r} has no generative policy: give a GMPG, or a GMPO (with beta=0 for a behaviour model), "
-            "or the file of one."
-        )
-    # Until the policy left it, the actor was the behaviour model
-    behaviour = policy.actor_ema if settings.get("beta") == 0.0 else None
-    if policy.behaviour is not None:
-        behaviour = policy.behaviour if settings["pretraining_finished"] else policy.actor_ema
-    return Pretrained(policy, behaviour, dict(settings))
-
-
-def _policy_of_file(source: str | pathlib.Path | io.BufferedIOBase) -> tuple[dict[str, Any], Any]:
-    settings, parameters, _ = load_from_zip_file(source, device="cpu")
-    assert settings is not None
-    policy_class = settings["policy_class"]
-    if not issubclass(policy_class, GenerativePolicy):
-        return settings, None
-    spaces = settings["observation_space"], settings["action_space"]
-    policy = policy_class(*spaces, lambda _: 0.0, **settings["policy_kwargs"])
-    policy.load_state_dict(parameters["policy"])
-    return settings, policy
-
-
-class PretrainingAlgorithm(OfflineAlgorithm):
+class PretrainingAlgorithm(GradientSteps):
     """
     Base of algorithms with two phases, counted in the same steps. In the first, the actor is the behaviour model, trained by
     matching beside the critics. In the second, which starts at the update ``pretraining_steps``, behaviour model and critics
@@ -96,7 +27,7 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         ``learn``.
     :param pretrained: a model, or the file of one, whose behaviour model and critics are taken in place of a first phase.
         Where ``policy_kwargs``, ``env`` or the dataset are not given they are taken from there too.
-    :param kwargs: see :class:`~sb3_genpolicy.common.offline_algorithm.OfflineAlgorithm`
+    :param kwargs: see :class:`~sb3_genpolicy.common.gradient_steps.GradientSteps`
     :raises ValueError: if the pretrained networks are others than this model's, or there is none of what is needed
     """
 
@@ -167,7 +98,7 @@ class PretrainingAlgorithm(OfflineAlgorithm):
             if self.behaviour is not None:
                 pairs.append(("behaviour model", self.behaviour, source.behaviour))
         for name, mine, theirs in pairs:
-            _copy_network(name, mine, theirs, source)
+            copy_network(name, mine, theirs, source)
         self.reward_function = source.settings["reward_function"]
         if self.reward_function is not None:
             self.replay_buffer.reward_function = self.reward_function
@@ -181,9 +112,9 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         mine, theirs = self.policy, source.policy
         for name in ("observation_space", "action_space", "path", "prediction"):
             ours, given = getattr(mine, name), getattr(theirs, name)
-            if (_describe(ours) != _describe(given)) if name == "path" else (ours != given):
+            if (describe(ours) != describe(given)) if name == "path" else (ours != given):
                 raise ValueError(
-                    f"The pretrained model has another {name} ({_describe(given)}) than this one ({_describe(ours)}). "
+                    f"The pretrained model has another {name} ({describe(given)}) than this one ({describe(ours)}). "
                     f"Its policy is a {type(theirs).__name__} with policy_kwargs={source.policy_kwargs}: give the same."
                 )
 
@@ -207,11 +138,15 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         return "pretraining" if self.pretraining else "policy"
 
     def _set_training_mode(self) -> None:
-        # This affects batch norm / dropout
-        self.policy.set_training_mode(True)
-        if self.pretraining_finished:
-            self.critic.set_training_mode(False)
-            self.value_net.set_training_mode(False)
+        # This affects batch norm / dropout. A walk over all modules, which is left out where there is nothing to change
+        if not self.policy.training:
+            self.policy.set_training_mode(True)
+            if self.pretraining_finished:
+                self._rest_critics()
+
+    def _rest_critics(self) -> None:
+        self.critic.set_training_mode(False)
+        self.value_net.set_training_mode(False)
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         """
@@ -234,62 +169,44 @@ class PretrainingAlgorithm(OfflineAlgorithm):
     def _freeze_critics(self) -> None:
         for network in (self.critic, self.critic_target, self.value_net):
             network.requires_grad_(False)
+        self._rest_critics()
 
-    # What both phases consist of
+    # What an update consists of
 
-    def _update_critics(self, batch: Any) -> IQLLosses:
+    def _begin_update(self) -> None:
+        """What of an update the host decides: modes, phase and rates."""
+        if not (self.pretraining or self.pretraining_finished) and (self.pretraining_steps or self.needs_behaviour):
+            self._finish_pretraining()
+        self._set_training_mode()
+        self._set_rates()
+        # The averaged actor follows closely in the first steps of a phase, then at the rate `actor_tau`
+        self._set_actor_rate(max(self.actor_tau, 9.0 / (10.0 + self._n_updates - self._updates_before_policy)))
+
+    def _set_rates(self) -> None:
+        """The learning rate of this update."""
+        self._set_learning_rate(self._optimizers(True), self.lr_schedule(self._current_progress_remaining))
+
+    def _critic_losses(self, batch: Any) -> IQLLosses:
         """V towards an expectile of the target Q over the dataset's actions, Q towards r + gamma V(s')."""
-        losses = iql_losses(self.critic, self.critic_target, self.value_net, batch, self.gamma, self.expectile)
-        self._guard(value_loss=losses.value_loss, critic_loss=losses.critic_loss)
-        self.value_net.optimizer.zero_grad()
-        losses.value_loss.backward()
-        self.value_net.optimizer.step()
-        self.critic.optimizer.zero_grad()
-        losses.critic_loss.backward()
-        self.critic.optimizer.step()
-        polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-        polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
-        return losses
+        return iql_losses(self.critic, self.critic_target, self.value_net, batch, self.gamma, self.expectile)
 
     @th.no_grad()
     def _advantage(self, batch: Any) -> th.Tensor:
         """Of frozen critics: the minimum of both target Qs minus V, (batch_size, 1)."""
         return smallest_q(self.critic_target, batch.observations, batch.actions) - self.value_net(batch.observations)
 
-    def _update_actor(self, loss: th.Tensor) -> None:
-        self._guard(actor_loss=loss)
-        self.actor.optimizer.zero_grad()
-        loss.backward()
-        self.actor.optimizer.step()
-        self._update_actor_ema()
-
-    def _update_actor_ema(self) -> None:
-        """Follow the actor: closely in the first steps of a phase, then at the rate ``actor_tau``."""
-        rate = max(self.actor_tau, 9.0 / (10.0 + self._n_updates - self._updates_before_policy))
-        polyak_update(self.actor.parameters(), self.actor_ema.parameters(), rate)
-        polyak_update(self.actor_batch_norm_stats, self.actor_batch_norm_stats_ema, 1.0)
-
-    def _pretrain(self, batch: Any) -> None:
-        """One update of the first phase: the critics, and the behaviour model by matching."""
-        losses = self._update_critics(batch)
+    def _pretraining_objective(self, batch: Any) -> Objective:
+        """Of the first phase: the critics, and the behaviour model by matching."""
+        losses = self._critic_losses(batch)
         matching_loss = self.actor.matching_loss(batch.observations, batch.actions, self.generator).mean()
-        self._update_actor(matching_loss)
-        self.means.add(
-            matching_loss=matching_loss,
-            critic_loss=losses.critic_loss,
-            value_loss=losses.value_loss,
-            q_value=losses.q_value.mean(),
-            advantage=losses.advantage.mean(),
-        )
+        descended = dict(matching_loss=matching_loss, critic_loss=losses.critic_loss, value_loss=losses.value_loss)
+        means = dict(q_value=losses.q_value.mean(), advantage=losses.advantage.mean())
+        return Objective(descended, means, trains_critics=True)
 
     def _losses_of(self, batch: Any, generator: th.Generator) -> dict[str, th.Tensor]:
-        losses = iql_losses(self.critic, self.critic_target, self.value_net, batch, self.gamma, self.expectile)
+        losses = self._critic_losses(batch)
         matching_loss = self.actor.matching_loss(batch.observations, batch.actions, generator).mean()
         return dict(critic_loss=losses.critic_loss, value_loss=losses.value_loss, matching_loss=matching_loss)
-
-    def _guard(self, **terms: th.Tensor) -> None:
-        if self.device.type == "cpu" or self._n_updates % _CHECK_EVERY_ON_GPU == 0:
-            check_finite(self._n_updates + 1, **terms)
 
     def _create_aliases(self) -> None:
         super()._create_aliases()
@@ -304,21 +221,3 @@ class PretrainingAlgorithm(OfflineAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "behaviour", "pretrained"]
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, Path):
-        return f"{type(value).__name__}({', '.join(f'{name}={option}' for name, option in vars(value).items())})"
-    return repr(value)
-
-
-def _copy_network(name: str, mine: nn.Module, theirs: nn.Module, source: Pretrained) -> None:
-    given = theirs.state_dict()
-    for key, value in mine.state_dict().items():
-        shape = tuple(given[key].shape) if key in given else "nothing"
-        if shape != tuple(value.shape):
-            raise ValueError(
-                f"The pretrained {name} is another network: {key} has shape {shape} there and {tuple(value.shape)} here. Its "
-                f"policy is a {type(source.policy).__name__} with policy_kwargs={source.policy_kwargs}: give the same."
-            )
-    mine.load_state_dict(given)

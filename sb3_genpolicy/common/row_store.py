@@ -81,7 +81,7 @@ class RowStore:
         def take(array: th.Tensor, indices: th.Tensor) -> th.Tensor:
             if not pinned:
                 # Images that are turned on the way would else keep the order that they are stored in
-                return array[indices].contiguous()
+                return array.index_select(0, indices).contiguous()
             out = th.empty((len(indices), *array.shape[1:]), dtype=array.dtype, pin_memory=True)
             return th.index_select(array, 0, indices, out=out)
 

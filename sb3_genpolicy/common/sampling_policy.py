@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_genpolicy.common.actor import GenerativeActor
 from sb3_genpolicy.common.critics import smallest_q
 from sb3_genpolicy.common.policy_options import make_sampler
 from sb3_genpolicy.common.shape_checks import check_actions, check_observations
+from sb3_genpolicy.common.twin_critic import TwinCritic
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative import Likelihood, Sampler
 
@@ -29,7 +30,7 @@ class SamplingPolicy(BasePolicy):
     action_space: spaces.Box
     actor: GenerativeActor
     actor_ema: GenerativeActor
-    critic: ContinuousCritic
+    critic: TwinCritic
     n_candidates: int
 
     # Sampling

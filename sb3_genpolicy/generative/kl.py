@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch as th
 
 from sb3_genpolicy.generative.checks import check_number, with_named_options
+from sb3_genpolicy.generative.draws import Source, draw
 from sb3_genpolicy.generative.inversion import jacobian_products
 from sb3_genpolicy.generative.likelihood import (
     Likelihood,
@@ -78,7 +79,7 @@ class Draws(NamedTuple):
 
     noise: th.Tensor
     sampler: Sampler
-    generator: th.Generator | None = None
+    generator: Source = None
 
 
 class KLEstimator(ABC):
@@ -180,7 +181,7 @@ class PathKL(KLEstimator):
             velocity = model.velocity(step.t, x)
             difference = step.slope * (velocity - reference.velocity(step.t, x))
             kl = kl + (0.5 * step.length / step.squared_diffusion * difference.square()).sum(dim=1)
-            x = step.mean(x, velocity) + step.std * _normal_like(x, draws.generator)
+            x = step.mean(x, velocity) + step.std * draw("normal", x.shape, x, draws.generator)
         return KLSample(x, kl, th.ones_like(kl, dtype=th.bool), None, None)
 
     def of_reference_samples(self, model: Conditioned, reference: Conditioned, draws: Draws) -> KLSample:
@@ -190,11 +191,11 @@ class PathKL(KLEstimator):
         for step in sde_steps(Sampler("sde", self.steps, self.time_grid), path, x):
             with th.no_grad():
                 velocity = reference.velocity(step.t, x)
-            draw = _normal_like(x, draws.generator)
+            increment = draw("normal", x.shape, x, draws.generator)
             # By how many standard deviations the model's mean is off the reference's
             shift = step.length / step.std * step.slope * (model.velocity(step.t, x) - velocity)
-            log_ratio = log_ratio + (shift * draw - 0.5 * shift.square()).sum(dim=1)
-            x = step.mean(x, velocity) + step.std * draw
+            log_ratio = log_ratio + (shift * increment - 0.5 * shift.square()).sum(dim=1)
+            x = step.mean(x, velocity) + step.std * increment
         return KLSample(x, log_ratio, th.ones_like(log_ratio, dtype=th.bool), None, None)
 
 
@@ -237,7 +238,7 @@ class OdeKL(KLEstimator):
         log_model = model.model.log_prob(x1, model.condition, self.likelihood, generator=draws.generator)
         return _kl_sample(x1, log_model, log_reference)
 
-    def _detached_log_prob(self, model: Conditioned, x1: th.Tensor, generator: th.Generator | None) -> th.Tensor:
+    def _detached_log_prob(self, model: Conditioned, x1: th.Tensor, generator: Source) -> th.Tensor:
         probes = self.likelihood.probes(x1, generator)
 
         def augmented(t: th.Tensor, z: th.Tensor) -> th.Tensor:
@@ -247,10 +248,6 @@ class OdeKL(KLEstimator):
         path, sampler = model.model.path, self.likelihood.resolve_sampler(Sampler())
         z = odeint(augmented, th.cat([x1, x1.new_zeros((x1.shape[0], 1))], dim=1), sampler, path, reverse=True)
         return standard_normal_log_prob(z[:, :-1], path.prior_std) - z[:, -1]
-
-
-def _normal_like(x: th.Tensor, generator: th.Generator | None) -> th.Tensor:
-    return th.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
 KL_ESTIMATORS: dict[str, type[KLEstimator]] = {"discrete": DiscreteKL, "path": PathKL, "ode": OdeKL}

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import torch as th
 
 from sb3_genpolicy.generative.checks import check_choice, check_number, with_named_options
+from sb3_genpolicy.generative.draws import Source, draw
 from sb3_genpolicy.generative.inversion import invert, jacobian, jacobian_products
 from sb3_genpolicy.generative.paths import Path
 from sb3_genpolicy.generative.solvers import TABLEAUS, Sampler, Velocity, odeint, odeint_adjoint, step_functions
@@ -68,7 +69,7 @@ class Likelihood:
             )
         return sampler
 
-    def probes(self, x: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
+    def probes(self, x: th.Tensor, generator: Source = None) -> th.Tensor:
         """
         :param x: points, (batch_size, dim)
         :param generator: source of random signs; torch's global one by default
@@ -77,8 +78,7 @@ class Likelihood:
         """
         if self.method != "hutchinson":
             return th.eye(x.shape[1], dtype=x.dtype, device=x.device)[:, None]
-        signs = th.randint(0, 2, (self.n_probes, *x.shape), generator=generator, device=x.device).to(x.dtype) * 2.0 - 1.0
-        return signs / math.sqrt(self.n_probes)
+        return draw("sign", (self.n_probes, *x.shape), x, generator) / math.sqrt(self.n_probes)
 
 
 def standard_normal_log_prob(x: th.Tensor, std: float = 1.0) -> th.Tensor:
@@ -99,7 +99,7 @@ def flow_with_log_density(
     sampler: Sampler,
     likelihood: Likelihood,
     reverse: bool,
-    generator: th.Generator | None = None,
+    generator: Source = None,
 ) -> tuple[th.Tensor, th.Tensor]:
     """
     One solve for where the points go and how their log-density changes on the way.

@@ -10,6 +10,7 @@ from torch import nn
 
 from sb3_genpolicy.generative.checks import check_choice
 from sb3_genpolicy.generative.couplings import Coupling, IndependentCoupling
+from sb3_genpolicy.generative.draws import Source, draw
 from sb3_genpolicy.generative.likelihood import (
     Likelihood,
     flow_with_log_density,
@@ -21,6 +22,7 @@ from sb3_genpolicy.generative.paths import Path
 from sb3_genpolicy.generative.predictions import Prediction, check_prediction, convert, error_scale
 from sb3_genpolicy.generative.solvers import Sampler, odeint, sdeint
 from sb3_genpolicy.generative.time_grids import log_ratio_range
+from sb3_genpolicy.generative.tracing import values_are_known
 
 MatchingLoss = Literal["flow", "score", "data", "likelihood"]
 MATCHING_LOSSES: tuple[MatchingLoss, ...] = ("flow", "score", "data", "likelihood")
@@ -100,7 +102,7 @@ class GenerativeModel(nn.Module):
         """
         return self.predict("velocity", t, x, condition)
 
-    def matching_loss(self, x1: th.Tensor, condition: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
+    def matching_loss(self, x1: th.Tensor, condition: th.Tensor, generator: Source = None) -> th.Tensor:
         """
         Squared error of the prediction at a random point of the path.
 
@@ -116,7 +118,7 @@ class GenerativeModel(nn.Module):
         :return: one loss per sample, (batch_size,)
         """
         t, weight = self._draw_times(x1, generator)
-        x0 = th.randn(x1.shape, generator=generator, device=x1.device, dtype=x1.dtype)
+        x0 = draw("normal", x1.shape, x1, generator)
         x0 = self.coupling(x0, x1, condition)
         x, velocity = self.path.interpolate(t, x0, x1)
         prediction, output = self.prediction, self.network(t, x, condition)
@@ -137,8 +139,8 @@ class GenerativeModel(nn.Module):
         """
         return not condition.requires_grad and not any(parameter.requires_grad for parameter in self.parameters())
 
-    def _draw_times(self, x1: th.Tensor, generator: th.Generator | None) -> tuple[th.Tensor, float]:
-        uniform = th.rand((x1.shape[0], 1), generator=generator, device=x1.device, dtype=x1.dtype)
+    def _draw_times(self, x1: th.Tensor, generator: Source) -> tuple[th.Tensor, float]:
+        uniform = draw("uniform", (x1.shape[0], 1), x1, generator)
         if self.loss != "likelihood":
             return uniform * self.path.t_max, 1.0
         # The log-SNR is twice this log, and the weight half its range
@@ -168,7 +170,7 @@ class GenerativeModel(nn.Module):
             increments = th.randn((sampler.steps - 1, *noise.shape), device=noise.device, dtype=noise.dtype)
         # An adaptive solver never ends where nothing is finite
         x = self._solve(condition, noise, sampler, increments, check=sampler.solver == "dopri5")
-        if not th.isfinite(x).all():
+        if values_are_known(x) and not th.isfinite(x).all():
             self._explain_non_finite(condition, noise, sampler, increments)
         return x
 
@@ -205,7 +207,7 @@ class GenerativeModel(nn.Module):
         noise: th.Tensor,
         likelihood: Likelihood | None = None,
         sampler: Sampler | None = None,
-        generator: th.Generator | None = None,
+        generator: Source = None,
     ) -> tuple[th.Tensor, th.Tensor]:
         """
         Samples and their log-density from one solve. Gradients reach both.
@@ -226,7 +228,7 @@ class GenerativeModel(nn.Module):
             x1, gained = flow_with_log_density(
                 self.velocity, x0, condition, list(self.parameters()), self.path, sampler, likelihood, False, generator
             )
-        if not th.isfinite(x1).all():
+        if values_are_known(x1) and not th.isfinite(x1).all():
             self._explain_non_finite(condition, noise, sampler, None)
         return x1, standard_normal_log_prob(x0, self.path.prior_std) + gained
 
@@ -236,7 +238,7 @@ class GenerativeModel(nn.Module):
         condition: th.Tensor,
         likelihood: Likelihood | None = None,
         sampler: Sampler | None = None,
-        generator: th.Generator | None = None,
+        generator: Source = None,
     ) -> th.Tensor:
         """
         Log-density of given points. Gradients reach the points, the condition and the parameters.

@@ -13,6 +13,18 @@ from torch import nn
 from sb3_genpolicy.generative.time_features import GaussianFourierTimeFeatures, SinusoidalTimeFeatures, TimeFeatures
 
 
+def in_float32(layer: nn.Module, x: th.Tensor) -> th.Tensor:
+    """
+    :param layer: a layer whose output keeps its digits at any precision, as a value of which differences are taken
+    :param x: its argument
+    :return: its output, not computed in half precision under autocast
+    """
+    if not th.is_autocast_enabled(x.device.type):
+        return layer(x)
+    with th.autocast(x.device.type, enabled=False):
+        return layer(x.float() if x.dtype == th.bfloat16 else x)
+
+
 class ConditionalMLP(nn.Module):
     """
     Residual MLP on the concatenation of point, time features and condition.
@@ -53,7 +65,7 @@ class ConditionalMLP(nn.Module):
         for layer in self.layers:
             out = self.activation(layer(h))
             h = h + out if out.shape == h.shape else out
-        return self.head(h)
+        return in_float32(self.head, h)
 
 
 class UShapedMLP(nn.Module):
@@ -121,7 +133,7 @@ class UShapedMLP(nn.Module):
         h = self.middle(h, encoding)
         for block in self.up:
             h = block(th.cat([h, skips.pop()], dim=1), encoding)
-        return self.head(th.cat([h, skips.pop()], dim=1))
+        return in_float32(self.head, th.cat([h, skips.pop()], dim=1))
 
 
 class _ResidualBlock(nn.Module):

@@ -9,17 +9,20 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
+from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_genpolicy.common.critics import smallest_q
 from sb3_genpolicy.common.datasets import DatasetSource
-from sb3_genpolicy.common.guards import check_finite
-from sb3_genpolicy.common.pretraining import PretrainedSource, PretrainingAlgorithm
+from sb3_genpolicy.common.gradient_steps import Objective
+from sb3_genpolicy.common.precision import Precision
+from sb3_genpolicy.common.pretrained import PretrainedSource
+from sb3_genpolicy.common.pretraining import PretrainingAlgorithm
 from sb3_genpolicy.common.rewards import RewardTransform
 from sb3_genpolicy.common.transforms import Transform
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative import KL_ESTIMATORS, KLEstimator, OdeKL
 from sb3_genpolicy.generative.checks import check_choice, check_number, named_options
+from sb3_genpolicy.generative.draws import draw
 from sb3_genpolicy.generative.kl import Conditioned, Draws, KLSample
 from sb3_genpolicy.gmpg.losses import (
     GRADIENT_ESTIMATORS,
@@ -97,6 +100,10 @@ class GMPG(PretrainingAlgorithm):
     :param dataset: the logged data: a Minari id, a file, an SB3 replay buffer, a mapping of arrays, a list of these, or
         anything else that ``load_dataset`` takes. They are read in ``learn``. Default: what the environment carries
         (``env.get_dataset()``).
+    :param precision: of matrix products while training. ``float32``; ``tf32``, rounded to 10 bits on a GPU that can, elsewhere
+        as ``float32``; ``bfloat16``, layers in 8 bits but for the last ones, about half the time of large batches
+    :param capture: on a CUDA device, whether a whole update, drawing the batch included, is recorded once as a CUDA graph and
+        replayed: the same numbers without the time that Python and single kernels take
     :param stats_window_size: Window size for the rollout logging when the model goes on online
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: Additional arguments to be passed to the policy on creation,
@@ -135,6 +142,8 @@ class GMPG(PretrainingAlgorithm):
         reward_transform: RewardTransform | None = "locomotion",
         transforms: Sequence[Transform] = (),
         dataset: DatasetSource | None = None,
+        precision: Precision = "float32",
+        capture: bool = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -156,6 +165,8 @@ class GMPG(PretrainingAlgorithm):
             pretrained=pretrained,
             reward_transform=reward_transform,
             transforms=transforms,
+            precision=precision,
+            capture=capture,
             dataset=dataset,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
@@ -188,40 +199,29 @@ class GMPG(PretrainingAlgorithm):
         # What `target_kl` adapts; without it beta is as given
         self.log_beta = th.tensor(math.log(self.beta) if self.target_kl is not None else 0.0, device=self.device)
 
-    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
-        for _ in range(gradient_steps):
-            self._set_training_mode()
-            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            if self.pretraining:
-                # Phase one. Critics: V towards an expectile of Q, Q towards r + gamma V(s'). Behaviour model: matching loss
-                self._update_learning_rate([self.actor.optimizer, self.critic.optimizer, self.value_net.optimizer])
-                self._pretrain(batch)
-            else:
-                # Phase two. Policy, at first the behaviour model mu: -beta Q(s, a) + log pi(a|s) - log mu(a|s), a ~ pi
-                if not self.pretraining_finished:
-                    self._finish_pretraining()
-                self._update_policy_learning_rate()
-                self._improve_policy(batch)
-            self._n_updates += 1
-
-    def _improve_policy(self, batch: Any) -> None:
+    def _objective(self, rows: th.Tensor, batch: Any) -> Objective:
+        if self.pretraining:
+            # Phase one. Critics: V towards an expectile of Q, Q towards r + gamma V(s'). Behaviour model: matching loss
+            return self._pretraining_objective(batch)
+        # Phase two. Policy, at first the behaviour model mu: -beta Q(s, a) + log pi(a|s) - log mu(a|s), a ~ pi
         policy = self.policy_loss(batch)
-        self.actor.optimizer.zero_grad()
-        policy.loss.backward()
-        parameters = [parameter for parameter in self.actor.parameters() if parameter.grad is not None]
-        norm = th.nn.utils.clip_grad_norm_(parameters, math.inf if self.max_grad_norm is None else self.max_grad_norm)
-        check_finite(self._n_updates + 1, policy_loss=policy.loss, q_value=policy.q_value, gradient_norm=norm)
-        self.actor.optimizer.step()
-        self._update_actor_ema()
-        means = dict(policy_loss=policy.loss, q_value=policy.q_value, gradient_norm=norm)
+        means = dict(q_value=policy.q_value)
         if policy.kl is not None and policy.sample is not None:
-            if self.target_kl is not None:
-                # Beta grows while the policy may still move away, and falls where it went too far
-                self.log_beta += _LOG_BETA_RATE * (1.0 - policy.kl.detach() / self.target_kl).clamp(-1.0, 1.0)
             means.update(kl=policy.kl, beta=self.current_beta, not_invertible=1.0 - policy.sample.found.float().mean())
             if policy.sample.log_model is not None and policy.sample.log_reference is not None:
                 means.update(log_pi=policy.sample.log_model.mean(), log_mu=policy.sample.log_reference.mean())
-        self.means.add(**means)
+        return Objective(dict(policy_loss=policy.loss), means, trains_critics=False, kl=policy.kl)
+
+    def _before_step(self, objective: Objective) -> dict[str, th.Tensor]:
+        if objective.trains_critics:
+            return {}
+        parameters = [parameter for parameter in self._actor_and_average[1] if parameter.grad is not None]
+        norm = th.nn.utils.clip_grad_norm_(parameters, math.inf if self.max_grad_norm is None else self.max_grad_norm)
+        self._guard(dict(gradient_norm=norm), objective.means)
+        if self.target_kl is not None and objective.kl is not None:
+            # Beta grows while the policy may still move away, and falls where it went too far
+            self.log_beta += _LOG_BETA_RATE * (1.0 - objective.kl.detach() / self.target_kl).clamp(-1.0, 1.0)
+        return dict(gradient_norm=norm)
 
     def policy_loss(self, batch: Any) -> PolicyLoss:
         """
@@ -265,7 +265,7 @@ class GMPG(PretrainingAlgorithm):
         return estimate(policy, reference, Draws(noise, self.actor.sampler, self.generator))
 
     def _draw_noise(self, n_rows: int) -> th.Tensor:
-        return th.randn((n_rows, self.actor.action_dim), generator=self.generator, device=self.device)
+        return draw("normal", (n_rows, self.actor.action_dim), self.log_beta, self.generator)
 
     def q_values(self, observations: Any, actions: th.Tensor) -> th.Tensor:
         """
@@ -278,7 +278,7 @@ class GMPG(PretrainingAlgorithm):
     @property
     def current_beta(self) -> th.Tensor:
         """The given beta, or where it has come to with ``target_kl``."""
-        return self.log_beta.exp() if self.target_kl is not None else th.full_like(self.log_beta, self.beta)
+        return self.log_beta.exp() if self.target_kl is not None else th.as_tensor(self.beta, device=self.device)
 
     def scaled(self, values: th.Tensor, q_values: th.Tensor | None = None) -> th.Tensor:
         """
@@ -291,10 +291,10 @@ class GMPG(PretrainingAlgorithm):
             scale = scale / (values if q_values is None else q_values).detach().abs().mean().clamp(min=1e-6)
         return scale * values
 
-    def _update_policy_learning_rate(self) -> None:
-        rate = self.policy_lr_schedule(self._current_progress_remaining)
-        self.logger.record("train/learning_rate", rate)
-        update_learning_rate(self.actor.optimizer, rate)
+    def _set_rates(self) -> None:
+        if self.pretraining:
+            return super()._set_rates()
+        self._set_learning_rate([self.actor.optimizer], self.policy_lr_schedule(self._current_progress_remaining))
 
     def _default_pretraining_steps(self, total_timesteps: int) -> int:
         return int(_PRETRAINING_SHARE * total_timesteps)

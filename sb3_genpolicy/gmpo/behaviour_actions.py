@@ -5,13 +5,14 @@ Several actions of the behaviour model for each state, with their values.
 from typing import Any, NamedTuple
 
 import torch as th
-from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy.common.actor import GenerativeActor
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.critics import smallest_q
+from sb3_genpolicy.common.twin_critic import TwinCritic
 from sb3_genpolicy.common.utils import tree_map
+from sb3_genpolicy.generative.draws import Source, draw
 
 # Rows at a time when actions are drawn for a whole dataset
 _CHUNK = 4096
@@ -37,7 +38,7 @@ class BehaviourActions:
     :param seed: of the noise of actions that are drawn once, so that a resumed run has the same; None: anew for every batch
     """
 
-    def __init__(self, behaviour: GenerativeActor, critic: ContinuousCritic, n_actions: int, seed: int | None):
+    def __init__(self, behaviour: GenerativeActor, critic: TwinCritic, n_actions: int, seed: int | None):
         self.behaviour = behaviour
         self.critic = critic
         self.n_actions = n_actions
@@ -50,7 +51,7 @@ class BehaviourActions:
         batch: Any,
         buffer: OfflineReplayBuffer,
         env: VecNormalize | None,
-        generator: th.Generator,
+        generator: Source,
     ) -> DrawnActions:
         """
         :param rows: indices of the batch, (batch_size,)
@@ -63,7 +64,7 @@ class BehaviourActions:
         if self.seed is None:
             return self._of(batch.observations, len(rows), generator)
         if self._of_all_rows is None:
-            own = th.Generator(generator.device).manual_seed(self.seed)
+            own = th.Generator(rows.device).manual_seed(self.seed)
             parts = []
             for indices in th.arange(buffer.size(), device=rows.device).split(_CHUNK):
                 parts.append(self._of(buffer.rows(indices, env).observations, len(indices), own))
@@ -71,10 +72,10 @@ class BehaviourActions:
         return DrawnActions(*(array[rows] for array in self._of_all_rows))
 
     @th.no_grad()
-    def _of(self, observations: Any, n_rows: int, generator: th.Generator) -> DrawnActions:
+    def _of(self, observations: Any, n_rows: int, generator: Source) -> DrawnActions:
         behaviour, n = self.behaviour, self.n_actions
         features = behaviour.extract_features(observations, behaviour.features_extractor)
-        noise = th.randn((n_rows * n, behaviour.action_dim), generator=generator, device=features.device)
+        noise = draw("normal", (n_rows * n, behaviour.action_dim), features, generator)
         # Row i * n + k holds action k of state i
         actions = behaviour.sample(features.repeat_interleave(n, dim=0), noise)
         repeated = tree_map(lambda array: array.repeat_interleave(n, dim=0), observations)

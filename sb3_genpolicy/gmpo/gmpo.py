@@ -12,8 +12,11 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_genpolicy.common.datasets import DatasetSource
+from sb3_genpolicy.common.gradient_steps import Objective
 from sb3_genpolicy.common.policies import POLICY_ALIASES
-from sb3_genpolicy.common.pretraining import PretrainedSource, PretrainingAlgorithm
+from sb3_genpolicy.common.precision import Precision
+from sb3_genpolicy.common.pretrained import PretrainedSource
+from sb3_genpolicy.common.pretraining import PretrainingAlgorithm
 from sb3_genpolicy.common.rewards import RewardTransform
 from sb3_genpolicy.common.transforms import Transform
 from sb3_genpolicy.common.utils import tree_map
@@ -36,6 +39,10 @@ def effective_sample_size(weights: th.Tensor) -> th.Tensor:
     :return: a scalar
     """
     return weights.mean().square() / weights.square().mean()
+
+
+def _describe_weights(weights: th.Tensor) -> dict[str, th.Tensor]:
+    return dict(weight=weights.mean(), effective_sample_size=effective_sample_size(weights))
 
 
 class GMPO(PretrainingAlgorithm):
@@ -75,6 +82,10 @@ class GMPO(PretrainingAlgorithm):
     :param dataset: the logged data: a Minari id, a file, an SB3 replay buffer, a mapping of arrays, a list of these, or
         anything else that ``load_dataset`` takes. They are read in ``learn``. Default: what the environment carries
         (``env.get_dataset()``).
+    :param precision: of matrix products while training. ``float32``; ``tf32``, rounded to 10 bits on a GPU that can, elsewhere
+        as ``float32``; ``bfloat16``, layers in 8 bits but for the last ones, about half the time of large batches
+    :param capture: on a CUDA device, whether a whole update, drawing the batch included, is recorded once as a CUDA graph and
+        replayed: the same numbers without the time that Python and single kernels take
     :param stats_window_size: Window size for the rollout logging when the model goes on online
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: Additional arguments to be passed to the policy on creation,
@@ -109,6 +120,8 @@ class GMPO(PretrainingAlgorithm):
         reward_transform: RewardTransform | None = "locomotion",
         transforms: Sequence[Transform] = (),
         dataset: DatasetSource | None = None,
+        precision: Precision = "float32",
+        capture: bool = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -132,6 +145,8 @@ class GMPO(PretrainingAlgorithm):
             pretrained=pretrained,
             reward_transform=reward_transform,
             transforms=transforms,
+            precision=precision,
+            capture=capture,
             dataset=dataset,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
@@ -153,36 +168,33 @@ class GMPO(PretrainingAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
-    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
-        for _ in range(gradient_steps):
-            self._set_training_mode()
-            self._update_learning_rate([self.actor.optimizer, self.critic.optimizer, self.value_net.optimizer])
-            rows, batch = self.replay_buffer.draw(batch_size, env=self._vec_normalize_env)
-            if self.pretraining:
-                self._pretrain(batch)
-            else:
-                if self.pretraining_steps and not self.pretraining_finished:
-                    self._finish_pretraining()
-                if self.weighting == "advantage":
-                    self._train_on_dataset_actions(batch)
-                else:
-                    self._train_on_behaviour_actions(rows, batch)
-            self._n_updates += 1
+    def _objective(self, rows: th.Tensor, batch: Any) -> Objective:
+        if self.pretraining:
+            # First phase. Critics: V towards an expectile of Q, Q towards r + gamma V(s'). Behaviour model: matching loss
+            return self._pretraining_objective(batch)
+        if self.weighting == "softmax":
+            return self._objective_on_behaviour_actions(rows, batch)
+        return self._objective_on_dataset_actions(batch)
 
-    def _train_on_dataset_actions(self, batch: Any) -> None:
+    def _objective_on_dataset_actions(self, batch: Any) -> Objective:
         # Critics, unless they were trained before
+        losses: dict[str, th.Tensor] = {}
+        means: dict[str, th.Tensor] = {}
         if self.pretraining_finished:
             advantage = self._advantage(batch)
         else:
-            losses = self._update_critics(batch)
-            advantage = losses.advantage
-            self.means.add(critic_loss=losses.critic_loss, value_loss=losses.value_loss, q_value=losses.q_value.mean())
+            critics = self._critic_losses(batch)
+            advantage = critics.advantage
+            losses.update(critic_loss=critics.critic_loss, value_loss=critics.value_loss)
+            means.update(q_value=critics.q_value.mean())
         # Policy: matching loss of the dataset's actions, weighted by their advantage
         weights = self.advantage_weights(advantage)
-        self._match(batch.observations, batch.actions, weights)
-        self.means.add(advantage=advantage.mean(), weight_clamped=(weights >= 0.999 * self.weight_clamp).float().mean())
+        losses["actor_loss"], matching_loss = self._weighted_matching_loss(batch.observations, batch.actions, weights)
+        means.update(_describe_weights(weights), matching_loss=matching_loss, advantage=advantage.mean())
+        means.update(weight_clamped=(weights >= 0.999 * self.weight_clamp).float().mean())
+        return Objective(losses, means, trains_critics=not self.pretraining_finished)
 
-    def _train_on_behaviour_actions(self, rows: th.Tensor, batch: Any) -> None:
+    def _objective_on_behaviour_actions(self, rows: th.Tensor, batch: Any) -> Objective:
         # Policy: matching loss of K actions of the behaviour model for each state, weighted by the softmax of beta Q
         assert self.behaviour is not None
         if self._behaviour_actions is None:
@@ -190,20 +202,11 @@ class GMPO(PretrainingAlgorithm):
                 self.behaviour, self.critic, self.n_actions, None if self.redraw_actions else self.seed or 0
             )
         drawn = self._behaviour_actions.draw(rows, batch, self.replay_buffer, self._vec_normalize_env, self.generator)
-        weights = (self.beta * drawn.q_values).softmax(dim=1) * self.n_actions
+        weights = (self.beta * drawn.q_values).softmax(dim=1).flatten() * self.n_actions
         observations = tree_map(lambda array: array.repeat_interleave(self.n_actions, dim=0), batch.observations)
-        self._match(observations, drawn.actions.flatten(0, 1), weights.flatten())
-        self.means.add(q_value=drawn.q_values.mean())
-
-    def _match(self, observations: Any, actions: th.Tensor, weights: th.Tensor) -> None:
-        actor_loss, matching_loss = self._weighted_matching_loss(observations, actions, weights)
-        self._update_actor(actor_loss)
-        self.means.add(
-            actor_loss=actor_loss,
-            matching_loss=matching_loss,
-            weight=weights.mean(),
-            effective_sample_size=effective_sample_size(weights),
-        )
+        actor_loss, matching_loss = self._weighted_matching_loss(observations, drawn.actions.flatten(0, 1), weights)
+        means = dict(_describe_weights(weights), matching_loss=matching_loss, q_value=drawn.q_values.mean())
+        return Objective(dict(actor_loss=actor_loss), means, trains_critics=False)
 
     def _weighted_matching_loss(
         self, observations: Any, actions: th.Tensor, weights: th.Tensor

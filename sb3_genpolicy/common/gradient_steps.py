@@ -1,0 +1,242 @@
+"""
+How a gradient step is made: in which precision, step by step or recorded once and replayed, and what it consists of.
+"""
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from torch.optim import Optimizer
+
+from sb3_genpolicy.common.averages import follow
+from sb3_genpolicy.common.guards import check_finite
+from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
+from sb3_genpolicy.common.precision import PRECISIONS, Precision, matmul_precision
+from sb3_genpolicy.common.recorded_update import (
+    RecordedUpdate,
+    clear_gradients,
+    make_ordinary,
+    make_recordable,
+    on_side_stream,
+    set_learning_rate,
+)
+from sb3_genpolicy.generative.checks import check_choice
+
+# On a GPU a look at every loss would make each step wait
+_CHECK_EVERY_ON_GPU = 100
+# Steps of a kind that are made one by one before one is recorded: they create the optimizers' state and the log's sums
+_WARM_UP = 3
+
+
+class Objective(NamedTuple):
+    """
+    What one update descends on.
+
+    :param losses: scalars by the name that they are logged under, each of networks of its own
+    :param means: further scalars for the log
+    :param trains_critics: whether Q and V are among these networks, besides the actor
+    :param kl: divergence from the behaviour policy, where it was estimated, a scalar
+    """
+
+    losses: dict[str, th.Tensor]
+    means: dict[str, th.Tensor]
+    trains_critics: bool
+    kl: th.Tensor | None = None
+
+
+class GradientSteps(OfflineAlgorithm):
+    """
+    Base of algorithms that say what their :class:`Objective` is.
+
+    :param precision: of matrix products while training: ``float32``, ``tf32`` or ``bfloat16``
+    :param capture: whether to record a whole update as one CUDA graph and replay it
+    :param kwargs: see :class:`~sb3_genpolicy.common.offline_algorithm.OfflineAlgorithm`
+    """
+
+    def __init__(self, policy: Any, env: Any, learning_rate: Any, *, precision: Precision, capture: bool, **kwargs: Any):
+        super().__init__(policy, env, learning_rate, **kwargs)
+        check_choice("precision", precision, PRECISIONS)
+        self.precision: Precision = precision
+        self.capture = capture
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        # The rate at which the averaged actor follows in this update; a tensor where updates are recorded
+        self._actor_rate: float | th.Tensor = 1.0
+        self._forget_recording()
+
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        with matmul_precision(self.precision, self.device):
+            for _ in range(gradient_steps):
+                self._begin_update()
+                if self._captures:
+                    self._update_by_recording(batch_size)
+                else:
+                    self._update(batch_size)
+                self._n_updates += 1
+
+    # An update
+
+    @property
+    @abstractmethod
+    def phase(self) -> str:
+        """What is being trained, for the log and the progress bar."""
+
+    @abstractmethod
+    def _begin_update(self) -> None:
+        """What of an update the host decides: phase, modes and rates."""
+
+    @abstractmethod
+    def _objective(self, rows: th.Tensor, batch: Any) -> Objective:
+        """
+        :param rows: indices of the batch, (batch_size,)
+        :param batch: these rows
+        :return: what this update descends on
+        """
+
+    def _update(self, batch_size: int) -> None:
+        rows, batch = self.replay_buffer.draw(batch_size, env=self._vec_normalize_env)
+        self._descend(self._objective(rows, batch))
+
+    def _descend(self, objective: Objective) -> None:
+        """A step of the networks that the objective is of, and of those that follow them."""
+        self._guard(objective.losses, objective.means)
+        optimizers = self._optimizers(objective.trains_critics)
+        for optimizer in optimizers:
+            clear_gradients(optimizer)
+        # Losses share no parameters, so that one pass gives the gradients of all
+        th.autograd.backward(list(objective.losses.values()))
+        means = self._before_step(objective)
+        for optimizer in optimizers:
+            optimizer.step()
+        self._follow(objective.trains_critics)
+        self.means.add(**objective.losses, **objective.means, **means)
+
+    def _optimizers(self, trains_critics: bool) -> list[Optimizer]:
+        critics = [self.critic.optimizer, self.value_net.optimizer] if trains_critics else []
+        return [self.actor.optimizer, *critics]
+
+    def _before_step(self, objective: Objective) -> dict[str, th.Tensor]:
+        """
+        What is done with the gradients, and what of them is logged.
+
+        :param objective: whose gradients they are
+        :return: further scalars for the log
+        """
+        return {}
+
+    def _follow(self, critics: bool) -> None:
+        follow(*self._actor_and_average, self._actor_rate)
+        follow(self.actor_batch_norm_stats_ema, self.actor_batch_norm_stats, 1.0)
+        if critics:
+            follow(*self._critic_and_target, self.tau)
+            follow(self.batch_norm_stats_target, self.batch_norm_stats, 1.0)
+
+    def _guard(self, terms: dict[str, th.Tensor], others: dict[str, th.Tensor]) -> None:
+        if self._recorded is not None and self._recorded.recording:
+            # Looked at now and then, after a replay
+            self._terms.update(terms)
+        elif self.device.type == "cpu" or self._n_updates % _CHECK_EVERY_ON_GPU == 0:
+            check_finite(self._n_updates + 1, terms, others)
+
+    def _set_actor_rate(self, rate: float) -> None:
+        if isinstance(self._actor_rate, th.Tensor):
+            self._actor_rate.fill_(rate)
+        else:
+            self._actor_rate = rate
+
+    def _set_learning_rate(self, optimizers: list[Optimizer], rate: float) -> None:
+        self.logger.record("train/learning_rate", rate)
+        for optimizer in optimizers:
+            set_learning_rate(optimizer, rate)
+
+    # Recording
+
+    def _capture_obstacle(self) -> str | None:
+        """
+        :return: why an update cannot be recorded, None if it may
+        """
+        if self.device.type != "cuda":
+            return f"the model is on the device '{self.device}', and CUDA graphs are of CUDA devices"
+        if self.replay_buffer.streams:
+            return "the dataset does not fit on the GPU, so that batches come from outside"
+        if self._vec_normalize_env is not None:
+            return "VecNormalize's statistics are on the host"
+        if not self.actor.model.coupling.independent:
+            return f"{type(self.actor.model.coupling).__name__} pairs noise with actions on the host"
+        for optimizer in self._optimizers(True):
+            if "capturable" not in optimizer.param_groups[0]:
+                return f"{type(optimizer).__name__} has no option `capturable`"
+        return None
+
+    def _forget_recording(self) -> None:
+        self._captures = False
+        self._recorded: RecordedUpdate | None = None
+        # Updates of the same kind that were made since it changed
+        self._kind: tuple[Any, ...] = ()
+        self._made = 0
+        # Of the last replay, to be looked at
+        self._terms: dict[str, th.Tensor] = {}
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        """
+        cf `BaseAlgorithm`.
+        """
+        prepared = super()._setup_learn(*args, **kwargs)
+        self._forget_recording()
+        obstacle = self._capture_obstacle() if self.capture else "it was not asked for"
+        self._captures = obstacle is None
+        if self.capture and obstacle is not None:
+            self.logger.warn(f"Updates are made step by step, not recorded (capture=True): {obstacle}.")
+        self._actor_rate = th.zeros((), device=self.device) if self._captures else 1.0
+        for optimizer in self._optimizers(True):
+            if self._captures:
+                make_recordable(optimizer, self.device)
+            else:
+                make_ordinary(optimizer)
+        return prepared
+
+    def _update_by_recording(self, batch_size: int) -> None:
+        """The first updates of a kind are made one by one, then one is recorded, and replayed from then on."""
+        kind = (self.phase, batch_size, self.replay_buffer.size(), self.replay_buffer.observations_are_at)
+        if kind != self._kind:
+            self._recorded, self._kind, self._made = None, kind, 0
+        if self._recorded is None and self._made < _WARM_UP:
+            self._made += 1
+            on_side_stream(lambda: self._update(batch_size))
+            return
+        if self._recorded is None and not self._record(batch_size):
+            self._update(batch_size)
+            return
+        assert self._recorded is not None
+        self._recorded.replay()
+        if self._n_updates % _CHECK_EVERY_ON_GPU == 0:
+            check_finite(self._n_updates + 1, self._terms)
+
+    def _record(self, batch_size: int) -> bool:
+        """Whether it worked."""
+        assert self.replay_buffer.generator is not None
+        generators = [self.generator, self.replay_buffer.generator]
+        states = [generator.get_state() for generator in generators]
+        self._recorded = RecordedUpdate(generators, self.means)
+        try:
+            self._recorded.record(lambda: self._update(batch_size))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            self.logger.warn(f"Updates are made step by step, not recorded (capture=True): {reason}")
+            self._forget_recording()
+            # A generator may still believe that it is being recorded
+            self.generator, self.replay_buffer.generator = (th.Generator(self.device).set_state(state) for state in states)
+            return False
+        return True
+
+    def _excluded_save_params(self) -> list[str]:
+        recording = ["_captures", "_recorded", "_kind", "_made", "_terms", "_actor_rate"]
+        return [*super()._excluded_save_params(), *recording, "_actor_and_average", "_critic_and_target"]
+
+    def _create_aliases(self) -> None:
+        super()._create_aliases()
+        # A walk over a network's modules for its parameters costs as much as their average
+        self._actor_and_average = list(self.actor_ema.parameters()), list(self.actor.parameters())
+        self._critic_and_target = list(self.critic_target.parameters()), list(self.critic.parameters())

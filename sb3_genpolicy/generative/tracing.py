@@ -1,0 +1,21 @@
+"""
+Whether tensors are numbers at the moment, or stand for many of them, or for numbers to come.
+"""
+
+import torch as th
+
+
+def is_transformed() -> bool:
+    """
+    :return: whether this is the inside of a transform (``th.vmap``, ``th.func.jvp``), whose tensors do not live longer than it
+    """
+    return th._C._are_functorch_transforms_active()
+
+
+def values_are_known(x: th.Tensor) -> bool:
+    """
+    :param x: a tensor
+    :return: whether its values can be looked at: not where several models are trained by one vectorised pass, nor while an
+        update is recorded
+    """
+    return not is_transformed() and not (x.is_cuda and th.cuda.is_current_stream_capturing())

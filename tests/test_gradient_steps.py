@@ -1,0 +1,271 @@
+"""
+What a gradient step consists of gives the same numbers as the plain way to write it.
+"""
+
+import copy
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.utils import polyak_update
+from torch import nn
+
+from sb3_genpolicy import GMPG, GMPO
+from sb3_genpolicy.common import gradient_steps, precision
+from sb3_genpolicy.common.averages import follow
+from sb3_genpolicy.common.device_means import DeviceMeans
+from sb3_genpolicy.common.precision import matmul_precision, onednn_keeps_float32
+from sb3_genpolicy.common.twin_critic import TwinCritic
+from tests.conftest import SMALL, make_arrays
+
+OBSERVATIONS, ACTIONS = spaces.Box(-1, 1, (5,)), spaces.Box(-1, 1, (2,))
+CPU = th.device("cpu")
+
+
+# Twin critics
+
+
+def make_critic(critic_class, seed, **kwargs):
+    th.manual_seed(seed)
+    extractor = FlattenExtractor(OBSERVATIONS)
+    return critic_class(OBSERVATIONS, ACTIONS, [16, 8], extractor, 5, share_features_extractor=False, **kwargs)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+@pytest.mark.parametrize("n_critics", [1, 2, 3])
+@pytest.mark.parametrize("n_rows", [1, 7, 3000])
+def test_a_batch_of_critics_is_sb3_s_critic_of_the_same_seed(activation, n_critics, n_rows):
+    """Values, and the gradient of every parameter."""
+    options = dict(activation_fn=activation, n_critics=n_critics)
+    ours, theirs = make_critic(TwinCritic, 3, **options), make_critic(ContinuousCritic, 3, **options)
+    obs, actions = th.randn(n_rows, 5), th.randn(n_rows, 2)
+    expected = theirs(obs, actions)
+    th.testing.assert_close(ours(obs, actions), expected)
+    th.testing.assert_close(ours.q1_forward(obs, actions), expected[0])
+    th.testing.assert_close(ours.values(obs, actions), th.stack(expected))
+    for values in (ours(obs, actions), expected):
+        sum((n + 1) * value.square().mean() for n, value in enumerate(values)).backward()
+    for n, q_network in enumerate(theirs.q_networks):
+        for layer, linear in zip(ours.layers, q_network[::2], strict=True):
+            th.testing.assert_close(layer.weight.grad[n].T, linear.weight.grad)
+            th.testing.assert_close(layer.bias.grad[n, 0], linear.bias.grad)
+
+
+# Averages
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.005, 0.3, 1.0])
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_averages_follow_as_sb3_s_targets_do(rate, as_tensor):
+    networks = [nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)) for _ in range(2)]
+    ours, theirs = (copy.deepcopy(networks) for _ in range(2))
+    follow(list(ours[0].parameters()), list(ours[1].parameters()), th.tensor(rate) if as_tensor else rate)
+    polyak_update(theirs[1].parameters(), theirs[0].parameters(), rate)
+    for mine, expected in zip(ours[0].parameters(), theirs[0].parameters(), strict=True):
+        th.testing.assert_close(mine, expected)
+    follow([], [], rate)
+
+
+# Means for the log
+
+
+def test_means_are_over_what_was_added_since_the_last_look():
+    means = DeviceMeans()
+    for value in (1.0, 3.0):
+        means.add(loss=th.tensor(value), many=th.tensor([value, -value]))
+    means.add(late=th.tensor(5.0))
+    popped = means.pop()
+    assert popped["loss"] == 2.0 and popped["many"].tolist() == [2.0, -2.0] and popped["late"] == 5.0
+    assert means.pop() == {}
+    means.add(loss=th.tensor(7.0))
+    assert means.pop() == {"loss": 7.0}
+
+
+def test_what_was_added_stays_as_it_was():
+    """A sum begins as a copy: the first value may be overwritten by the next step."""
+    means, value = DeviceMeans(), th.tensor(2.0)
+    means.add(loss=value)
+    means.add(loss=th.tensor(4.0))
+    assert value == 2.0 and means.pop() == {"loss": 3.0}
+
+
+# Precision
+
+
+def settings():
+    """What the whole process sees: the new settings and the old one, which torch does not let one mix."""
+    return th.backends.mkldnn.matmul.fp32_precision, th.backends.cuda.matmul.fp32_precision, th.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("name", precision.PRECISIONS)
+def test_a_precision_lasts_as_long_as_training(name):
+    before = settings()
+    with pytest.raises(KeyError), matmul_precision(name, CPU):
+        assert (settings() != before) == (name == "bfloat16" or onednn_keeps_float32())
+        raise KeyError
+    assert settings() == before
+    # What users set with torch's older functions can still be read and set
+    assert th.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("name", ["float32", "tf32"])
+def test_float32_products_on_a_cpu_keep_their_digits(name):
+    left, right = th.randn(64, 256), th.randn(256, 128)
+    expected = left.double() @ right.double()
+    with matmul_precision(name, CPU):
+        product = left @ right
+    assert product.dtype == th.float32 and (product - expected).abs().max() < 1e-4
+
+
+def test_where_onednn_would_round_it_is_left_alone(monkeypatch):
+    """As on processors that have units for bfloat16: the probe's product is off by far more than float32 is."""
+
+    def rounding_product(left, right):
+        return (
+            (left.bfloat16().double() @ right.bfloat16().double()).float() if left.dtype == th.float32 else plain(left, right)
+        )
+
+    plain = th.Tensor.__matmul__
+    onednn_keeps_float32.cache_clear()
+    monkeypatch.setattr(th.Tensor, "__matmul__", rounding_product)
+    try:
+        assert not onednn_keeps_float32()
+        before = settings()
+        with matmul_precision("float32", CPU):
+            assert settings() == before
+    finally:
+        onednn_keeps_float32.cache_clear()
+
+
+@pytest.mark.parametrize("algorithm", [GMPO, GMPG])
+def test_bfloat16_follows_the_curve_of_float32(arrays, algorithm):
+    options = dict(pretraining_steps=100) if algorithm is GMPG else {}
+
+    def curve(name):
+        model = algorithm(
+            "FlowPolicy", dataset=arrays, policy_kwargs=SMALL, seed=0, batch_size=32, precision=name, gamma=0.9, **options
+        )
+        losses = []
+        for steps in (50, 100, 150):
+            model.learn(50, reset_num_timesteps=False, log_interval=None)
+            assert model.num_timesteps == steps and all(p.dtype == th.float32 for p in model.policy.parameters())
+            losses.append({key: value.item() for key, value in model.means.pop().items()})
+        return losses
+
+    for ours, expected in zip(curve("bfloat16"), curve("float32"), strict=True):
+        assert ours.keys() == expected.keys()
+        for name in expected.keys() & {"critic_loss", "value_loss", "matching_loss", "actor_loss", "q_value"}:
+            assert ours[name] == pytest.approx(expected[name], rel=0.1, abs=0.02), name
+            # Nor is it the same run
+            assert ours[name] != expected[name], name
+
+
+def test_actions_do_not_depend_on_the_precision_of_training(arrays):
+    """`predict` is float32 always."""
+    model = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL, seed=0, precision="bfloat16").learn(5)
+    plain = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL, seed=0)
+    plain.policy.load_state_dict(model.policy.state_dict())
+    rows = np.ones((4, 3), dtype=np.float32)
+    np.testing.assert_array_equal(*(m.predict(rows, deterministic=True)[0] for m in (model, plain)))
+
+
+def test_an_unknown_precision_is_answered_with_the_nearest():
+    with pytest.raises(ValueError, match=r"precision='bfloat6' is unknown\. Did you mean 'bfloat16'\?"):
+        GMPO("FlowPolicy", dataset=make_arrays(), precision="bfloat6")
+
+
+# Recording: the graph itself is CUDA's (tests/test_cuda.py); what is around it is watched with one that runs what it was given
+
+
+class Replayed:
+    """In place of a CUDA graph: notes an update without running it, then runs it at every replay."""
+
+    made: ClassVar[list["Replayed"]] = []
+
+    def __init__(self, generators, means):
+        self.recording, self.means, self.replays = False, means, 0
+        Replayed.made.append(self)
+
+    def record(self, update):
+        self.update = update
+
+    def replay(self):
+        self.recording = True
+        self.update()
+        self.recording = False
+        self.replays += 1
+
+
+class Refused(Replayed):
+    def record(self, update):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+
+@pytest.fixture
+def recordable(monkeypatch):
+    def make_recordable(optimizer, device):
+        for group in optimizer.param_groups:
+            group["lr"] = th.tensor(float(group["lr"]))
+
+    Replayed.made = []
+    monkeypatch.setattr(gradient_steps, "RecordedUpdate", Replayed)
+    monkeypatch.setattr(gradient_steps, "on_side_stream", lambda update: update())
+    monkeypatch.setattr(gradient_steps, "make_recordable", make_recordable)
+    monkeypatch.setattr(gradient_steps.GradientSteps, "_capture_obstacle", lambda self: None)
+
+
+def run(arrays, steps=12, capture=False, **options):
+    options = (
+        dict(pretraining_steps=6, policy_learning_rate=lambda left: 1e-3 * left, learning_rate=lambda left: 1e-3 * left)
+        | options
+    )
+    return GMPG("FlowPolicy", dataset=arrays, policy_kwargs=SMALL, seed=0, capture=capture, **options).learn(steps)
+
+
+def test_replays_take_rates_from_outside_and_every_phase_has_its_own(arrays, recordable):
+    replayed, plain = run(arrays, capture=True), run(arrays)
+    # Three updates of each phase are made one by one
+    assert [graph.replays for graph in Replayed.made] == [3, 3]
+    for mine, expected in zip(replayed.policy.parameters(), plain.policy.parameters(), strict=True):
+        th.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-6)
+    assert replayed.logger.name_to_value["train/learning_rate"] == plain.logger.name_to_value["train/learning_rate"]
+
+
+def test_a_replay_whose_loss_is_not_finite_is_found(arrays, recordable, monkeypatch):
+    monkeypatch.setattr(gradient_steps, "_CHECK_EVERY_ON_GPU", 1)
+    model = run(arrays, steps=5, capture=True)
+    model.replay_buffer.rewards.fill_(np.nan)
+    with pytest.raises(FloatingPointError, match="in gradient step 6, critic_loss = nan"):
+        model.train(1, 8)
+        model.train(1, 8)
+
+
+def test_an_update_that_no_graph_can_hold_is_made_step_by_step_and_said_once(arrays, recordable, monkeypatch, capsys):
+    monkeypatch.setattr(gradient_steps, "RecordedUpdate", Refused)
+    refused, plain = run(arrays, capture=True, verbose=1), run(arrays)
+    assert capsys.readouterr().out.count("step by step, not recorded (capture=True): operation not permitted") == 1
+    for mine, expected in zip(refused.policy.parameters(), plain.policy.parameters(), strict=True):
+        th.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-6)
+    assert len(Replayed.made) == 1
+
+
+@pytest.mark.parametrize("capture", [True, False])
+def test_on_a_cpu_there_is_nothing_to_record_and_one_line_says_so(arrays, capture, capsys):
+    model = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL, seed=0, capture=capture, verbose=1).learn(2)
+    said = capsys.readouterr().out.count("not recorded (capture=True): the model is on the device 'cpu'")
+    assert said == capture and model.num_timesteps == 2
+
+
+def test_a_recorded_model_s_file_goes_on_without_recording(arrays, recordable, tmp_path, monkeypatch):
+    run(arrays, capture=True).save(tmp_path / "model")
+    monkeypatch.undo()
+    resumed = GMPG.load(tmp_path / "model").learn(3, reset_num_timesteps=False, dataset=arrays)
+    plain = run(arrays)
+    plain.save(tmp_path / "plain")
+    expected = GMPG.load(tmp_path / "plain").learn(3, reset_num_timesteps=False, dataset=arrays)
+    for mine, other in zip(resumed.policy.parameters(), expected.policy.parameters(), strict=True):
+        th.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
