@@ -1,13 +1,18 @@
 """
-Time of `predict`, of one observation and of 256, on one core: Hopper's shapes, default network and sampler.
+Time of `predict`, and of the same policy as an ONNX file, of one observation and of 256, on one core: Hopper's shapes, default
+network and sampler.
 
     python benchmarks/acting.py
 """
 
+import tempfile
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
+import onnxruntime
 import torch as th
 
 from sb3_genpolicy import GMPO
@@ -23,13 +28,21 @@ def make_model(policy: str) -> GMPO:
     return GMPO(policy, dataset={**arrays, **zeros}, device="cpu", batch_size=8).learn(1, log_interval=None)
 
 
-def microseconds(model: GMPO, observations: np.ndarray, deterministic: bool, n: int) -> np.ndarray:
+def microseconds(act: Callable[[], object], n: int) -> str:
     times = []
     for _ in range(n + 20):
         start = time.perf_counter()
-        model.predict(observations, deterministic=deterministic)
+        act()
         times.append(1e6 * (time.perf_counter() - start))
-    return np.array(times[20:])
+    times = times[20:]
+    return f"median {np.median(times):6.0f} us, shortest {min(times):6.0f} us, 99 % under {np.quantile(times, 0.99):6.0f} us"
+
+
+def make_session(model: GMPO, folder: str) -> onnxruntime.InferenceSession:
+    model.policy.export_onnx(f"{folder}/policy.onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(f"{folder}/policy.onnx", options, providers=["CPUExecutionProvider"])
 
 
 def main() -> None:
@@ -37,15 +50,19 @@ def main() -> None:
     th.set_num_threads(1)
     for policy in ("FlowPolicy", "DiffusionPolicy"):
         model = make_model(policy)
+        with tempfile.TemporaryDirectory() as folder:
+            session = make_session(model, folder)
         for batch, n in ((1, 2000), (256, 300)):
             observations = np.random.default_rng(1).normal(size=(batch, N_OBSERVATIONS)).astype(np.float32)
-            for deterministic in (True, False):
-                times = microseconds(model, observations[0] if batch == 1 else observations, deterministic, n)
-                kind = "deterministic" if deterministic else "sampled"
-                print(
-                    f"{policy:15} {batch:3} x {kind:13} median {np.median(times):6.0f} us, shortest {times.min():6.0f} us, "
-                    f"99 % under {np.quantile(times, 0.99):6.0f} us"
-                )
+            given = observations[0] if batch == 1 else observations
+            inputs = dict(observation=observations, noise=np.zeros((batch, N_ACTIONS), np.float32))
+            acts = {
+                "deterministic": partial(model.predict, given, deterministic=True),
+                "sampled": partial(model.predict, given),
+                "onnxruntime": partial(session.run, None, inputs),
+            }
+            for name, act in acts.items():
+                print(f"{policy:15} {batch:3} x {name:13} {microseconds(act, n)}")
 
 
 if __name__ == "__main__":

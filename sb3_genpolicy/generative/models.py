@@ -180,14 +180,25 @@ class GenerativeModel(nn.Module):
         if sampler.solver == "sde" and increments is None:
             increments = th.randn((sampler.steps - 1, *noise.shape), device=noise.device, dtype=noise.dtype)
         # An adaptive solver never ends where nothing is finite
-        x = self._solve(condition, noise, sampler, increments, check=sampler.solver == "dopri5")
+        x = self.solve(condition, noise, sampler, increments, check=sampler.solver == "dopri5")
         if not th.isfinite(x).all():
             self._explain_non_finite(condition, noise, sampler, increments)
         return x
 
-    def _solve(
+    def solve(
         self, condition: th.Tensor, noise: th.Tensor, sampler: Sampler, increments: th.Tensor | None, check: bool = False
     ) -> th.Tensor:
+        """
+        As :meth:`sample`, whose answer need not be finite.
+
+        :param condition: (batch_size, condition_dim)
+        :param noise: standard normal draws, (batch_size, dim)
+        :param sampler: solver, steps and time grid
+        :param increments: standard normal draws for the steps of ``sde``, (steps - 1, batch_size or 1, dim)
+        :param check: whether to look at the network's every output
+        :return: samples, (batch_size, dim)
+        :raises ValueError: with ``check``, if an output is not finite
+        """
         calls = 0
 
         def field(point: TimePoint, x: th.Tensor) -> th.Tensor:
@@ -209,7 +220,7 @@ class GenerativeModel(nn.Module):
     ) -> None:
         # The solve once more, with a look at every step, which would cost too much where all is well
         with th.no_grad():
-            self._solve(condition, noise, sampler, increments, check=True)
+            self.solve(condition, noise, sampler, increments, check=True)
         raise ValueError(f"Samples grew beyond what {noise.dtype} holds, in the last step of {sampler}. Take more steps.")
 
     def sample_with_log_prob(
