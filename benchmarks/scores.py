@@ -19,6 +19,7 @@ import platform
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -27,6 +28,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_genpolicy import GMPG, GMPO, load_dataset, normalized_score
+from sb3_genpolicy.common.gradient_steps import Objective
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -42,16 +44,9 @@ class Cloning(GMPO):
     GMPO(beta=0) without its critics, on which the cloned policy does not depend: the same, bit for bit, in less time.
     """
 
-    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
-        self.policy.set_training_mode(True)
-        for _ in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size)
-            loss = self.actor.matching_loss(batch.observations, batch.actions, self.generator).mean()
-            self.actor.optimizer.zero_grad()
-            loss.backward()
-            self.actor.optimizer.step()
-            self._update_actor_ema()
-            self._n_updates += 1
+    def _objective(self, rows: th.Tensor, batch: Any) -> Objective:
+        matching_loss = self.actor.matching_loss(batch.observations, batch.actions, self.generator).mean()
+        return Objective(dict(matching_loss=matching_loss), {}, trains_critics=False)
 
 
 def evaluate(model: GMPG | GMPO, env_id: str, episodes: int, deterministic: bool) -> dict[str, float]:

@@ -165,6 +165,49 @@ def test_training_mode_is_on_in_training_and_off_in_prediction(arrays):
     assert th.equal(before, norm.running_mean) and not model.actor.training
 
 
+def modes(policy):
+    names = ("actor", "actor_ema", "critic", "value_net", "critic_target")
+    layers = {
+        name: [m for m in getattr(policy, name).modules() if isinstance(m, (nn.BatchNorm1d, nn.Dropout))] for name in names
+    }
+    return {name: {module.training for module in modules} for name, modules in layers.items()}
+
+
+DISTURBANCES = {
+    "newly built": None,
+    "by torch": lambda policy: policy.train(),
+    "by SB3": lambda policy: policy.set_training_mode(True),
+    "of the actor": lambda policy: policy.actor.train(),
+    "of the critic": lambda policy: policy.critic.train(),
+}
+
+
+@pytest.mark.parametrize("disturb", DISTURBANCES.values(), ids=DISTURBANCES)
+def test_predictions_are_made_in_evaluation_mode_whatever_was_before(arrays, disturb):
+    kwargs = dict(features_extractor_class=BatchNormDropout, n_candidates=3, **SMALL)
+    policy = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=kwargs, seed=0).policy
+    row = np.ones((4, 3), np.float32)
+    if disturb is not None:
+        policy.predict(row)
+        disturb(policy)
+        assert policy.training or policy.actor.training or policy.critic.training
+    first, second = (policy.predict(row, deterministic=True)[0] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert not policy.training
+    assert all(modes(policy)[name] == {False} for name in ("actor", "actor_ema", "critic", "value_net"))
+
+
+def test_training_finds_its_mode_after_a_prediction_and_after_parts_were_switched_off(arrays):
+    policy = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=dict(features_extractor_class=BatchNormDropout, **SMALL)).policy
+    on = dict(actor={True}, critic={True}, value_net={True}, actor_ema={False}, critic_target={False})
+    policy.predict(np.ones(3, np.float32))
+    policy.set_training_mode(True)
+    assert modes(policy) == on and policy.training
+    policy.critic.set_training_mode(False)
+    policy.set_training_mode(True)
+    assert modes(policy) == on
+
+
 def test_weights_of_any_size_give_finite_actions(arrays):
     """SB3's tests set every weight to U[0, 1]."""
     for policy in ("FlowPolicy", "DiffusionPolicy"):

@@ -117,11 +117,17 @@ class GenerativeActor(BasePolicy):
         :param deterministic: whether a sampler that draws noise on its way is to draw the same one always, for every row
         :return: actions, (batch_size, action_dim), clamped to [-1, 1]
         """
-        increments = None
-        if deterministic and self.sampler.solver == "sde":
-            generator = th.Generator().manual_seed(_SAMPLER_SEED)
-            increments = th.randn((self.sampler.steps - 1, 1, self.action_dim), generator=generator).to(noise)
+        increments = self.fixed_increments().to(noise) if deterministic and self.sampler.solver == "sde" else None
         return self.model.sample(features, noise, self.sampler, increments).clamp(-1.0, 1.0)
+
+    def fixed_increments(self) -> th.Tensor:
+        """
+        :return: the noise that a sampler draws on the way of deterministic actions, the same for every row,
+            (n_increments, 1, action_dim); none but for ``sde``
+        """
+        n_increments = self.sampler.steps - 1 if self.sampler.solver == "sde" else 0
+        generator = th.Generator().manual_seed(_SAMPLER_SEED)
+        return th.randn((n_increments, 1, self.action_dim), generator=generator)
 
     def log_prob(self, obs: PyTorchObs, actions: th.Tensor, likelihood: Likelihood | None = None) -> th.Tensor:
         """

@@ -270,7 +270,13 @@ class GenerativePolicy(SamplingPolicy):
 
         :param mode: if true, set to training mode, else set to evaluation mode
         """
-        self.actor.set_training_mode(mode)
-        self.critic.set_training_mode(mode)
-        self.value_net.set_training_mode(mode)
+        networks = (self.actor, self.critic, self.value_net)
+        # Every prediction asks for a mode that mostly is there already, and a walk over all modules takes longer than two
+        # evaluations of the network
+        if any(network.training != mode for network in networks):
+            for network in networks:
+                network.set_training_mode(mode)
+        if self.actor_ema.training:
+            # It is not trained, yet `policy.train()` reaches it
+            self.actor_ema.set_training_mode(False)
         self.training = mode

@@ -2,6 +2,7 @@
 How a generative policy acts: by sampling its averaged actor, with a solver that can be changed, and with what probability.
 """
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +12,11 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_genpolicy.common.actor import GenerativeActor
-from sb3_genpolicy.common.critics import smallest_q
+from sb3_genpolicy.common.candidates import choose_candidates
+from sb3_genpolicy.common.onnx_export import export_onnx
 from sb3_genpolicy.common.policy_options import make_sampler
 from sb3_genpolicy.common.shape_checks import check_actions, check_observations
 from sb3_genpolicy.common.twin_critic import TwinCritic
-from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative import Likelihood, Sampler
 
 # The fixed noise of deterministic actions is drawn from this seed, the same for every policy
@@ -87,6 +88,37 @@ class SamplingPolicy(BasePolicy):
         finally:
             self.set_sampler(before)
 
+    def export_onnx(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write the policy that acts, with its sampler as it is set and its ``n_candidates``, to one ONNX file, which onnxruntime
+        alone can run. Needs the extra ``[onnx]``.
+
+        The file's inputs, of any number of rows:
+
+        - ``observation``, as :meth:`predict` takes it, normalised inside (float32 for any floats, images with their channels
+          first); for a dictionary of observations one input for each key, by its name
+        - ``noise``, standard normal, (batch_size, action_dim), or (batch_size, n_candidates, action_dim)
+        - ``increments``, with the solver ``sde`` alone: standard normal, (steps - 1, \\*shape of the noise)
+
+        Its output is ``action``, (batch_size, \\*action_shape), float32, in the environment's units and within their bounds.
+        From noise zero it is the action of ``predict(observation, deterministic=True)``; where that takes other noise, with
+        several candidates or ``sde``, the noise of a row is in the file's metadata (JSON) as ``deterministic_noise`` and
+        ``deterministic_increments``, beside ``action_low``, ``action_high`` and the sampler. A file does not complain of
+        numbers that are not finite.
+
+        :param path: the file
+        :raises ImportError: if onnx or onnxscript is not installed
+        :raises ValueError: for the solver ``dopri5``, a key of the observations that is named as an input or output is, or a
+            network of your own that looks at values of tensors
+        """
+        export_onnx(self, path)
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of the noise that one action takes: (action_dim,), or (n_candidates, action_dim)."""
+        shape = (self.actor_ema.action_dim,)
+        return shape if self.n_candidates == 1 else (self.n_candidates, *shape)
+
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(obs, deterministic=deterministic)
 
@@ -114,12 +146,8 @@ class SamplingPolicy(BasePolicy):
             noise = self.candidate_noise(n).to(features).repeat(batch_size, 1)
         else:
             noise = th.randn((batch_size * n, actor.action_dim), device=features.device)
-        # Row i * n + k holds candidate k of observation i
         actions = actor.sample(features.repeat_interleave(n, dim=0), noise, deterministic)
-        repeated = tree_map(lambda array: array.repeat_interleave(n, dim=0), obs)
-        q_values = smallest_q(self.critic, repeated, actions)
-        best = q_values.reshape(batch_size, n).argmax(dim=1)
-        return actions.reshape(batch_size, n, -1)[th.arange(batch_size, device=best.device), best]
+        return choose_candidates(self.critic, obs, actions.reshape(batch_size, n, -1))
 
     # Likelihood
 

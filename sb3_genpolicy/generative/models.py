@@ -18,9 +18,10 @@ from sb3_genpolicy.generative.likelihood import (
     steps_log_prob,
     steps_with_log_density,
 )
-from sb3_genpolicy.generative.paths import Path
+from sb3_genpolicy.generative.paths import Path, PathCoefficients
 from sb3_genpolicy.generative.predictions import Prediction, check_prediction, convert, error_scale
-from sb3_genpolicy.generative.solvers import Sampler, odeint, sdeint
+from sb3_genpolicy.generative.schedules import TimePoint
+from sb3_genpolicy.generative.solvers import Sampler, integrate, sdeint
 from sb3_genpolicy.generative.time_grids import log_ratio_range
 from sb3_genpolicy.generative.tracing import values_are_known
 
@@ -76,7 +77,14 @@ class GenerativeModel(nn.Module):
                 "prediction='velocity' with matching_loss='flow', or the independent coupling."
             )
 
-    def predict(self, prediction: Prediction, t: th.Tensor, x: th.Tensor, condition: th.Tensor) -> th.Tensor:
+    def predict(
+        self,
+        prediction: Prediction,
+        t: th.Tensor,
+        x: th.Tensor,
+        condition: th.Tensor,
+        coefficients: PathCoefficients | None = None,
+    ) -> th.Tensor:
         """
         What the network says, turned into any prediction.
 
@@ -84,23 +92,28 @@ class GenerativeModel(nn.Module):
         :param t: times in [0, 1], (batch_size, 1), or (1, 1) for one that all share
         :param x: points, (batch_size, dim)
         :param condition: (batch_size, condition_dim)
+        :param coefficients: the path's scalars at ``t``, where they are known; computed by default
         :return: the prediction, (batch_size, dim)
         """
         output = self.network(t, x, condition)
         if prediction == self.prediction:
             return output
-        return convert(self.prediction, prediction, output, self.path(t), x, self.data_bound)
+        coefficients = self.path(t) if coefficients is None else coefficients
+        return convert(self.prediction, prediction, output, coefficients, x, self.data_bound)
 
-    def velocity(self, t: th.Tensor, x: th.Tensor, condition: th.Tensor) -> th.Tensor:
+    def velocity(
+        self, t: th.Tensor, x: th.Tensor, condition: th.Tensor, coefficients: PathCoefficients | None = None
+    ) -> th.Tensor:
         """
         The velocity field of the probability flow.
 
         :param t: times in [0, 1], (batch_size, 1), or (1, 1) for one that all share
         :param x: points, (batch_size, dim)
         :param condition: (batch_size, condition_dim)
+        :param coefficients: the path's scalars at ``t``, where they are known; computed by default
         :return: velocity, (batch_size, dim)
         """
-        return self.predict("velocity", t, x, condition)
+        return self.predict("velocity", t, x, condition, coefficients)
 
     def matching_loss(self, x1: th.Tensor, condition: th.Tensor, generator: Source = None) -> th.Tensor:
         """
@@ -169,36 +182,47 @@ class GenerativeModel(nn.Module):
         if sampler.solver == "sde" and increments is None:
             increments = th.randn((sampler.steps - 1, *noise.shape), device=noise.device, dtype=noise.dtype)
         # An adaptive solver never ends where nothing is finite
-        x = self._solve(condition, noise, sampler, increments, check=sampler.solver == "dopri5")
+        x = self.solve(condition, noise, sampler, increments, check=sampler.solver == "dopri5")
         if values_are_known(x) and not th.isfinite(x).all():
             self._explain_non_finite(condition, noise, sampler, increments)
         return x
 
-    def _solve(
+    def solve(
         self, condition: th.Tensor, noise: th.Tensor, sampler: Sampler, increments: th.Tensor | None, check: bool = False
     ) -> th.Tensor:
+        """
+        As :meth:`sample`, whose answer need not be finite.
+
+        :param condition: (batch_size, condition_dim)
+        :param noise: standard normal draws, (batch_size, dim)
+        :param sampler: solver, steps and time grid
+        :param increments: standard normal draws for the steps of ``sde``, (steps - 1, batch_size or 1, dim)
+        :param check: whether to look at the network's every output
+        :return: samples, (batch_size, dim)
+        :raises ValueError: with ``check``, if an output is not finite
+        """
         calls = 0
 
-        def velocity(t: th.Tensor, x: th.Tensor) -> th.Tensor:
+        def field(point: TimePoint, x: th.Tensor) -> th.Tensor:
             nonlocal calls
-            output = self.velocity(t, x, condition)
+            output = self.velocity(point.t, x, condition, point.coefficients)
             if check and not th.isfinite(output).all():
-                raise ValueError(_non_finite_message(self, condition, sampler, calls // sampler.evaluations, float(t)))
+                raise ValueError(_non_finite_message(self, condition, sampler, calls // sampler.evaluations, float(point.t)))
             calls += 1
             return output
 
         x = self.path.prior_std * noise
         if sampler.solver == "sde":
             assert increments is not None
-            return sdeint(velocity, x, sampler, self.path, increments)
-        return odeint(velocity, x, sampler, self.path)
+            return sdeint(field, x, sampler, self.path, increments)
+        return integrate(field, x, sampler, self.path)
 
     def _explain_non_finite(
         self, condition: th.Tensor, noise: th.Tensor, sampler: Sampler, increments: th.Tensor | None
     ) -> None:
         # The solve once more, with a look at every step, which would cost too much where all is well
         with th.no_grad():
-            self._solve(condition, noise, sampler, increments, check=True)
+            self.solve(condition, noise, sampler, increments, check=True)
         raise ValueError(f"Samples grew beyond what {noise.dtype} holds, in the last step of {sampler}. Take more steps.")
 
     def sample_with_log_prob(

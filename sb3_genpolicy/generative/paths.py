@@ -32,6 +32,9 @@ class PathCoefficients(NamedTuple):
 class Path(ABC):
     """
     A path is its four scalars; everything else (targets, conversions, samplers) follows from them.
+
+    What samplers take from a path is computed once if all of its attributes are plain numbers or strings, and every time if
+    not: a path of your own may learn.
     """
 
     #: Latest time at which the scalars are evaluated, later ones are clamped to it. Below 1 if a derivative is infinite there

@@ -4,6 +4,7 @@ Solvers carry noise along a velocity field to data, or back: a plain loop over t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch as th
@@ -12,28 +13,14 @@ import torchdiffeq
 from sb3_genpolicy.generative.checks import check_choice, check_number, with_named_options
 from sb3_genpolicy.generative.paths import LinearPath, Path, PathCoefficients
 from sb3_genpolicy.generative.predictions import to_parts
+from sb3_genpolicy.generative.schedules import TABLEAUS, Stage, TimePoint, dpm_steps, kept, knots_of, runge_kutta_steps
 from sb3_genpolicy.generative.time_grids import TIME_GRIDS
 
 #: ``velocity(t, x)``: t broadcasts against x, which is (batch_size, dim), as is the answer
 Velocity = Callable[[th.Tensor, th.Tensor], th.Tensor]
+#: The same, told the path's scalars beside the time, which are known beforehand
+Field = Callable[[TimePoint, th.Tensor], th.Tensor]
 
-
-class Tableau(NamedTuple):
-    """
-    An explicit Runge-Kutta method (Butcher's tableau).
-    """
-
-    nodes: tuple[float, ...]
-    matrix: tuple[tuple[float, ...], ...]
-    weights: tuple[float, ...]
-
-
-TABLEAUS: dict[str, Tableau] = {
-    "euler": Tableau((0.0,), ((),), (1.0,)),
-    "midpoint": Tableau((0.0, 0.5), ((), (0.5,)), (0.0, 1.0)),
-    "heun": Tableau((0.0, 1.0), ((), (1.0,)), (0.5, 0.5)),
-    "rk4": Tableau((0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
-}
 
 #: Fixed-step Runge-Kutta methods, DPM-Solver++(2M), adaptive Dormand-Prince, and Euler-Maruyama for the reverse SDE
 SOLVERS: tuple[str, ...] = (*TABLEAUS, "dpm++", "dopri5", "sde")
@@ -100,13 +87,34 @@ def odeint(velocity: Velocity, x: th.Tensor, sampler: Sampler, path: Path | None
     :param reverse: from data to noise
     :return: where the points arrive, (batch_size, dim)
     """
-    path = LinearPath() if path is None else path
+    return integrate(_of_points(velocity), x, sampler, LinearPath() if path is None else path, reverse)
+
+
+def _of_points(velocity: Velocity) -> Field:
+    return lambda point, x: velocity(point.t, x)
+
+
+def _layout(sampler: Sampler, x: th.Tensor) -> tuple[int, str, th.dtype, th.device]:
+    return sampler.steps, sampler.time_grid, x.dtype, x.device
+
+
+def integrate(field: Field, x: th.Tensor, sampler: Sampler, path: Path, reverse: bool = False) -> th.Tensor:
+    """
+    As :func:`odeint`, of a field that takes a :class:`~sb3_genpolicy.generative.schedules.TimePoint` in place of a time.
+
+    :param field: the field, a callable of (point, x)
+    :param x: noise, or data, (batch_size, dim)
+    :param sampler: solver, steps and time grid; any but ``sde``, and ``dpm++`` only from noise to data
+    :param path: the path that time grids and points refer to
+    :param reverse: from data to noise
+    :return: where the points arrive, (batch_size, dim)
+    """
     if sampler.solver == "dpm++":
-        return _dpm_solver(velocity, x, sampler, path)
+        return _dpm_solver(field, x, sampler, path)
     if sampler.solver == "dopri5":
-        return _adaptive(velocity, x, sampler, path, reverse)
-    for step in step_functions(velocity, sampler, path, x.dtype, x.device, reverse):
-        x = step(x)
+        return _adaptive(field, x, sampler, path, reverse)
+    for stages, weights in runge_kutta_steps(path, sampler.solver, *_layout(sampler, x), reverse):
+        x = _runge_kutta_step(field, stages, weights, x)
     return x
 
 
@@ -124,74 +132,44 @@ def step_functions(
     :param reverse: whether the maps lead from data to noise
     :return: one function of x for every step, in the order of their application
     """
-    tableau = TABLEAUS[sampler.solver]
-    knots = TIME_GRIDS[sampler.time_grid].knots(sampler.steps, reverse)
-    h = knots.diff()[:, None]
-    t, dt_ds = sampler.times(path, knots[:-1, None] + h * th.tensor(tableau.nodes, dtype=th.float64))
-    # One transfer of all times, (steps, stages, 1, 1), which broadcast against x
-    t = t.to(device, dtype)[..., None, None]
-    lengths = (h * dt_ds).tolist()
-    return [_RungeKuttaStep(velocity, tableau, t[k], lengths[k]) for k in range(sampler.steps)]
+    steps = runge_kutta_steps(path, sampler.solver, sampler.steps, sampler.time_grid, dtype, device, reverse)
+    return [partial(_runge_kutta_step, _of_points(velocity), stages, weights) for stages, weights in steps]
 
 
-class _RungeKuttaStep:
-    """One step: x at the start of an interval -> x at its end."""
-
-    def __init__(self, velocity: Velocity, tableau: Tableau, t: th.Tensor, lengths: Sequence[float]):
-        self.velocity = velocity
-        self.tableau = tableau
-        self.t = t
-        self.lengths = lengths
-
-    def __call__(self, x: th.Tensor) -> th.Tensor:
-        slopes: list[th.Tensor] = []
-        for stage, row in enumerate(self.tableau.matrix):
-            at = _combine(x, row, slopes)
-            slopes.append(self.lengths[stage] * self.velocity(self.t[stage], at))
-        return _combine(x, self.tableau.weights, slopes)
+def _runge_kutta_step(field: Field, stages: Sequence[Stage], weights: Sequence[float], x: th.Tensor) -> th.Tensor:
+    """x at the start of an interval -> x at its end."""
+    slopes: list[th.Tensor] = []
+    for point, earlier in stages:
+        slopes.append(field(point, _combine(x, earlier, slopes)))
+    return _combine(x, weights, slopes)
 
 
 def _combine(x: th.Tensor, weights: Sequence[float], slopes: Sequence[th.Tensor]) -> th.Tensor:
     for weight, slope in zip(weights, slopes, strict=True):
         if weight != 0.0:
-            x = x + weight * slope
+            x = x.add(slope, alpha=weight)
     return x
 
 
-def _knots(sampler: Sampler, path: Path, x: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    """The times between steps, (steps + 1, 1, 1), and the Euler lengths of the steps, (steps, 1, 1)."""
-    knots = TIME_GRIDS[sampler.time_grid].knots(sampler.steps)
-    t, dt_ds = sampler.times(path, knots)
-    lengths = dt_ds[:-1] * knots.diff()
-    return t.to(x.device, x.dtype)[:, None, None], lengths.to(x.device, x.dtype)[:, None, None]
-
-
-def _dpm_solver(velocity: Velocity, x: th.Tensor, sampler: Sampler, path: Path) -> th.Tensor:
+def _dpm_solver(field: Field, x: th.Tensor, sampler: Sampler, path: Path) -> th.Tensor:
     """
     DPM-Solver++(2M): between two knots, x is integrated exactly for an estimate of the data that is extrapolated linearly
     in the log of alpha / sigma from the last two (section 4 of Lu et al., 2022). The first and the last step take the estimate
     as it is; their length in that log may be infinite.
     """
-    t, _ = _knots(sampler, path, x)
-    alpha, sigma, _, _ = path(t)
-    log_ratio = alpha.log() - sigma.log()
-    h = log_ratio.diff(dim=0)
-    previous = None
-    for k in range(sampler.steps):
-        data = to_parts("velocity", velocity(t[k], x), path(t[k]), x).data
-        extrapolated = data
-        if previous is not None and k < sampler.steps - 1:
-            extrapolated = data + 0.5 * h[k] / h[k - 1] * (data - previous)
+    previous: th.Tensor | None = None
+    for point, share, gain, change in dpm_steps(path, *_layout(sampler, x)):
+        data = to_parts("velocity", field(point, x), point.coefficients, x).data
+        extrapolated = data if change is None or previous is None else data + change * (data - previous)
         previous = data
-        kept = sigma[k + 1] / sigma[k]
-        x = kept * x + (alpha[k + 1] - kept * alpha[k]) * extrapolated
+        x = share * x + gain * extrapolated
     return x
 
 
-def _adaptive(velocity: Velocity, x: th.Tensor, sampler: Sampler, path: Path, reverse: bool) -> th.Tensor:
+def _adaptive(field: Field, x: th.Tensor, sampler: Sampler, path: Path, reverse: bool) -> th.Tensor:
     def slope(s: th.Tensor, x: th.Tensor) -> th.Tensor:
-        t, dt_ds = sampler.times(path, s)
-        return dt_ds * velocity(t.reshape(1, 1), x)
+        t, dt_ds = sampler.times(path, s.reshape(1, 1))
+        return dt_ds * field(TimePoint(t, path(t)), x)
 
     ends = x.new_tensor([float(reverse), float(not reverse)])
     # A step ends where the way ends: past it there is no field. Every row keeps the tolerance, not only their mean.
@@ -278,6 +256,11 @@ class SDEStep(NamedTuple):
     squared_diffusion: th.Tensor
     coefficients: PathCoefficients
 
+    @property
+    def point(self) -> TimePoint:
+        """Where it begins."""
+        return TimePoint(self.t, self.coefficients)
+
     def mean(self, x: th.Tensor, velocity: th.Tensor) -> th.Tensor:
         """
         :param x: where the step begins, (batch_size, dim)
@@ -299,33 +282,38 @@ class SDEStep(NamedTuple):
         return 1.0 + 0.5 * self.squared_diffusion * alpha / (sigma * self.coefficients.wronskian)
 
 
-def sde_steps(sampler: Sampler, path: Path, x: th.Tensor) -> list[SDEStep]:
+def sde_steps(sampler: Sampler, path: Path, x: th.Tensor) -> Sequence[SDEStep]:
     """
     :param sampler: steps and time grid
     :param path: the path
     :param x: a tensor of the points' kind
     :return: the steps of :func:`sdeint`, the last one with its noise
     """
-    t, lengths = _knots(sampler, path, x)
+    return _sde_steps(path, *_layout(sampler, x))
+
+
+@kept
+def _sde_steps(path: Path, steps: int, time_grid: str, dtype: th.dtype, device: th.device) -> tuple[SDEStep, ...]:
+    t, lengths = knots_of(path, steps, time_grid, dtype, device)
     coefficients = path(t[:-1])
     squared_diffusion = path.squared_diffusion(t[:-1]).minimum(coefficients.sigma.square() / lengths)
-    return [SDEStep(t[k], lengths[k], squared_diffusion[k], path(t[k])) for k in range(sampler.steps)]
+    return tuple(SDEStep(t[k], lengths[k], squared_diffusion[k], path(t[k])) for k in range(steps))
 
 
-def sdeint(velocity: Velocity, x: th.Tensor, sampler: Sampler, path: Path, increments: th.Tensor) -> th.Tensor:
+def sdeint(field: Field, x: th.Tensor, sampler: Sampler, path: Path, increments: th.Tensor) -> th.Tensor:
     """
     Euler-Maruyama steps of ``dx = (v + g^2 / 2 score) dt + g dw``, which has the marginals of the flow for any g: here the
     path's own diffusion, capped so that a step does not replace more noise than there is, and zero in the last step, whose
     noise would stay in the sample.
 
-    :param velocity: the field
+    :param field: the field, a callable of (point, x)
     :param x: noise, (batch_size, dim)
     :param sampler: steps and time grid
     :param path: the path
     :param increments: standard normal draws, (steps - 1, batch_size, dim)
     :return: samples, (batch_size, dim)
     """
-    steps = sde_steps(sampler, path, x)
-    for k, step in enumerate(steps[:-1]):
-        x = step.mean(x, velocity(step.t, x)) + step.std * increments[k]
-    return x + steps[-1].length * velocity(steps[-1].t, x)
+    *steps, last = sde_steps(sampler, path, x)
+    for step, increment in zip(steps, increments, strict=True):
+        x = step.mean(x, field(step.point, x)) + step.std * increment
+    return x + last.length * field(last.point, x)
