@@ -16,6 +16,10 @@ from torch import nn
 
 from sb3_genpolicy.generative.networks import in_float32
 
+# A CPU computes so many rows by one product; the intermediate numbers of more fall out of its caches, which costs more than
+# the fewer calls gain
+_TOGETHER = 1024
+
 
 class BatchedLinear(nn.Module):
     """
@@ -37,6 +41,17 @@ class BatchedLinear(nn.Module):
         :return: (n_layers, batch_size, n_out)
         """
         return th.baddbmm(self.bias, x, self.weight)
+
+    def unbind(self) -> list[Callable[[th.Tensor], th.Tensor]]:
+        """
+        :return: the layers one by one, functions of (batch_size, n_in)
+        """
+        pairs = zip(self.bias.unbind(), self.weight.unbind(), strict=True)
+        return [partial(_linear, bias, weight) for bias, weight in pairs]
+
+
+def _linear(bias: th.Tensor, weight: th.Tensor, x: th.Tensor) -> th.Tensor:
+    return th.addmm(bias, x, weight)
 
 
 class TwinCritic(ContinuousCritic):
@@ -87,11 +102,24 @@ class TwinCritic(ContinuousCritic):
         # Learn the features extractor using the policy loss only when it is shared with the actor
         with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
             features = self.extract_features(obs, self.features_extractor)
-        h = th.cat([features, actions], dim=1).expand(self.n_critics, -1, -1)
+        inputs = th.cat([features, actions], dim=1)
+        if inputs.device.type == "cpu" and len(inputs) > _TOGETHER:
+            return self._one_by_one(inputs)
+        h = inputs.expand(self.n_critics, -1, -1)
         *hidden, head = self.layers
         for layer in hidden:
             h = self.activation(layer(h))
         return in_float32(head, h)
+
+    def _one_by_one(self, inputs: th.Tensor) -> th.Tensor:
+        values = []
+        layers = (layer.unbind() for layer in self.layers if isinstance(layer, BatchedLinear))
+        for *hidden, head in zip(*layers, strict=True):
+            h = inputs
+            for layer in hidden:
+                h = self.activation(layer(h))
+            values.append(in_float32(head, h))
+        return th.stack(values)
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
         return self.values(obs, actions).unbind(0)

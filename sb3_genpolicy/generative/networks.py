@@ -4,6 +4,7 @@ Networks of a generative model: they see a noisy point, its time and a condition
 A network of your own takes the arguments of :class:`ConditionalMLP`, in its constructor and in ``forward``.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from torch import nn
 from sb3_genpolicy.generative.time_features import GaussianFourierTimeFeatures, SinusoidalTimeFeatures, TimeFeatures
 
 
-def in_float32(layer: nn.Module, x: th.Tensor) -> th.Tensor:
+def in_float32(layer: Callable[[th.Tensor], th.Tensor], x: th.Tensor) -> th.Tensor:
     """
     :param layer: a layer whose output keeps its digits at any precision, as a value of which differences are taken
     :param x: its argument
