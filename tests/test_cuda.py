@@ -122,3 +122,59 @@ def test_rows_that_do_not_fit_on_a_gpu_or_lie_on_a_disk_are_streamed_to_it(tmp_p
     model = GMPO("FlowPolicy", dataset=path, policy_kwargs=SMALL, seed=0, device="cuda", batch_size=8).learn(20)
     assert model.replay_buffer.streams
     assert all(th.isfinite(parameter).all() for parameter in model.policy.parameters())
+
+
+# Updates recorded as CUDA graphs
+
+
+def train(algorithm, arrays, steps, capture, **options):
+    options = dict(policy_kwargs=SMALL, seed=0, device="cuda", batch_size=32) | options
+    return algorithm("FlowPolicy", dataset=arrays, capture=capture, **options).learn(steps, log_interval=None)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        (GMPO, dict(learning_rate=lambda left: 1e-3 * left)),
+        (GMPO, dict(weighting="softmax", n_actions=3, pretraining_steps=12)),
+        (GMPG, dict(pretraining_steps=12, policy_learning_rate=lambda left: 1e-3 * left)),
+        (GMPG, dict(pretraining_steps=12, kl_estimator="ode", target_kl=0.1)),
+    ],
+    ids=str,
+)
+def test_a_recorded_update_gives_the_numbers_of_the_same_made_call_by_call(arrays, algorithm, options, precision):
+    """Both phases: parameters, random states and the log's means."""
+    recorded, plain = (train(algorithm, arrays, 24, capture, precision=precision, **options) for capture in (True, False))
+    assert recorded._recorded is not None
+    for mine, expected in zip(recorded.policy.parameters(), plain.policy.parameters(), strict=True):
+        th.testing.assert_close(mine, expected, rtol=1e-3, atol=1e-4)
+    assert th.equal(recorded.generator.get_state(), plain.generator.get_state())
+    assert th.equal(recorded.replay_buffer.random_state(), plain.replay_buffer.random_state())
+    mine, expected = recorded.means.pop(), plain.means.pop()
+    assert mine.keys() == expected.keys()
+    for name in expected:
+        assert mine[name].item() == pytest.approx(expected[name].item(), rel=1e-2, abs=1e-3), name
+
+
+def test_a_recorded_model_saves_and_goes_on(arrays, tmp_path):
+    train(GMPO, arrays, 10, capture=True).save(tmp_path / "model")
+    resumed = GMPO.load(tmp_path / "model", device="cuda").learn(8, reset_num_timesteps=False, dataset=arrays)
+    assert resumed._recorded is not None
+    for mine, expected in zip(resumed.policy.parameters(), train(GMPO, arrays, 18, True).policy.parameters(), strict=True):
+        th.testing.assert_close(mine, expected, rtol=1e-3, atol=1e-4)
+    on_cpu = GMPO.load(tmp_path / "model", device="cpu").learn(2, reset_num_timesteps=False, dataset=arrays)
+    assert on_cpu.num_timesteps == 12
+
+
+def test_a_recorded_run_that_diverges_stops(arrays):
+    model = train(GMPO, arrays, 10, capture=True)
+    model.replay_buffer._store.rewards.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="critic_loss = nan"):
+        model.train(150, 32)
+
+
+def test_what_cannot_be_recorded_trains_call_by_call_and_says_why(arrays, capsys):
+    model = train(GMPO, arrays, 6, capture=True, policy_kwargs={**SMALL, "coupling": "optimal_transport"}, verbose=1)
+    assert model._recorded is None and model.num_timesteps == 6
+    assert capsys.readouterr().out.count("not recorded (capture=True): OptimalTransportCoupling pairs noise") == 1

@@ -19,6 +19,7 @@ from sb3_genpolicy.common import gradient_steps, precision
 from sb3_genpolicy.common.averages import follow
 from sb3_genpolicy.common.device_means import DeviceMeans
 from sb3_genpolicy.common.precision import matmul_precision, onednn_keeps_float32
+from sb3_genpolicy.common.recorded_update import make_ordinary, make_recordable
 from sb3_genpolicy.common.twin_critic import TwinCritic
 from tests.conftest import SMALL, make_arrays
 
@@ -102,12 +103,18 @@ def settings():
 
 
 @pytest.mark.parametrize("name", precision.PRECISIONS)
-def test_a_precision_lasts_as_long_as_training(name):
-    before = settings()
-    with pytest.raises(KeyError), matmul_precision(name, CPU):
-        assert (settings() != before) == (name == "bfloat16" or onednn_keeps_float32())
-        raise KeyError
+def test_a_precision_lasts_as_long_as_training(arrays, name):
+    before, seen = settings(), []
+
+    class Stopped(GMPO):
+        def _objective(self, rows, batch):
+            seen.append(settings())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        Stopped("FlowPolicy", dataset=arrays, policy_kwargs=SMALL, precision=name).learn(1)
     assert settings() == before
+    assert (seen[0][0] != before[0]) == onednn_keeps_float32() and seen[0][2] == (name == "bfloat16")
     # What users set with torch's older functions can still be read and set
     assert th.get_float32_matmul_precision() == "highest"
 
@@ -162,6 +169,20 @@ def test_bfloat16_follows_the_curve_of_float32(arrays, algorithm):
             assert ours[name] == pytest.approx(expected[name], rel=0.1, abs=0.02), name
             # Nor is it the same run
             assert ours[name] != expected[name], name
+
+
+def test_every_step_in_bfloat16_sees_the_parameters_of_the_last(arrays):
+    """Rounded copies of parameters are kept no longer than a step: two at once are as two."""
+
+    def trained(calls):
+        model = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL, seed=0, precision="bfloat16").learn(1)
+        for steps in calls:
+            model.train(steps, 32)
+        return model
+
+    at_once, apart = trained([6]), trained([1] * 6)
+    for mine, expected in zip(at_once.policy.parameters(), apart.policy.parameters(), strict=True):
+        th.testing.assert_close(mine, expected, rtol=0, atol=0)
 
 
 def test_actions_do_not_depend_on_the_precision_of_training(arrays):
@@ -239,9 +260,8 @@ def test_a_replay_whose_loss_is_not_finite_is_found(arrays, recordable, monkeypa
     monkeypatch.setattr(gradient_steps, "_CHECK_EVERY_ON_GPU", 1)
     model = run(arrays, steps=5, capture=True)
     model.replay_buffer.rewards.fill_(np.nan)
-    with pytest.raises(FloatingPointError, match="in gradient step 6, critic_loss = nan"):
-        model.train(1, 8)
-        model.train(1, 8)
+    with pytest.raises(FloatingPointError, match="in gradient step 6, critic_loss = nan.* load a checkpoint"):
+        model.train(1, model.batch_size)
 
 
 def test_an_update_that_no_graph_can_hold_is_made_step_by_step_and_said_once(arrays, recordable, monkeypatch, capsys):
@@ -260,10 +280,26 @@ def test_on_a_cpu_there_is_nothing_to_record_and_one_line_says_so(arrays, captur
     assert said == capture and model.num_timesteps == 2
 
 
+def test_an_optimizer_made_recordable_and_ordinary_again_steps_as_if_nothing_had_been():
+    parameters = [th.nn.Parameter(th.ones(3)) for _ in range(2)]
+    optimizers = [th.optim.Adam([parameter], lr=0.125, fused=True) for parameter in parameters]
+    for _ in range(2):
+        for parameter, optimizer in zip(parameters, optimizers, strict=True):
+            parameter.grad = th.arange(3.0)
+            optimizer.step()
+        make_recordable(optimizers[0], CPU)
+        assert optimizers[0].param_groups[0]["capturable"] and isinstance(optimizers[0].param_groups[0]["lr"], th.Tensor)
+        make_ordinary(optimizers[0])
+    assert optimizers[0].state_dict()["param_groups"] == optimizers[1].state_dict()["param_groups"]
+    assert isinstance(optimizers[0].param_groups[0]["lr"], float)
+    th.testing.assert_close(*parameters, rtol=0, atol=0)
+
+
 def test_a_recorded_model_s_file_goes_on_without_recording(arrays, recordable, tmp_path, monkeypatch):
     run(arrays, capture=True).save(tmp_path / "model")
     monkeypatch.undo()
     resumed = GMPG.load(tmp_path / "model").learn(3, reset_num_timesteps=False, dataset=arrays)
+    assert isinstance(resumed.actor.optimizer.param_groups[0]["lr"], float)
     plain = run(arrays)
     plain.save(tmp_path / "plain")
     expected = GMPG.load(tmp_path / "plain").learn(3, reset_num_timesteps=False, dataset=arrays)

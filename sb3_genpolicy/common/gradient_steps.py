@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from sb3_genpolicy.common.averages import follow
 from sb3_genpolicy.common.guards import check_finite
 from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
-from sb3_genpolicy.common.precision import PRECISIONS, Precision, matmul_precision
+from sb3_genpolicy.common.precision import PRECISIONS, Precision, autocast, matmul_precision
 from sb3_genpolicy.common.recorded_update import (
     RecordedUpdate,
     clear_gradients,
@@ -97,7 +97,9 @@ class GradientSteps(OfflineAlgorithm):
 
     def _update(self, batch_size: int) -> None:
         rows, batch = self.replay_buffer.draw(batch_size, env=self._vec_normalize_env)
-        self._descend(self._objective(rows, batch))
+        with autocast(self.precision, self.device):
+            objective = self._objective(rows, batch)
+        self._descend(objective)
 
     def _descend(self, objective: Objective) -> None:
         """A step of the networks that the objective is of, and of those that follow them."""
@@ -136,9 +138,11 @@ class GradientSteps(OfflineAlgorithm):
     def _guard(self, terms: dict[str, th.Tensor], others: dict[str, th.Tensor]) -> None:
         if self._recorded is not None and self._recorded.recording:
             # Looked at now and then, after a replay
-            self._terms.update(terms)
-        elif self.device.type == "cpu" or self._n_updates % _CHECK_EVERY_ON_GPU == 0:
+            self._terms.update({name: term.detach() for name, term in terms.items()})
+        elif self.device.type == "cpu":
             check_finite(self._n_updates + 1, terms, others)
+        elif self._n_updates % _CHECK_EVERY_ON_GPU == 0:
+            check_finite(self._n_updates + 1, terms, others, every_step=False)
 
     def _set_actor_rate(self, rate: float) -> None:
         if isinstance(self._actor_rate, th.Tensor):
@@ -212,7 +216,7 @@ class GradientSteps(OfflineAlgorithm):
         assert self._recorded is not None
         self._recorded.replay()
         if self._n_updates % _CHECK_EVERY_ON_GPU == 0:
-            check_finite(self._n_updates + 1, self._terms)
+            check_finite(self._n_updates + 1, self._terms, every_step=False)
 
     def _record(self, batch_size: int) -> bool:
         """Whether it worked."""

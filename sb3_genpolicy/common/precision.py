@@ -22,16 +22,12 @@ _PROBE_SIZE, _PROBE_ERROR = 64, 1e-3
 @contextmanager
 def matmul_precision(precision: Precision, device: th.device) -> Iterator[None]:
     """
-    Compute matrix products in a precision, for as long as the context lasts. Parameters, losses and optimizers stay float32.
+    Compute products of float32 matrices in a way, for as long as the context lasts.
 
-    :param precision: ``float32``, torch's own setting; ``tf32``, on a GPU products of numbers rounded to 10 bits, elsewhere as
-        ``float32``; or ``bfloat16``, layers in numbers of 8 bits, but for the last ones of critics and actors
+    :param precision: ``tf32``, on a GPU products of numbers rounded to 10 bits; else, and elsewhere, exact ones
     :param device: where the products are computed
     """
-    if precision == "bfloat16":
-        with th.autocast(device.type, th.bfloat16):
-            yield
-    elif precision == "tf32" and device.type == "cuda":
+    if precision == "tf32" and device.type == "cuda":
         with _setting(th.backends.cuda.matmul, "tf32"):
             yield
     elif device.type == "cpu" and onednn_keeps_float32():
@@ -39,6 +35,18 @@ def matmul_precision(precision: Precision, device: th.device) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def autocast(precision: Precision, device: th.device) -> th.autocast:
+    """
+    Evaluate layers in a precision. Parameters, losses and optimizers stay float32. To be left before the parameters change,
+    whose rounded copies it keeps.
+
+    :param precision: ``bfloat16``, layers in numbers of 8 bits, but for the last ones of critics and actors; else, as they are
+    :param device: where they are evaluated
+    :return: the context
+    """
+    return th.autocast(device.type, th.bfloat16, enabled=precision == "bfloat16")
 
 
 @functools.cache
