@@ -128,7 +128,7 @@ def improve(args: argparse.Namespace, seed: int) -> None:
     if args.steps > 0:
         model.learn(args.steps, log_interval=None)
     seconds = time.perf_counter() - start
-    means = model.means.pop()
+    means = {name: float(mean) for name, mean in model.means.pop().items()}
     write(
         {
             "dataset": args.dataset,
