@@ -3,7 +3,8 @@ What a gradient step costs, beside the least that its matrix products and its me
 products and in bfloat16; and the same work beside d3rlpy.
 
     python -m benchmarks.speed [--batch-sizes 256 4096] [--repeats 5] [--seconds 1.0]
-    python -m benchmarks.speed --peer <python of an environment with d3rlpy 2.8.1>
+    python -m benchmarks.speed --parts
+    python -m benchmarks.speed --batch-sizes --peer <python of an environment with d3rlpy 2.8.1>
 
 All sides of a table run in turn, ``--repeats`` times, and medians are compared; one thread, Hopper's shapes. The floor of
 float32 is at the rate of oneDNN's products of two 1024 x 1024 matrices, which training uses; "torch's own" are those that
@@ -24,6 +25,7 @@ from unittest import mock
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.floor import Floor, copy_rate, product_rate, seconds_of
 from sb3_genpolicy import GMPG, GMPO
@@ -140,6 +142,34 @@ def cells(times: dict[str, float], floor: dict[str, float] | None) -> str:
     return " | ".join([f"{exact:.2f}", *beside[:2], f"{plain:.2f}", beside[2], f"{half:.2f}", f"{exact / half:.2f}"])
 
 
+# Where a step's time goes, by operation
+PARTS = {
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "linear"),
+    "activations and their gradients": ("silu", "silu_backward", "relu", "relu_", "clamp_min_", "threshold_backward"),
+    "optimizers and averages": ("_fused_adam_", "_foreach_lerp_", "lerp_", "Optimizer.step#Adam.step"),
+    "drawing rows, times and noise": ("randint", "index_select", "index", "rand", "randn", "normal_", "uniform_", "random_"),
+    "copies and changes of type": ("copy_", "_to_copy", "cat", "stack"),
+}
+
+
+def table_of_parts(options: argparse.Namespace) -> None:
+    data = arrays()
+    print("\n| networks | batch | precision | " + " | ".join(PARTS) + " | everything else |")
+    print("|---|---|---|" + "---|" * (len(PARTS) + 1), flush=True)
+    for network in options.networks:
+        for batch_size in options.batch_sizes:
+            for mode in ("float32", "bfloat16"):
+                model = GMPO("FlowPolicy", dataset=data, policy_kwargs=NETWORKS[network], seed=0, batch_size=batch_size)
+                model.learn(3, log_interval=None)
+                with profile(activities=[ProfilerActivity.CPU]) as profiled:
+                    for _ in range(max(5, 10_000 // batch_size)):
+                        step(model, mode, batch_size)
+                spent = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profiled.key_averages()}
+                shares = [sum(spent.get(name, 0.0) for name in names) / sum(spent.values()) for names in PARTS.values()]
+                shares.append(1.0 - sum(shares))
+                print(f"| {network} | {batch_size} | {mode} | " + " | ".join(f"{share:.0%}" for share in shares) + " |")
+
+
 def table_of_peers(python: str, repeats: int) -> None:
     program = str(Path(__file__).with_name("peers.py"))
     commands = {"ours": [sys.executable, program, "ours"], "d3rlpy": [python, program, "d3rlpy"]}
@@ -160,11 +190,12 @@ def main() -> None:
     parser.add_argument("--networks", choices=NETWORKS, nargs="+", default=list(NETWORKS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each side's turn")
+    parser.add_argument("--parts", action="store_true", help="where a step's time goes, in place of how long it takes")
     parser.add_argument("--peer", metavar="PYTHON", help="of an environment with d3rlpy")
     options = parser.parse_args()
     th.set_num_threads(1)
     if options.batch_sizes:
-        table_of_steps(options)
+        (table_of_parts if options.parts else table_of_steps)(options)
     if options.peer:
         table_of_peers(options.peer, options.repeats)
 
