@@ -264,6 +264,21 @@ class OfflineReplayBuffer(ReplayBuffer):
         self._store = new
         self.buffer_size, self.pos, self.full = n_rows, n_old, False
 
+    def share_rows(self, other: "OfflineReplayBuffer") -> bool:
+        """
+        Hold another buffer's rows in place of equal ones, so that they are in memory once.
+
+        :param other: a buffer on the same device
+        :return: whether they are equal, and were taken
+        """
+        ours, theirs = ({**vars(buffer._store), "drawn_from": buffer._drawn_from} for buffer in (self, other))
+        if not all(_is_equal(ours[name], theirs[name]) for name in ours):
+            return False
+        # Rows that arrive one by one are written over, each buffer's by its own
+        if not self._unfolded:
+            self._store, self._drawn_from = other._store, other._drawn_from
+        return True
+
     # Drawing
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
@@ -283,14 +298,18 @@ class OfflineReplayBuffer(ReplayBuffer):
         :return: indices of the rows, (batch_size,), and the rows as :meth:`sample` gives them
         """
         if not self.streams:
-            rows = self._draw_rows(batch_size)
+            rows = self.draw_rows(batch_size)
             return rows, self._get_samples(rows, env)
         if self._prefetcher is None:
-            self._prefetcher = Prefetcher(self._draw_rows, self._gather_for_device, self._own_generator())
+            self._prefetcher = Prefetcher(self.draw_rows, self._gather_for_device, self._own_generator())
         rows, batch = self._prefetcher.next(batch_size)
         return rows, self._as_samples(batch, env)
 
-    def _draw_rows(self, batch_size: int) -> th.Tensor:
+    def draw_rows(self, batch_size: int) -> th.Tensor:
+        """
+        :param batch_size: number of rows, drawn with replacement
+        :return: their indices, (batch_size,)
+        """
         n_rows = self.size() if self._drawn_from is None else len(self._drawn_from)
         drawn = th.randint(0, n_rows, (batch_size,), device=self.rows_device, generator=self.generator)
         return drawn if self._drawn_from is None else self._drawn_from[drawn]
@@ -395,6 +414,14 @@ class OfflineReplayBuffer(ReplayBuffer):
                 "dataset by name."
             )
         return {**self.__dict__, "generator": None, "_prefetcher": None, "_normalizer": TensorNormalizer()}
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_is_equal(one[key], other[key]) for key in one)
+    if isinstance(one, th.Tensor) and isinstance(other, th.Tensor):
+        return one is other or (one.dtype == other.dtype and th.equal(one, other))
+    return one is other
 
 
 def _put(rows: th.Tensor, row: int, value: Any) -> None:
