@@ -181,7 +181,9 @@ class GradientSteps(OfflineAlgorithm):
         if self.replay_buffer.streams:
             return "its dataset is streamed from files. Take one that fits into memory"
         if self._vec_normalize_env is not None:
-            return "its environment is a VecNormalize. Take normalize_observations=True in policy_kwargs and a reward_transform"
+            return (
+                "its environment is a VecNormalize. Take normalize_observations=True in policy_kwargs and a reward_transform"
+            )
         if not self.actor.model.coupling.independent:
             return (
                 f"{type(self.actor.model.coupling).__name__} pairs noise with actions on the host. Take coupling='independent'"

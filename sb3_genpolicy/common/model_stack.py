@@ -40,10 +40,10 @@ class ModelStack:
         self.heed_phase()
         optimizers = zip(*(model._optimizers(True) for model in models), strict=True)
         self._optimizers = {id(group[0]): StackedOptimizer(group, stacked_of) for group in optimizers}
-        self._actor_and_average, self._critic_and_target = (
-            [[stacked_of[id(own)] for own in owns] for owns in pair]
+        self._followers = [
+            tuple([stacked_of[id(own)] for own in owns] for owns in pair)
             for pair in (self._first._actor_and_average, self._first._critic_and_target)
-        )
+        ]
 
     def heed_phase(self) -> None:
         """Ask for the gradients that the models ask for."""
@@ -77,9 +77,10 @@ class ModelStack:
         """
         :param critics: whether the target critics follow, besides the averaged actor
         """
-        follow(*self._actor_and_average, self._first._actor_rate)
+        (average, actor), (target, critic) = self._followers
+        follow(average, actor, self._first._actor_rate)
         if critics:
-            follow(*self._critic_and_target, self._first.tau)
+            follow(target, critic, self._first.tau)
 
     def release(self) -> None:
         """Give every model memory of its own; the stack is of no use then."""

@@ -4,7 +4,7 @@ Which models can be trained as a batch of networks: those that differ in nothing
 
 import inspect
 from collections.abc import Sequence
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ import torch as th
 from torch.optim import Optimizer
 
 from sb3_genpolicy.common.gradient_steps import GradientSteps
+from sb3_genpolicy.common.pretrained import describe
+from sb3_genpolicy.generative import Path
 
 # Arguments of the constructor that a gradient step does not depend on, or that are compared in another way
 _NOT_COMPARED = (
@@ -40,9 +42,13 @@ def name_of(models: Sequence[GradientSteps], index: int) -> str:
     :return: what it is called in messages
     """
     model = models[index]
-    settings = [name for name in model.batched_settings if name in inspect.signature(type(model).__init__).parameters]
-    marks = ", ".join(f"{name}={getattr(model, name)}" for name in ("seed", *settings))
+    marks = ", ".join(f"{name}={vars(model)[name]}" for name in _may_differ(model))
     return f"model {index} ({marks})"
+
+
+def _may_differ(model: GradientSteps) -> list[str]:
+    options = inspect.signature(type(model).__init__).parameters
+    return ["seed", *(name for name in model.batched_settings if name in options)]
 
 
 def check_models(models: Sequence[Any], reset_num_timesteps: bool) -> None:
@@ -55,76 +61,93 @@ def check_models(models: Sequence[Any], reset_num_timesteps: bool) -> None:
         raise ValueError("There are no models to train: give a list of GMPO or GMPG models.")
     for index, model in enumerate(models):
         if not isinstance(model, GradientSteps):
-            raise ValueError(f"Models are trained side by side, but item {index} is a {type(model).__name__}.")
+            raise ValueError(f"Models that are trained side by side are GMPO or GMPG, but item {index} is a {_kind(model)}.")
         if any(model is earlier for earlier in models[:index]):
-            raise ValueError(f"Model {index} is in the list twice: give every seed a model of its own.")
+            raise ValueError(f"{_capital(name_of(models, index))} is in the list twice: give every seed a model of its own.")
+        if type(model) is not type(models[0]):
+            raise ValueError(
+                f"Models that are trained side by side are of one class, but item 0 is a {_kind(models[0])} and item "
+                f"{index} a {_kind(model)}."
+            )
     progress = [*_PROGRESS, *([] if reset_num_timesteps else ["num_timesteps"])]
-    for index in range(1, len(models)):
+    for index in range(len(models)):
         _check_settings(models, index)
         _check_networks(models, index)
+        _check_obstacle(models, index)
         _check_progress(models, index, progress)
 
 
-def check_obstacles(models: Sequence[GradientSteps]) -> None:
+def check_datasets(models: Sequence[GradientSteps]) -> None:
     """
-    :param models: the models, with their dataset
-    :raises ValueError: if their updates cannot be batched, or their datasets differ; equal ones are then held once
+    :param models: the models, which have read their datasets
+    :raises ValueError: if these differ, or batches of them cannot be gathered together
     """
     for index, model in enumerate(models):
-        obstacle = model._batching_obstacle()
-        if obstacle is not None:
-            raise ValueError(
-                f"{name_of(models, index).capitalize()} cannot be trained side by side with others: {obstacle}. "
-                + _ONE_AFTER_THE_OTHER
-            )
+        _check_obstacle(models, index)
         if not model.replay_buffer.share_rows(models[0].replay_buffer):
             raise ValueError(
                 f"The dataset of {name_of(models, index)} has other rows than that of {name_of(models, 0)}: give all models "
-                "the same one, with the same reward_transform and transforms."
+                "the same dataset, reward_transform and transforms."
             )
+
+
+def _kind(model: Any) -> str:
+    return type(model).__name__
+
+
+def _capital(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]
+
+
+def _check_obstacle(models: Sequence[GradientSteps], index: int) -> None:
+    obstacle = models[index]._batching_obstacle()
+    if obstacle is not None:
+        raise ValueError(
+            f"{_capital(name_of(models, index))} cannot be trained side by side with others: {obstacle}. "
+            + _ONE_AFTER_THE_OTHER
+        )
 
 
 def _check_settings(models: Sequence[GradientSteps], index: int) -> None:
     first, model = models[0], models[index]
-    pairs = [("class", type(first), type(model)), ("policy", first.policy_class, model.policy_class)]
-    pairs += [("device", first.device, model.device), ("sampler", first.policy.sampler, model.policy.sampler)]
-    if type(first) is type(model):
-        names = inspect.signature(type(first).__init__).parameters
-        compared = [name for name in names if name not in (*_NOT_COMPARED, *first.batched_settings)]
-        pairs += [(name, getattr(first, name), getattr(model, name)) for name in compared]
+    names = [
+        name
+        for name in inspect.signature(type(first).__init__).parameters
+        if name not in (*_NOT_COMPARED, *first.batched_settings)
+    ]
+    pairs = [("policy", first.policy_class, model.policy_class), ("device", first.device, model.device)]
+    pairs += [("the policy's sampler", first.policy.sampler, model.policy.sampler)]
+    pairs += [(name, vars(first).get(name), vars(model).get(name)) for name in names]
     for name, ours, theirs in pairs:
         if not _is_same(ours, theirs):
-            may_differ = " and ".join(("seed", *(known for known in first.batched_settings if known in names)))
             raise ValueError(
-                f"Models that are trained side by side may differ in {may_differ} alone, but {name} is {_written(ours)} in "
-                f"{name_of(models, 0)} and {_written(theirs)} in {name_of(models, index)}. {_ONE_AFTER_THE_OTHER}"
+                f"Models that are trained side by side differ in {' and '.join(_may_differ(first))} alone, but {name} is "
+                f"{_written(ours)} in {name_of(models, 0)} and {_written(theirs)} in {name_of(models, index)}. "
+                + _ONE_AFTER_THE_OTHER
             )
 
 
 def _written(value: Any) -> str:
-    return value.__name__ if isinstance(value, type) else repr(value)
+    return value.__name__ if isinstance(value, type) else describe(value)
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Of settings, among them objects and functions that were written once and made several times."""
-    if one is other:
-        return True
+    """Of settings, also where a path or a function was written once and made several times."""
     if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
         return np.array_equal(one, other)
-    if isinstance(one, (dict, list, tuple)) and type(one) is type(other) and len(one) == len(other):
-        if isinstance(one, dict):
-            return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
-        return all(map(_is_same, one, other))
-    if type(one) is not type(other) or isinstance(one, (type, CodeType, str, int, float)):
-        return bool(one == other)
-    if isinstance(one, FunctionType):
-        return _is_same(_parts(one), _parts(other))
-    # Objects that are compared by identity are what their attributes are
-    return bool(one == other) or (type(one).__eq__ is object.__eq__ and _is_same(vars(one), vars(other)))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    if isinstance(one, FunctionType) and isinstance(other, FunctionType):
+        return one is other or _is_same(_parts(one), _parts(other))
+    if isinstance(one, Path) and isinstance(other, Path):
+        return describe(one) == describe(other)
+    return bool(one == other)
 
 
 def _parts(function: FunctionType) -> tuple[Any, ...]:
-    cells = tuple(cell.cell_contents for cell in function.__closure__ or ())
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
     return function.__code__, function.__defaults__, function.__kwdefaults__, cells
 
 
@@ -134,8 +157,8 @@ def _check_networks(models: Sequence[GradientSteps], index: int) -> None:
         ours, theirs = (tuple(shape[name]) if name in shape else "not there" for shape in shapes)
         if ours != theirs:
             raise ValueError(
-                f"The networks of {name_of(models, 0)} and {name_of(models, index)} have other shapes: policy.{name} is {ours} "
-                f"in one and {theirs} in the other. Give them the same spaces and policy_kwargs."
+                f"The networks of {name_of(models, 0)} and {name_of(models, index)} have other shapes: policy.{name} is "
+                f"{ours} in one and {theirs} in the other. Give them the same spaces and policy_kwargs."
             )
 
 
@@ -147,11 +170,11 @@ def _check_progress(models: Sequence[GradientSteps], index: int, names: Sequence
     first, model = models[0], models[index]
     pairs = [(name.strip("_"), getattr(first, name), getattr(model, name)) for name in names]
     optimizers = zip(first._optimizers(True), model._optimizers(True), strict=True)
-    pairs += [("number of the optimizer's steps", *map(_steps, pair)) for pair in optimizers]
+    pairs += [("number of the optimizer's steps", _steps(mine), _steps(others)) for mine, others in optimizers]
     for name, ours, theirs in pairs:
         if ours != theirs:
             raise ValueError(
-                f"{name_of(models, index).capitalize()} is at another point of its run than {name_of(models, 0)}: its {name} is "
+                f"{_capital(name_of(models, index))} is at another point of its run than {name_of(models, 0)}: its {name} is "
                 f"{theirs}, not {ours}. Train both to the same step first."
             )
 
