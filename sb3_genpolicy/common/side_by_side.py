@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.gradient_steps import GradientSteps
 from sb3_genpolicy.common.model_batch import ModelBatch, attributes
-from sb3_genpolicy.common.side_by_side_checks import check_datasets, check_models, name_of
+from sb3_genpolicy.common.side_by_side_checks import check_models, name_of, share_dataset
 from sb3_genpolicy.generative.checks import named_arguments
 
 Algorithm = TypeVar("Algorithm", bound=GradientSteps)
@@ -64,8 +64,7 @@ def learn_side_by_side(
         shown = progress_bar and index == 0
         prepared = _prepare(model, (total_timesteps, callback, reset_num_timesteps, f"{tb_log_name}_{index}", shown, dataset))
         running.append(_Run(model, *prepared, log_interval, name_of(models, index)))
-        model.replay_buffer.share_rows(models[0].replay_buffer)
-    check_datasets(models)
+        share_dataset(models, index)
     for run in running:
         run.callback.on_training_start(run.locals, globals())
     while running := _train(running, log_interval):

@@ -71,24 +71,27 @@ def check_models(models: Sequence[Any], reset_num_timesteps: bool) -> None:
             )
     progress = [*_PROGRESS, *([] if reset_num_timesteps else ["num_timesteps"])]
     for index in range(len(models)):
+        _check_progress(models, index, progress)
         _check_settings(models, index)
         _check_networks(models, index)
         _check_obstacle(models, index)
-        _check_progress(models, index, progress)
+        _check_optimizers(models, index)
 
 
-def check_datasets(models: Sequence[GradientSteps]) -> None:
+def share_dataset(models: Sequence[GradientSteps], index: int) -> None:
     """
-    :param models: the models, which have read their datasets
-    :raises ValueError: if these differ, or batches of them cannot be gathered together
+    Let a model hold the first one's rows in place of its own.
+
+    :param models: all models
+    :param index: of one that has read its dataset, as the first one has
+    :raises ValueError: if these differ, or are streamed
     """
-    for index, model in enumerate(models):
-        _check_obstacle(models, index)
-        if not model.replay_buffer.share_rows(models[0].replay_buffer):
-            raise ValueError(
-                f"The dataset of {name_of(models, index)} has other rows than that of {name_of(models, 0)}: give all models "
-                "the same dataset, reward_transform and transforms."
-            )
+    _check_obstacle(models, index)
+    if not models[index].replay_buffer.share_rows(models[0].replay_buffer):
+        raise ValueError(
+            f"The dataset of {name_of(models, index)} has other rows than that of {name_of(models, 0)}: give all models "
+            "the same dataset, reward_transform and transforms."
+        )
 
 
 def _kind(model: Any) -> str:
@@ -167,19 +170,26 @@ def _shapes(model: GradientSteps) -> dict[str, th.Size]:
 
 
 def _check_progress(models: Sequence[GradientSteps], index: int, names: Sequence[str]) -> None:
-    first, model = models[0], models[index]
-    pairs = [(name.strip("_"), getattr(first, name), getattr(model, name)) for name in names]
-    optimizers = zip(first._optimizers(True), model._optimizers(True), strict=True)
-    pairs += [("number of the optimizer's steps", _steps(mine), _steps(others)) for mine, others in optimizers]
-    for name, ours, theirs in pairs:
+    for name in names:
+        ours, theirs = vars(models[0]).get(name), vars(models[index]).get(name)
         if ours != theirs:
             raise ValueError(
-                f"{_capital(name_of(models, index))} is at another point of its run than {name_of(models, 0)}: its {name} is "
-                f"{theirs}, not {ours}. Train both to the same step first."
+                f"{_capital(name_of(models, index))} is at another point of its run than {name_of(models, 0)}: its "
+                f"{name.strip('_')} is {theirs}, not {ours}. Train both to the same step first."
+            )
+
+
+def _check_optimizers(models: Sequence[GradientSteps], index: int) -> None:
+    for optimizers in zip(*(models[k]._optimizers(True) for k in (0, index)), strict=True):
+        ours, theirs = map(_steps, optimizers)
+        if ours != theirs:
+            raise ValueError(
+                f"An optimizer of {name_of(models, index)} has made other steps than that of {name_of(models, 0)}: for some "
+                "parameter its state is of another step, or was cleared. Train both to the same step first."
             )
 
 
 def _steps(optimizer: Optimizer) -> list[float | None]:
-    """Of every parameter that has a state."""
+    """Of every parameter; None where it has no state."""
     states = [optimizer.state.get(parameter) for parameter in optimizer.param_groups[0]["params"]]
-    return [None if not state else float(th.as_tensor(state.get("step", 0.0))) for state in states]
+    return [None if not state else float(state.get("step", 0.0)) for state in states]
