@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_genpolicy import GMPG, GMPO, load_dataset
+from sb3_genpolicy import GMPG, GMPO, learn_side_by_side, load_dataset
 from sb3_genpolicy.common import buffers
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
+from sb3_genpolicy.common.model_batch import ModelBatch
 from sb3_genpolicy.common.rewards import AffineReward
 from sb3_genpolicy.generative import SOLVERS, Likelihood, Sampler
 from tests.conftest import SMALL
@@ -122,3 +123,33 @@ def test_rows_that_do_not_fit_on_a_gpu_or_lie_on_a_disk_are_streamed_to_it(tmp_p
     model = GMPO("FlowPolicy", dataset=path, policy_kwargs=SMALL, seed=0, device="cuda", batch_size=8).learn(20)
     assert model.replay_buffer.streams
     assert all(th.isfinite(parameter).all() for parameter in model.policy.parameters())
+
+
+@pytest.mark.parametrize("algorithm", [GMPO, GMPG])
+@pytest.mark.parametrize("capture", [False, True])
+def test_models_side_by_side_are_those_of_models_alone_on_a_gpu(arrays, algorithm, capture):
+    options = dict(dataset=arrays, policy_kwargs=SMALL, device="cuda", pretraining_steps=8, batch_size=16, gamma=0.9)
+    ours, alone = ([algorithm("FlowPolicy", seed=seed, **options) for seed in range(3)] for _ in range(2))
+    for model in ours:
+        model.capture = capture
+    learn_side_by_side(ours, 14)
+    for mine, expected in zip(ours, alone, strict=True):
+        expected.learn(14)
+        for parameter, other in zip(mine.policy.parameters(), expected.policy.parameters(), strict=True):
+            th.testing.assert_close(parameter, other, rtol=1e-3, atol=1e-4)
+        assert th.equal(mine.generator.get_state(), expected.generator.get_state())
+
+
+@pytest.mark.parametrize("algorithm", [GMPO, GMPG])
+def test_a_step_of_several_models_waits_for_nothing(arrays, algorithm):
+    options = dict(dataset=arrays, policy_kwargs=SMALL, device="cuda", pretraining_steps=2, batch_size=16)
+    models = [algorithm("FlowPolicy", seed=seed, **options) for seed in range(2)]
+    learn_side_by_side(models, 4)
+    batch = ModelBatch(models, ["one", "other"])
+    batch.update()
+    th.cuda.set_sync_debug_mode("error")
+    try:
+        batch.update()
+    finally:
+        th.cuda.set_sync_debug_mode("default")
+    batch.release()

@@ -31,6 +31,8 @@ class ModelBatch:
         self._stack = ModelStack(models)
         self._means = DeviceMeans()
         self.take_means()
+        # Settings that are numbers, as they were and as a tensor
+        self._numbers: dict[str, tuple[list[float], th.Tensor]] = {}
         # What an update of a phase draws
         self._draws: dict[tuple[str, Sampler], list[Draw]] = {}
 
@@ -93,7 +95,12 @@ class ModelBatch:
 
     def _setting(self, name: str) -> th.Tensor:
         values = [getattr(model, name) for model in self.models]
-        return th.stack([th.as_tensor(value, dtype=th.float32, device=self.models[0].device) for value in values])
+        if isinstance(values[0], th.Tensor):
+            return th.stack(values)
+        # A GPU would be waited for at every step
+        if name not in self._numbers or self._numbers[name][0] != values:
+            self._numbers[name] = values, th.tensor(values, dtype=th.float32, device=self.models[0].device)
+        return self._numbers[name][1]
 
     def _draws_of(self, rows: th.Tensor, batch: Any) -> list[Draw]:
         """What an update of this phase draws, in this order; seen once, in an update of the first model that is not made."""

@@ -30,12 +30,12 @@ def learn_side_by_side(
     dataset: DatasetSource | None = None,
 ) -> list[Algorithm]:
     """
-    Let several models learn as each would alone with ``learn``, and in less time than one after the other: every layer of all
-    of them is one product. They are built as ever and may differ in ``seed`` and ``beta``. Each draws the rows and the noise
-    that it would draw alone, so that it gives the same curve, up to the rounding of products in another order.
+    Let several models learn at once, each as it would alone with ``learn``: a layer of all of them is one product. They are
+    built as ever and may differ in ``seed`` and ``beta``. Each draws the rows and the noise that it would draw alone, so that
+    it gives the same curve, up to rounding.
 
-    Afterwards, and in callbacks, they are ordinary models: ``save``, ``predict`` and ``learn`` do what they always do.
-    The dataset is in memory once. Updates are not recorded (``capture``).
+    Afterwards they are ordinary models. So they are to callbacks, which may evaluate and save them. The dataset is in memory
+    once. Updates are not recorded (``capture``).
 
     :param models: GMPO or GMPG models, one or more, new ones or such as have come equally far
     :param total_timesteps: number of gradient steps of each
