@@ -150,6 +150,8 @@ def test_other_observations(space):
         observations = rng.integers(0, 256, (rows, 3, 36, 36)).astype(np.uint8)
     data = dict(
         observations=observations,
+        next_observations=observations,
+        timeouts=np.arange(rows) % 10 != 9,
         actions=rng.uniform(-1, 1, (rows, 2)).astype(np.float32),
         rewards=rng.normal(size=rows).astype(np.float32),
         terminals=np.arange(rows) % 10 == 9,
@@ -510,7 +512,11 @@ def test_models_at_other_steps_are_refused(arrays):
     models[1].learn(2)
     with pytest.raises(ValueError, match=r"Model 1 .* is at another point of its run than .*: its n_updates is 2, not 0"):
         learn_side_by_side(models, 1)
-    models = learn_alone(build(GMPO, arrays), 2)
+    models = learn_alone(build(GMPO, arrays, [(0, 1.0), (1, 1.0)]), 2)
+    models.append(learn_alone(learn_alone(build(GMPO, arrays, [(2, 1.0)]), 1), 1)[0])
+    with pytest.raises(ValueError, match="Model 2 .*: its num_timesteps is 1, not 2"):
+        learn_side_by_side(models, 1, reset_num_timesteps=False)
+    learn_side_by_side(models, 1)
     models[1].actor.optimizer.state.clear()
     with pytest.raises(ValueError, match=r"An optimizer of model 1 .* has made other steps than that of model 0"):
         learn_side_by_side(models, 1)
