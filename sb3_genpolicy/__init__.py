@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sb3_genpolicy.common.envs import make_offline_env
     from sb3_genpolicy.common.recording import record_dataset
     from sb3_genpolicy.common.rewards import AffineReward, ReturnRange
+    from sb3_genpolicy.common.side_by_side import learn_side_by_side
     from sb3_genpolicy.common.transforms import BestEpisodes, ClipActions, HeldOutEpisodes, NStepReturns, RescaleActions
     from sb3_genpolicy.common.transitions import Transitions, normalized_score
     from sb3_genpolicy.gmpg import GMPG
@@ -33,6 +34,7 @@ __all__ = [
     "Transitions",
     "__version__",
     "dataset_info",
+    "learn_side_by_side",
     "load_dataset",
     "make_offline_env",
     "normalized_score",
@@ -53,6 +55,7 @@ _MODULES = {
     "ReturnRange": "common.rewards",
     "Transitions": "common.transitions",
     "dataset_info": "common.dataset_info",
+    "learn_side_by_side": "common.side_by_side",
     "load_dataset": "common.datasets",
     "make_offline_env": "common.envs",
     "normalized_score": "common.transitions",

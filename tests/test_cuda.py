@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_genpolicy import GMPG, GMPO, load_dataset
+from sb3_genpolicy import GMPG, GMPO, learn_side_by_side, load_dataset
 from sb3_genpolicy.common import buffers
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
+from sb3_genpolicy.common.model_batch import ModelBatch
 from sb3_genpolicy.common.rewards import AffineReward
 from sb3_genpolicy.generative import SOLVERS, Likelihood, Sampler
 from tests.conftest import SMALL
@@ -178,3 +179,36 @@ def test_what_cannot_be_recorded_trains_call_by_call_and_says_why(arrays, capsys
     model = train(GMPO, arrays, 6, capture=True, policy_kwargs={**SMALL, "coupling": "optimal_transport"}, verbose=1)
     assert model._recorded is None and model.num_timesteps == 6
     assert capsys.readouterr().out.count("not recorded (capture=True): OptimalTransportCoupling pairs noise") == 1
+
+
+# Several models at once
+
+
+@pytest.mark.parametrize("algorithm", [GMPO, GMPG])
+@pytest.mark.parametrize("capture", [False, True])
+def test_models_side_by_side_are_those_of_models_alone_on_a_gpu(arrays, algorithm, capture):
+    options = dict(dataset=arrays, policy_kwargs=SMALL, device="cuda", pretraining_steps=8, batch_size=16, gamma=0.9)
+    ours, alone = ([algorithm("FlowPolicy", seed=seed, **options) for seed in range(3)] for _ in range(2))
+    for model in ours:
+        model.capture = capture
+    learn_side_by_side(ours, 14)
+    for mine, expected in zip(ours, alone, strict=True):
+        expected.learn(14)
+        for parameter, other in zip(mine.policy.parameters(), expected.policy.parameters(), strict=True):
+            th.testing.assert_close(parameter, other, rtol=1e-3, atol=1e-4)
+        assert th.equal(mine.generator.get_state(), expected.generator.get_state())
+
+
+@pytest.mark.parametrize("algorithm", [GMPO, GMPG])
+def test_a_step_of_several_models_waits_for_nothing(arrays, algorithm):
+    options = dict(dataset=arrays, policy_kwargs=SMALL, device="cuda", pretraining_steps=2, batch_size=16)
+    models = [algorithm("FlowPolicy", seed=seed, **options) for seed in range(2)]
+    learn_side_by_side(models, 4)
+    batch = ModelBatch(models, ["one", "other"])
+    batch.update()
+    th.cuda.set_sync_debug_mode("error")
+    try:
+        batch.update()
+    finally:
+        th.cuda.set_sync_debug_mode("default")
+    batch.release()

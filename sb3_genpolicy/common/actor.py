@@ -110,15 +110,18 @@ class GenerativeActor(BasePolicy):
         features = self.extract_features(obs, self.features_extractor)
         return self.model.matching_loss(actions, features, generator)
 
-    def sample(self, features: th.Tensor, noise: th.Tensor, deterministic: bool = False) -> th.Tensor:
+    def sample(
+        self, features: th.Tensor, noise: th.Tensor, deterministic: bool = False, generator: Source = None
+    ) -> th.Tensor:
         """
         :param features: extracted features, (batch_size, features_dim)
         :param noise: standard normal draws, (batch_size, action_dim)
         :param deterministic: whether a sampler that draws noise on its way is to draw the same one always, for every row
+        :param generator: source of that noise; torch's global one by default
         :return: actions, (batch_size, action_dim), clamped to [-1, 1]
         """
         increments = self.fixed_increments().to(noise) if deterministic and self.sampler.solver == "sde" else None
-        return self.model.sample(features, noise, self.sampler, increments).clamp(-1.0, 1.0)
+        return self.model.sample(features, noise, self.sampler, increments, generator).clamp(-1.0, 1.0)
 
     def fixed_increments(self) -> th.Tensor:
         """

@@ -12,12 +12,12 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_genpolicy.common.rewards import AffineReward, RewardFunction
+from sb3_genpolicy.common.rewards import AffineReward, RewardFunction, transform_rewards
 from sb3_genpolicy.common.row_store import Rows, RowStore, as_tensor, store_of
 from sb3_genpolicy.common.streaming import Prefetcher
 from sb3_genpolicy.common.tensor_normalizer import TensorNormalizer
 from sb3_genpolicy.common.transitions import Transitions
-from sb3_genpolicy.common.utils import tree_map
+from sb3_genpolicy.common.utils import tree_map, trees_are_equal
 
 # Rows first made room for when transitions arrive one by one
 _FIRST_ROOM = 1024
@@ -174,7 +174,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param gamma: discount factor of these rewards
         :raises ValueError: if the reward function does not give one finite number per row
         """
-        rewards = _apply(reward_function, data.rewards)
+        rewards = transform_rewards(reward_function, data.rewards)
         self._stop_streaming()
         self.reward_function = reward_function
         self._unfolded = False
@@ -264,6 +264,21 @@ class OfflineReplayBuffer(ReplayBuffer):
         self._store = new
         self.buffer_size, self.pos, self.full = n_rows, n_old, False
 
+    def share_rows(self, other: "OfflineReplayBuffer") -> bool:
+        """
+        Hold another buffer's rows in place of equal ones, so that they are in memory once.
+
+        :param other: a buffer on the same device
+        :return: whether they are equal, and were taken
+        """
+        ours, theirs = ({**vars(buffer._store), "drawn_from": buffer._drawn_from} for buffer in (self, other))
+        if not all(trees_are_equal(ours[name], theirs[name]) for name in ours):
+            return False
+        # Rows that arrive one by one are written over, each buffer's by its own
+        if not self._unfolded:
+            self._store, self._drawn_from = other._store, other._drawn_from
+        return True
+
     # Drawing
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
@@ -283,14 +298,18 @@ class OfflineReplayBuffer(ReplayBuffer):
         :return: indices of the rows, (batch_size,), and the rows as :meth:`sample` gives them
         """
         if not self.streams:
-            rows = self._draw_rows(batch_size)
+            rows = self.draw_rows(batch_size)
             return rows, self._get_samples(rows, env)
         if self._prefetcher is None:
-            self._prefetcher = Prefetcher(self._draw_rows, self._gather_for_device, self._own_generator())
+            self._prefetcher = Prefetcher(self.draw_rows, self._gather_for_device, self._own_generator())
         rows, batch = self._prefetcher.next(batch_size)
         return rows, self._as_samples(batch, env)
 
-    def _draw_rows(self, batch_size: int) -> th.Tensor:
+    def draw_rows(self, batch_size: int) -> th.Tensor:
+        """
+        :param batch_size: number of rows, drawn with replacement
+        :return: their indices, (batch_size,)
+        """
         n_rows = self.size() if self._drawn_from is None else len(self._drawn_from)
         drawn = th.randint(0, n_rows, (batch_size,), device=self.rows_device, generator=self.generator)
         return drawn if self._drawn_from is None else self._drawn_from[drawn]
@@ -399,15 +418,3 @@ class OfflineReplayBuffer(ReplayBuffer):
 
 def _put(rows: th.Tensor, row: int, value: Any) -> None:
     rows[row] = th.as_tensor(value, device=rows.device, dtype=rows.dtype).reshape(rows.shape[1:])
-
-
-def _apply(reward_function: RewardFunction, rewards: np.ndarray) -> np.ndarray:
-    transformed = np.asarray(reward_function(rewards), dtype=np.float32)
-    if transformed.shape != rewards.shape or not np.isfinite(transformed).all():
-        same = transformed.shape == rewards.shape
-        fault = "NaN or infinite values" if same else f"an array of shape {transformed.shape}"
-        raise ValueError(
-            f"The reward transform turned rewards of shape {rewards.shape} into {fault}; "
-            "it has to give one finite number for each."
-        )
-    return transformed

@@ -2,7 +2,7 @@
 Means for the log that are summed where the values are, and read only when the log is written.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch as th
 
@@ -36,6 +36,30 @@ class DeviceMeans:
         """
         for name, number in counts.items():
             self.counts[name] = self.counts.get(name, 0) + number
+
+    def split(self, n_models: int) -> list["DeviceMeans"]:
+        """
+        :param n_models: number of models, which is the length of every vector
+        :return: for each model its part of the sums, which is no copy: this object is of no use then
+        """
+        parts = []
+        for k in range(n_models):
+            part = DeviceMeans()
+            part._sums = {name: total[k] for name, total in self._sums.items()}
+            part.counts = dict(self.counts)
+            parts.append(part)
+        return parts
+
+    @classmethod
+    def joined(cls, parts: Sequence["DeviceMeans"]) -> "DeviceMeans":
+        """
+        :param parts: sums of as many models, that were added to equally often
+        :return: sums of vectors with one entry for each
+        """
+        means = cls()
+        means._sums = {name: th.stack([part._sums[name] for part in parts]) for name in parts[0]._sums}
+        means.counts = dict(parts[0].counts)
+        return means
 
     def pop(self) -> dict[str, th.Tensor]:
         """

@@ -3,10 +3,12 @@ How a gradient step is made: in which precision, step by step or recorded once a
 """
 
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from sb3_genpolicy.common.averages import follow
@@ -23,6 +25,18 @@ from sb3_genpolicy.common.recorded_update import (
 )
 from sb3_genpolicy.generative.checks import check_choice
 
+#: Optimizers that treat every entry by itself, so that one step of a stack of models is a step of each
+ELEMENTWISE_OPTIMIZERS: tuple[type[Optimizer], ...] = (
+    th.optim.Adadelta,
+    th.optim.Adagrad,
+    th.optim.Adam,
+    th.optim.Adamax,
+    th.optim.AdamW,
+    th.optim.NAdam,
+    th.optim.RAdam,
+    th.optim.RMSprop,
+    th.optim.SGD,
+)
 # On a GPU a look at every loss would make each step wait
 _CHECK_EVERY_ON_GPU = 100
 # Steps of a kind that are made one by one before one is recorded: they create the optimizers' state and the log's sums
@@ -53,6 +67,9 @@ class GradientSteps(OfflineAlgorithm):
     :param capture: whether to record a whole update as one CUDA graph and replay it
     :param kwargs: see :class:`~sb3_genpolicy.common.offline_algorithm.OfflineAlgorithm`
     """
+
+    #: Settings and state that may differ between models that are trained side by side: numbers or scalar tensors
+    batched_settings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, policy: Any, env: Any, learning_rate: Any, *, precision: Precision, capture: bool, **kwargs: Any):
         super().__init__(policy, env, learning_rate, **kwargs)
@@ -139,10 +156,12 @@ class GradientSteps(OfflineAlgorithm):
         if self._recorded is not None and self._recorded.recording:
             # Looked at now and then, after a replay
             self._terms.update({name: term.detach() for name, term in terms.items()})
-        elif self.device.type == "cpu":
-            check_finite(self._n_updates + 1, terms, others)
-        elif self._n_updates % _CHECK_EVERY_ON_GPU == 0:
-            check_finite(self._n_updates + 1, terms, others, every_step=False)
+        elif self._looks_at_losses:
+            check_finite(self._n_updates + 1, terms, others, every_step=self.device.type == "cpu")
+
+    @property
+    def _looks_at_losses(self) -> bool:
+        return self.device.type == "cpu" or self._n_updates % _CHECK_EVERY_ON_GPU == 0
 
     def _set_actor_rate(self, rate: float) -> None:
         if isinstance(self._actor_rate, th.Tensor):
@@ -154,6 +173,33 @@ class GradientSteps(OfflineAlgorithm):
         self.logger.record("train/learning_rate", rate)
         for optimizer in optimizers:
             set_learning_rate(optimizer, rate)
+
+    # Side by side with other models
+
+    def _batching_obstacle(self) -> str | None:
+        """
+        :return: why models like this one cannot be trained as a batch of networks, and what could be done; None if they may
+        """
+        if self.replay_buffer.streams:
+            return "its dataset is streamed from files. Take one that fits into memory"
+        if self._vec_normalize_env is not None:
+            return (
+                "its environment is a VecNormalize. Take normalize_observations=True in policy_kwargs and a reward_transform"
+            )
+        if not self.actor.model.coupling.independent:
+            return (
+                f"{type(self.actor.model.coupling).__name__} pairs noise with actions on the host. Take coupling='independent'"
+            )
+        for name, module in self.policy.named_modules():
+            if (isinstance(module, _DropoutNd) and module.p > 0.0) or (
+                isinstance(module, _NormBase) and module.track_running_stats
+            ):
+                return f"its network has a {type(module).__name__} (policy.{name}). Take layers without it, as LayerNorm"
+        for optimizer in self._optimizers(True):
+            if type(optimizer) not in ELEMENTWISE_OPTIMIZERS:
+                names = ", ".join(known.__name__ for known in ELEMENTWISE_OPTIMIZERS)
+                return f"its optimizer is {type(optimizer).__name__}. Take one of {names}"
+        return None
 
     # Recording
 

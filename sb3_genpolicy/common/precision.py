@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch as th
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")
@@ -17,6 +19,13 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")
 _ONEDNN = "bf16"
 # A product of matrices of this size is off by some 1e-5 in float32 and by 0.1 in bfloat16
 _PROBE_SIZE, _PROBE_ERROR = 64, 1e-3
+# What autocast computes in half precision, of what layers are made of
+_PRODUCTS = {
+    *(functional.linear, functional.bilinear, functional.conv1d, functional.conv2d, functional.conv3d),
+    *(functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d),
+    *(th.addmm, th.addmv, th.baddbmm, th.bmm, th.einsum, th.matmul, th.mm, th.mv),
+    *(th.Tensor.bmm, th.Tensor.matmul, th.Tensor.mm, th.Tensor.__matmul__, th.Tensor.__rmatmul__),
+}
 
 
 @contextmanager
@@ -47,6 +56,29 @@ def autocast(precision: Precision, device: th.device) -> th.autocast:
     :return: the context
     """
     return th.autocast(device.type, th.bfloat16, enabled=precision == "bfloat16")
+
+
+class AutocastOfBatches(TorchFunctionMode):
+    """
+    What autocast does to layers, inside of ``th.vmap``, where autocast itself has no effect: while it is enabled, products are
+    computed in bfloat16. The context belongs around the call of ``th.vmap``.
+
+    :param device: where the products are computed
+    """
+
+    def __init__(self, device: th.device):
+        super().__init__()
+        self._device_type = device.type
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _PRODUCTS and th.is_autocast_enabled(self._device_type):
+            args = tuple(map(_in_bfloat16, args))
+            kwargs = {name: _in_bfloat16(value) for name, value in (kwargs or {}).items()}
+        return func(*args, **(kwargs or {}))
+
+
+def _in_bfloat16(value: Any) -> Any:
+    return value.bfloat16() if isinstance(value, th.Tensor) and value.dtype == th.float32 else value
 
 
 @functools.cache

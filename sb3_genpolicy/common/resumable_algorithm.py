@@ -96,6 +96,20 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         finally:
             self._resume_random_state = was
 
+    def get_parameters(self) -> dict[str, dict]:
+        """
+        Return the parameters of the agent. This includes parameters from different networks, e.g.
+        critics (value functions) and policies (pi functions).
+
+        :return: Mapping of from names of the objects to PyTorch state-dicts.
+        """
+        parameters = super().get_parameters()
+        for state_dict in parameters.values():
+            # In place, since a network's has its version as an attribute
+            for name, value in state_dict.items():
+                state_dict[name] = _without_neighbours(value)
+        return parameters
+
     @classmethod
     def load(  # type: ignore[override]
         cls: type[SelfResumableAlgorithm],
@@ -132,3 +146,14 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         """
         super().load_replay_buffer(path, truncate_last_traj)
         self.replay_buffer.to(self.device)
+
+
+def _without_neighbours(tree: Any) -> Any:
+    """
+    A file has all of the memory that a tensor is a part of: a model that is trained beside others would bring them along.
+    """
+    if isinstance(tree, dict):
+        return {key: _without_neighbours(value) for key, value in tree.items()}
+    if isinstance(tree, th.Tensor) and tree.untyped_storage().nbytes() > tree.nbytes:
+        return tree.clone()
+    return tree

@@ -84,3 +84,21 @@ def fit_reward_transform(transform: RewardTransform | None, data: Transitions) -
         return transform
     named: dict[str, RewardFunction] = {"antmaze": AffineReward(shift=-1.0), "none": AffineReward()}
     return ReturnRange().fit(data) if transform == "locomotion" else named[transform or "none"]
+
+
+def transform_rewards(reward_function: RewardFunction, rewards: np.ndarray) -> np.ndarray:
+    """
+    :param reward_function: a function of an array of rewards
+    :param rewards: (n_rows,)
+    :return: what it makes of them, in float32
+    :raises ValueError: if that is not one finite number for each
+    """
+    transformed = np.asarray(reward_function(rewards), dtype=np.float32)
+    if transformed.shape != rewards.shape or not np.isfinite(transformed).all():
+        same = transformed.shape == rewards.shape
+        fault = "NaN or infinite values" if same else f"an array of shape {transformed.shape}"
+        raise ValueError(
+            f"The reward transform turned rewards of shape {rewards.shape} into {fault}; "
+            "it has to give one finite number for each."
+        )
+    return transformed

@@ -26,6 +26,19 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     return function(tree, *others)
 
 
+def trees_are_equal(one: Any, other: Any) -> bool:
+    """
+    :param one: a tensor, a dictionary of tensors or None
+    :param other: another
+    :return: whether they have the same keys, types and values
+    """
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(trees_are_equal(one[key], other[key]) for key in one)
+    if isinstance(one, th.Tensor) and isinstance(other, th.Tensor):
+        return one is other or (one.dtype == other.dtype and th.equal(one, other))
+    return one is other
+
+
 def tree_items(tree: Any, name: str) -> list[tuple[str, Any]]:
     """
     :param tree: an array or a dictionary of arrays

@@ -14,23 +14,25 @@ class Draw(NamedTuple):
     """
     :param kind: ``normal``, N(0, 1); ``uniform``, [0, 1); or ``sign``, plus or minus one
     :param shape: how many
+    :param device: where the numbers are wanted
+    :param dtype: their type
     """
 
     kind: Kind
     shape: tuple[int, ...]
+    device: th.device
+    dtype: th.dtype
 
-    def make(self, generator: th.Generator | None, device: th.device, dtype: th.dtype) -> th.Tensor:
+    def make(self, generator: th.Generator | None) -> th.Tensor:
         """
         :param generator: source; torch's global one by default
-        :param device: where the numbers are wanted
-        :param dtype: their type
         :return: the numbers, of the shape
         """
         if self.kind == "normal":
-            return th.randn(self.shape, generator=generator, device=device, dtype=dtype)
+            return th.randn(self.shape, generator=generator, device=self.device, dtype=self.dtype)
         if self.kind == "uniform":
-            return th.rand(self.shape, generator=generator, device=device, dtype=dtype)
-        return th.randint(0, 2, self.shape, generator=generator, device=device).to(dtype) * 2.0 - 1.0
+            return th.rand(self.shape, generator=generator, device=self.device, dtype=self.dtype)
+        return th.randint(0, 2, self.shape, generator=generator, device=self.device).to(self.dtype) * 2.0 - 1.0
 
 
 class Tape:
@@ -46,16 +48,14 @@ class Tape:
         self.ahead = None if ahead is None else list(ahead)
         self.draws: list[Draw] = []
 
-    def take(self, draw: Draw, device: th.device, dtype: th.dtype) -> th.Tensor:
+    def take(self, draw: Draw) -> th.Tensor:
         """
         :param draw: what is wanted
-        :param device: where it is wanted
-        :param dtype: its type
         :return: the numbers
         """
         self.draws.append(draw)
         if self.ahead is None:
-            return draw.make(self.generator, device, dtype)
+            return draw.make(self.generator)
         return self.ahead[len(self.draws) - 1]
 
 
@@ -71,7 +71,5 @@ def draw(kind: Kind, shape: Sequence[int], like: th.Tensor, source: Source) -> t
     :param source: where they come from
     :return: the numbers, of the shape
     """
-    wanted = Draw(kind, tuple(shape))
-    if isinstance(source, Tape):
-        return source.take(wanted, like.device, like.dtype)
-    return wanted.make(source, like.device, like.dtype)
+    wanted = Draw(kind, tuple(shape), like.device, like.dtype)
+    return source.take(wanted) if isinstance(source, Tape) else wanted.make(source)

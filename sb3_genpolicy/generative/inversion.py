@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch as th
 
+from sb3_genpolicy.generative.tracing import is_transformed
+
 # Newton's method doubles the digits with every iteration; halving the step serves starts that are far off
 _NEWTON_ITERATIONS, _HALVINGS, _RESTARTS = 20, 6, 8
 # With a fixed matrix an iteration gains some digits, and costs one evaluation in place of one a dimension
@@ -30,6 +32,10 @@ def jacobian_products(function: Function, x: th.Tensor, directions: th.Tensor) -
     def product(direction: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         return th.func.jvp(function, (x,), (direction.expand_as(x),))  # type: ignore[return-value]
 
+    if is_transformed():
+        # Values that are themselves of a batch of models are refused as what all directions share
+        values, products = th.func.vmap(product)(directions)
+        return values[0], products
     return th.func.vmap(product, out_dims=(None, 0))(directions)  # type: ignore[arg-type]
 
 

@@ -221,7 +221,7 @@ class OdeKL(KLEstimator):
 
     def of_samples(self, model: Conditioned, reference: Conditioned, draws: Draws) -> KLSample:
         if self.detached:
-            x1 = model.model.sample(model.condition, draws.noise, draws.sampler)
+            x1 = model.model.sample(model.condition, draws.noise, draws.sampler, generator=draws.generator)
             log_model = self._detached_log_prob(model, x1, draws.generator)
             return _kl_sample(x1, log_model, self._detached_log_prob(reference, x1, draws.generator))
         x1, log_model = model.model.sample_with_log_prob(

@@ -167,6 +167,7 @@ class GenerativeModel(nn.Module):
         noise: th.Tensor,
         sampler: Sampler | None = None,
         increments: th.Tensor | None = None,
+        generator: Source = None,
     ) -> th.Tensor:
         """
         Carry noise to data; not clamped to the box.
@@ -175,12 +176,13 @@ class GenerativeModel(nn.Module):
         :param noise: standard normal draws, (batch_size, dim)
         :param sampler: solver, steps and time grid; five midpoint steps by default
         :param increments: standard normal draws for the steps of ``sde``, (steps - 1, batch_size or 1, dim); drawn by default
+        :param generator: where they are drawn from; torch's global one by default
         :return: samples, (batch_size, dim)
         :raises ValueError: if the samples are not finite, with the step at which the network's output ceased to be
         """
         sampler = Sampler() if sampler is None else sampler
         if sampler.solver == "sde" and increments is None:
-            increments = th.randn((sampler.steps - 1, *noise.shape), device=noise.device, dtype=noise.dtype)
+            increments = draw("normal", (sampler.steps - 1, *noise.shape), noise, generator)
         # An adaptive solver never ends where nothing is finite
         x = self.solve(condition, noise, sampler, increments, check=sampler.solver == "dopri5")
         if values_are_known(x) and not th.isfinite(x).all():

@@ -20,7 +20,7 @@ from sb3_genpolicy.common.pretraining import PretrainingAlgorithm
 from sb3_genpolicy.common.rewards import RewardTransform
 from sb3_genpolicy.common.transforms import Transform
 from sb3_genpolicy.common.utils import tree_map
-from sb3_genpolicy.generative import KL_ESTIMATORS, KLEstimator, OdeKL
+from sb3_genpolicy.generative import KL_ESTIMATORS, DiscreteKL, KLEstimator, OdeKL
 from sb3_genpolicy.generative.checks import check_choice, check_number, named_options
 from sb3_genpolicy.generative.draws import draw
 from sb3_genpolicy.generative.kl import Conditioned, Draws, KLSample
@@ -116,6 +116,7 @@ class GMPG(PretrainingAlgorithm):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICY_ALIASES
+    batched_settings: ClassVar[tuple[str, ...]] = ("beta", "log_beta")
 
     @named_options
     def __init__(
@@ -234,7 +235,7 @@ class GMPG(PretrainingAlgorithm):
         if self.gradient_estimator == "matching":
             features = self.actor.extract_features(observations, self.actor.features_extractor)
             noise = self._draw_noise(len(features))
-            actions = self.actor.model.sample(features, noise, self.actor.sampler)
+            actions = self.actor.model.sample(features, noise, self.actor.sampler, generator=self.generator)
             q_values = self.q_values(observations, actions)
             matching_loss = self.actor.matching_loss(batch.observations, batch.actions, self.generator).mean()
             return PolicyLoss(matching_loss - self.scaled(q_values).mean(), q_values.mean(), None, None)
@@ -318,6 +319,23 @@ class GMPG(PretrainingAlgorithm):
             progress_bar=progress_bar,
             dataset=dataset,
         )
+
+    def _batching_obstacle(self) -> str | None:
+        estimator, solver = self.kl_estimator, self.actor.sampler.solver
+        if self.gradient_estimator == "matching":
+            adaptive = solver == "dopri5"
+        elif isinstance(estimator, DiscreteKL):
+            return "kl_estimator='discrete' inverts a sampler in as many iterations as it takes. Take 'path' or 'ode'"
+        elif isinstance(estimator, OdeKL):
+            if estimator.likelihood.gradient == "adjoint":
+                return "the adjoint's gradient solves another equation for each model. Take Likelihood(gradient='backprop')"
+            solvers = [estimator.likelihood.resolve_sampler(self.actor.sampler).solver, solver if estimator.detached else ""]
+            adaptive = "dopri5" in solvers
+        else:
+            adaptive = False
+        if adaptive:
+            return "the solver dopri5 chooses its steps as it goes. Take one of fixed steps, as 'rk4'"
+        return super()._batching_obstacle()
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "policy_lr_schedule", "log_beta"]

@@ -77,7 +77,7 @@ class BehaviourActions:
         features = behaviour.extract_features(observations, behaviour.features_extractor)
         noise = draw("normal", (n_rows * n, behaviour.action_dim), features, generator)
         # Row i * n + k holds action k of state i
-        actions = behaviour.sample(features.repeat_interleave(n, dim=0), noise)
+        actions = behaviour.sample(features.repeat_interleave(n, dim=0), noise, generator=generator)
         repeated = tree_map(lambda array: array.repeat_interleave(n, dim=0), observations)
         q_values = smallest_q(self.critic, repeated, actions)
         return DrawnActions(actions.reshape(n_rows, n, -1), q_values.reshape(n_rows, n))

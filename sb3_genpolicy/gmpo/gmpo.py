@@ -98,6 +98,7 @@ class GMPO(PretrainingAlgorithm):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICY_ALIASES
+    batched_settings: ClassVar[tuple[str, ...]] = ("beta",)
 
     @named_options
     def __init__(
@@ -245,6 +246,13 @@ class GMPO(PretrainingAlgorithm):
         # Of the dataset that there was
         self._behaviour_actions = None
         return super()._setup_learn(*args, **kwargs)
+
+    def _batching_obstacle(self) -> str | None:
+        if self.weighting == "softmax" and not self.redraw_actions:
+            return "redraw_actions=False keeps actions for the whole dataset, for each model others. Take redraw_actions=True"
+        if self.weighting == "softmax" and self.actor.sampler.solver == "dopri5":
+            return "the solver dopri5 chooses its steps as it goes. Take one of fixed steps, as 'rk4'"
+        return super()._batching_obstacle()
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_behaviour_actions"]
