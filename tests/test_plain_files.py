@@ -17,6 +17,7 @@ import torch as th
 from gymnasium import spaces
 from rl_zoo3.utils import SimpleLinearSchedule
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from torch import nn
@@ -246,6 +247,10 @@ def test_a_policy_with_a_class_of_your_own_asks_for_trust(arrays, tmp_path):
     policy = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=dict(SMALL, network=Network)).policy
     with pytest.warns(UserWarning, match="network is the class Network"):
         policy.save(tmp_path / "policy.pth")
+    assert "trust_pickle=True" in refusal(tmp_path / "policy.pth", FlowPolicy.load)
+    assert type(FlowPolicy.load(tmp_path / "policy.pth", trust_pickle=True).actor.model.network) is Network
+    # As earlier versions and SB3 save it
+    BaseModel.save(policy, tmp_path / "policy.pth")
     assert "trust_pickle=True" in refusal(tmp_path / "policy.pth", FlowPolicy.load)
     assert type(FlowPolicy.load(tmp_path / "policy.pth", trust_pickle=True).actor.model.network) is Network
 

@@ -339,12 +339,18 @@ def test_entries_that_are_larger_than_the_file_are_refused(saved, tmp_path):
 def test_a_policy_alone_is_plain_too(arrays, tmp_path, witness):
     policy = GMPO("DiffusionPolicy", dataset=arrays, policy_kwargs=dict(SMALL, path=VPPath(0.2, 9.0))).policy
     policy.save(tmp_path / "policy.pth")
-    th.load(tmp_path / "policy.pth", weights_only=True)
+    plain = (tmp_path / "policy.pth").read_bytes()
+    assert set(th.load(io.BytesIO(plain), weights_only=True)) == {"state_dict", "data"}
     loaded = type(policy).load(tmp_path / "policy.pth")
     assert vars(loaded.path) == vars(policy.path) and loaded.observation_space == policy.observation_space
     evil = {"state_dict": policy.state_dict(), "data": {"path": Runs(witness)}}
     (tmp_path / "policy.pth").write_bytes(saved_by_torch(evil))
     assert "asks for 'posix.system'" in refusal(tmp_path / "policy.pth", type(policy).load)
+    huge = {**th.load(io.BytesIO(plain)), "data": {**th.load(io.BytesIO(plain))["data"], "net_arch": {"pi": [10**6, 10**6]}}}
+    (tmp_path / "policy.pth").write_bytes(saved_by_torch(huge))
+    assert "describes networks of an absurd size" in refusal(tmp_path / "policy.pth", type(policy).load)
+    (tmp_path / "policy.pth").write_bytes(saved_by_torch({"a": 1}))
+    assert "is no DiffusionPolicy that was saved alone" in refusal(tmp_path / "policy.pth", type(policy).load)
 
 
 def test_a_replay_buffer_makes_nothing_but_itself(arrays, tmp_path, witness):

@@ -107,7 +107,8 @@ class ModelFile:
         :param remedy: what can be done
         :return: the error to raise
         """
-        return ValueError(f"{self.label} was not loaded: {reason}; {remedy}.")
+        # Texts of the file itself may be among them
+        return ValueError(f"{self.label} was not loaded: {' '.join(reason.split())}; {remedy}.")
 
     def _check_entries(self) -> None:
         infos, seen = self.archive.infolist(), set[str]()
@@ -208,7 +209,8 @@ class ModelFile:
     def _check_algorithm(self, names: Any, cls: type | None) -> None:
         if cls is None or names is None:
             return
-        names = names if isinstance(names, list) and names else ["nothing"]
+        given = names if isinstance(names, list) else [names]
+        names = [name for name in given if isinstance(name, str) and name.isidentifier()] or ["Nothing"]
         if cls.__name__ not in names and names[0] not in [base.__name__ for base in cls.__mro__]:
             raise self.refusal(f"it is a model of {names[0]}, not of {cls.__name__}", f"use {names[0]}.load")
 

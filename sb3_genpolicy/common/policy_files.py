@@ -11,6 +11,7 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import get_device
 
+from sb3_genpolicy.common.essential_settings import check_essentials
 from sb3_genpolicy.common.model_files import TRUST, encode_settings
 from sb3_genpolicy.common.plain_json import decode
 from sb3_genpolicy.common.tensor_files import check_tensor_file
@@ -52,10 +53,12 @@ class PlainPolicy(BasePolicy):
         saved = _read(pathlib.Path(path), device, trust_pickle)
         try:
             options = {name: decode(value) for name, value in saved["data"].items()}
+            if not trust_pickle:
+                check_essentials({**options, "policy_class": cls, "policy_kwargs": options}, pathlib.Path(path).stat().st_size)
             policy = cls(**{"lr_schedule": cls._dummy_schedule, **options})
             policy.load_state_dict(saved["state_dict"])
-        except (KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"File {path} was not loaded: it is no {cls.__name__} that was saved alone ({error}).") from error
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"File {path} was not loaded: it {_reason(error, cls)}.") from error
         return policy.to(device)
 
 
@@ -67,3 +70,9 @@ def _read(path: pathlib.Path, device: th.device, trust_pickle: bool) -> dict[str
         return th.load(io.BytesIO(content), map_location=device, weights_only=not trust_pickle)
     except (ValueError, pickle.UnpicklingError) as error:
         raise ValueError(f"File {path} was not loaded: it {str(error).splitlines()[0]}; {TRUST}.") from error
+
+
+def _reason(error: Exception, cls: type) -> str:
+    if type(error) is ValueError:
+        return str(error).rstrip(".")
+    return f"is no {cls.__name__} that was saved alone ({error})"
