@@ -251,7 +251,7 @@ def test_a_resumed_run_goes_on_inside_its_phase(arrays, tmp_path, stop, options)
 
     whole = make().learn(20)
     make().learn(20, callback=lambda scope, _: scope["self"].num_timesteps < stop).save(tmp_path / "stopped")
-    resumed = GMPG.load(tmp_path / "stopped")
+    resumed = GMPG.load(tmp_path / "stopped", trust_pickle=True)
     assert resumed.num_timesteps == stop
     resumed.learn(20 - stop, reset_num_timesteps=False, dataset=arrays)
     assert same_state(whole.get_parameters(), resumed.get_parameters())

@@ -2,8 +2,11 @@
 Pushing and pulling, with the network in a folder, and the card that travels with a model.
 """
 
+import base64
+import json
 import re
 import shutil
+import zipfile
 
 import huggingface_hub
 import numpy as np
@@ -181,6 +184,26 @@ def test_settings_that_are_fetched_run_nothing(hub, tmp_path, capsys):
     assert f"Mean reward: {mean:.2f}" in capsys.readouterr().out
     # What rl_zoo3 itself would have done
     yaml.unsafe_load((hub / "me" / "gmpo-tiny-walk-first-v0" / "args.yml").read_text())
+    assert witness.exists()
+
+
+def test_a_model_that_is_fetched_runs_nothing_unless_it_is_trusted(hub, tmp_path, capsys):
+    train("gmpo")
+    zoo("push_to_hub", "--algo", "gmpo", "--env", "Tiny-v0", "-f", "logs", "-orga", "me", "--no-render")
+    path, witness = hub / "me" / "gmpo-tiny-walk-first-v0" / "gmpo-tiny-walk-first-v0.zip", tmp_path / "witness"
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    code = b"cposix\nsystem\n(S'touch " + str(witness).encode() + b"'\ntR."
+    settings = {**json.loads(entries["data"]), "extra": {":serialized:": base64.b64encode(code).decode()}}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**entries, "data": json.dumps(settings)}.items():
+            archive.writestr(name, content)
+    run = ["--algo", "gmpo", "--env", "Tiny-v0", "-f", "pulled"]
+    zoo("load_from_hub", *run, "--dataset", "tiny/walk/first-v0", "-orga", "me")
+    enjoy = ["enjoy", *run, "--no-render", "-n", "8"]
+    assert main(enjoy) == 1
+    assert "'extra' in its entry 'data' is a pickle" in capsys.readouterr().err and not witness.exists()
+    zoo(*enjoy, "--trust-pickle")
     assert witness.exists()
 
 

@@ -2,8 +2,6 @@
 Behaviour models and critics that were trained before: reading them, and copying them into a new model.
 """
 
-import io
-import pathlib
 from typing import Any, NamedTuple
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -12,6 +10,7 @@ from torch import nn
 
 from sb3_genpolicy.common.actor import GenerativeActor
 from sb3_genpolicy.common.generative_policy import GenerativePolicy
+from sb3_genpolicy.common.model_files import ModelSource, open_model_file
 from sb3_genpolicy.generative import Path
 
 
@@ -36,7 +35,7 @@ class Pretrained(NamedTuple):
 
 
 #: A model, or the file of one
-PretrainedSource = BaseAlgorithm | str | pathlib.Path | io.BufferedIOBase
+PretrainedSource = BaseAlgorithm | ModelSource
 
 
 def read_pretrained(source: PretrainedSource) -> Pretrained:
@@ -61,9 +60,12 @@ def read_pretrained(source: PretrainedSource) -> Pretrained:
     return Pretrained(policy, behaviour, dict(settings))
 
 
-def _policy_of_file(source: str | pathlib.Path | io.BufferedIOBase) -> tuple[dict[str, Any], Any]:
-    settings, parameters, _ = load_from_zip_file(source, device="cpu")
-    assert settings is not None
+def _policy_of_file(source: ModelSource) -> tuple[dict[str, Any], Any]:
+    with open_model_file(source) as file:
+        file.check_state_dicts()
+        file.check_tensors()
+        settings = file.read_settings(None, False, {}, "if you trust whoever made it, load it and give the model")
+        _, parameters, _ = load_from_zip_file(file.file, load_data=False, device="cpu")
     policy_class = settings["policy_class"]
     if not issubclass(policy_class, GenerativePolicy):
         return settings, None

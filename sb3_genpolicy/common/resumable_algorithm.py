@@ -2,15 +2,20 @@
 Random state and files of a training that can be stopped and goes on where it was.
 """
 
+import inspect
 import io
 import pathlib
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.save_util import open_path, recursive_getattr, save_to_zip_file
+from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
+from sb3_genpolicy.common.datasets.sb3_source import unpickle_buffer
+from sb3_genpolicy.common.model_files import ALGORITHM, encode_settings, open_model_file
 from sb3_genpolicy.generative.checks import check_option_names
 
 SelfResumableAlgorithm = TypeVar("SelfResumableAlgorithm", bound="ResumableAlgorithm")
@@ -71,8 +76,11 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
             self.replay_buffer.seed_rows(self._row_seed + self.num_timesteps)
         self._resume_random_state = False
 
+    # Files
+
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "generator"]
+        # Schedules are made of the learning rates again
+        return [*super()._excluded_save_params(), "generator", "lr_schedule"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return [], ["random_state", "row_random_state"]
@@ -80,6 +88,9 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
     def save(self, path: str | pathlib.Path | io.BufferedIOBase, exclude: Any = None, include: Any = None) -> None:
         """
         Save the model: networks, optimizers, settings and random state, and the dataset's name, not its rows.
+
+        The layout is SB3's. Settings are plain JSON; one that is something of your own (a function as learning rate, a class
+        in ``policy_kwargs``) is pickled, with a warning, since ``load`` then has to be told to trust the file.
 
         :param path: path to the file where the model should be saved
         :param exclude: name of parameters that should be excluded in addition to the default ones
@@ -89,12 +100,27 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
             self.random_state = self.generator.get_state()
             if self.replay_buffer is not None and self.replay_buffer.generator is not None:
                 self.row_random_state = self.replay_buffer.random_state()
-        # A model that is loaded takes the state up when it goes on learning
-        was, self._resume_random_state = self._resume_random_state, True
-        try:
-            super().save(path, exclude, include)
-        finally:
-            self._resume_random_state = was
+        _, variables = self._get_torch_save_params()
+        settings = encode_settings(self._settings_to_save(exclude or (), include or ()))
+        save_to_zip_file(
+            path,
+            data=settings,
+            params=self.get_parameters(),
+            pytorch_variables={name: recursive_getattr(self, name) for name in variables},
+        )
+
+    def _settings_to_save(self, exclude: Any, include: Any) -> dict[str, Any]:
+        tensors = {name.split(".")[0] for names in self._get_torch_save_params() for name in names}
+        left_out = {*exclude, *self._excluded_save_params()}.difference(include) | tensors
+        settings = {name: value for name, value in vars(self).items() if name not in left_out}
+        # A model that is loaded takes the random state up when it goes on learning
+        return {ALGORITHM: self._algorithm_names(), **settings, "_resume_random_state": True}
+
+    @classmethod
+    def _algorithm_names(cls) -> list[str]:
+        """Of this algorithm and those that it derives from."""
+        ours = takewhile(lambda base: base is not ResumableAlgorithm, cls.__mro__)
+        return [base.__name__ for base in ours if not inspect.isabstract(base)]
 
     def get_parameters(self) -> dict[str, dict]:
         """
@@ -119,32 +145,84 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
         force_reset: bool = True,
+        trust_pickle: bool = False,
         **kwargs: Any,
     ) -> SelfResumableAlgorithm:
         """
         Load a model. The dataset is not opened; ``learn`` reads it again, by its name or as given.
 
+        The file may come from anyone: it is checked before it is read, and what is no plain setting and no tensor is refused.
+
         :param path: path to the file (or a file-like)
         :param env: environment of the loaded model (can be None)
         :param device: device on which the code should run
-        :param custom_objects: objects to take in place of saved ones
+        :param custom_objects: objects to take in place of saved ones, which are not read then
         :param print_system_info: whether to print system info of the saved model and of this machine
         :param force_reset: whether to reset the environment before learning
+        :param trust_pickle: whether settings that were pickled are read. A pickle can run anything: only for files whose maker
+            you trust. Models with a function or a class of your own among their settings need it.
         :param kwargs: options of the constructor to change, for instance ``learning_rate``
         :return: the model
         :raises TypeError: if ``kwargs`` has a name that is no option of the constructor
+        :raises ValueError: if the file is damaged, another algorithm's, or holds what could do harm
         """
         check_option_names(cls, cls.__init__, kwargs)
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        with open_model_file(path) as file:
+            file.check_state_dicts()
+            if not trust_pickle:
+                file.check_tensors()
+            # SB3 takes these in place of what it finds in the file
+            settings = file.read_settings(cls, trust_pickle, custom_objects or {})
+            model = super().load(file.file, env, device, settings, print_system_info, force_reset, **kwargs)
+        vars(model).pop(ALGORITHM, None)
+        return model
 
-    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+    def set_parameters(
+        self,
+        load_path_or_dict: str | pathlib.Path | io.BufferedIOBase | TensorDict,
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
         """
-        Load a replay buffer from a pickle file.
+        Load parameters from a file, whose settings are not read, or from a dictionary (see ``get_parameters``).
+
+        :param load_path_or_dict: path to the file (or a file-like), or a dictionary of state dicts
+        :param exact_match: whether the parameters have to be those of every network and optimizer
+        :param device: device on which the code should run
+        :raises ValueError: if the file is damaged, another algorithm's, or holds what could do harm
+        """
+        if isinstance(load_path_or_dict, dict):
+            super().set_parameters(load_path_or_dict, exact_match, device)
+            return
+        with open_model_file(load_path_or_dict) as file:
+            if exact_match:
+                file.check_state_dicts()
+            file.check_tensors()
+            super().set_parameters(file.file, exact_match, device)  # type: ignore[arg-type]
+
+    def load_replay_buffer(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        truncate_last_traj: bool = True,
+        trust_pickle: bool = False,
+    ) -> None:
+        """
+        Load a replay buffer from a pickle file, which may make nothing but what such a buffer consists of.
 
         :param path: path to the pickled replay buffer
         :param truncate_last_traj: has no effect here
+        :param trust_pickle: whether it may make anything: only for files whose maker you trust. Buffers with a reward function
+            of your own need it.
+        :raises ValueError: if the file is damaged, holds something else, or would run something else
         """
-        super().load_replay_buffer(path, truncate_last_traj)
+        if trust_pickle:
+            super().load_replay_buffer(path, truncate_last_traj)
+        else:
+            with open_path(path, "r", suffix="pkl") as file:
+                label = f"File {getattr(file, 'name', '')}".rstrip()
+                self.replay_buffer = unpickle_buffer(file, label, "pass trust_pickle=True")  # type: ignore[assignment]
+        if not isinstance(self.replay_buffer, OfflineReplayBuffer):
+            raise ValueError("This is a replay buffer of SB3: give it as `dataset=`, which learns from it.")
         self.replay_buffer.to(self.device)
 
 

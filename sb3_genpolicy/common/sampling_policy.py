@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_genpolicy.common.actor import GenerativeActor
 from sb3_genpolicy.common.candidates import choose_candidates
 from sb3_genpolicy.common.onnx_export import export_onnx
+from sb3_genpolicy.common.policy_files import PlainPolicy
 from sb3_genpolicy.common.policy_options import make_sampler
 from sb3_genpolicy.common.shape_checks import check_actions, check_observations
 from sb3_genpolicy.common.twin_critic import TwinCritic
@@ -23,7 +23,7 @@ from sb3_genpolicy.generative import Likelihood, Sampler
 _CANDIDATE_SEED = 0
 
 
-class SamplingPolicy(BasePolicy):
+class SamplingPolicy(PlainPolicy):
     """
     A policy that samples actions of ``actor_ema`` and, with ``n_candidates``, lets the critic choose among several.
     """

@@ -51,6 +51,8 @@ Beyond rl_zoo3's flags, which follow:
   --dataset ID [ID ...]  what is learnt from: a Minari id, a file, an embedded name; several are joined. Runs are named
                          after it. Without --env the environment is the one that the dataset names.
   -conf NAME             for gmpo and gmpg also: published-linear, published-cosine, published-vp
+  --trust-pickle         read settings of gmpo and gmpg that were pickled (functions and classes of your own), which can run
+                         anything: only for files whose maker you trust
   --picture FILE         (plots) draw into a file
 """
 

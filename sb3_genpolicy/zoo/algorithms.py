@@ -2,8 +2,11 @@
 What the rl-zoo calls our algorithms, and the files of hyper-parameters that ship for them.
 """
 
+import functools
 import importlib.resources
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
@@ -12,6 +15,21 @@ from sb3_genpolicy.gmpg import GMPG
 from sb3_genpolicy.gmpo import GMPO
 
 OFFLINE_ALGORITHMS: dict[str, type[OfflineAlgorithm]] = {"gmpo": GMPO, "gmpg": GMPG}
+
+
+@contextmanager
+def trusting_pickles() -> Iterator[None]:
+    """
+    While it lasts, our algorithms' files may hold pickles: rl_zoo3's commands load them without an option to say so.
+    """
+    for cls in OFFLINE_ALGORITHMS.values():
+        cls.load = functools.partial(cls.load, trust_pickle=True)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for cls in OFFLINE_ALGORITHMS.values():
+            # What it inherits shows again
+            del cls.load
 
 
 def hyperparams_folder() -> Path:

@@ -5,10 +5,11 @@ rl_zoo3's commands, with our algorithms, our arguments, and what gets in their w
 import runpy
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 from sb3_genpolicy.zoo import hub, plots, results
+from sb3_genpolicy.zoo.algorithms import trusting_pickles
 from sb3_genpolicy.zoo.arguments import (
     Arguments,
     for_download,
@@ -17,6 +18,7 @@ from sb3_genpolicy.zoo.arguments import (
     for_training,
     import_gym_packages,
     picture_of,
+    values_of,
     without,
 )
 from sb3_genpolicy.zoo.experiment import make_manager
@@ -118,7 +120,9 @@ def run(command: str, arguments: Arguments) -> None:
     :param arguments: its command line
     """
     import_gym_packages(arguments)
-    COMMANDS[command].run(arguments)
+    trusted = values_of(arguments, "--trust-pickle") is not None
+    with trusting_pickles() if trusted else nullcontext():
+        COMMANDS[command].run(without(arguments, "--trust-pickle"))
 
 
 @contextmanager

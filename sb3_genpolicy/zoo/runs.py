@@ -2,9 +2,7 @@
 The folders that the zoo leaves behind: ``<folder>/<algorithm>/<name>_<number>``.
 """
 
-import json
 import re
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from sb3_genpolicy.common.model_files import open_model_file
 from sb3_genpolicy.zoo.tasks import published_task
 
 
@@ -157,11 +156,11 @@ class Run:
 
 def settings_of(model: Path) -> dict[str, Any]:
     """
-    :param model: a saved model
-    :return: its attributes; those that are no plain JSON stay as SB3 describes them
+    :param model: a saved model, of ours or of SB3
+    :return: its attributes, without those that were pickled
     """
-    with zipfile.ZipFile(model) as archive:
-        return json.loads(archive.read("data"))
+    with open_model_file(model) as file:
+        return file.plain_settings()
 
 
 def reference_scores_of(settings: dict[str, Any], dataset: str | None) -> tuple[float, float] | None:

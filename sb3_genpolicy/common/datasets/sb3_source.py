@@ -2,12 +2,14 @@
 SB3's replay buffers, as objects and as the pickles that SB3 saves.
 """
 
+import io
 import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
@@ -120,19 +122,30 @@ def load_buffer(path: Path) -> ReplayBuffer:
     :raises ValueError: if the file is damaged, holds something else, or would run something else
     """
     with path.open("rb") as file:
-        try:
-            buffer = _BufferUnpickler(file).load()
-        except _Refused as error:
-            raise ValueError(
-                f"File {path} asks for '{error}', which no replay buffer of SB3 needs, and was not read further. If you trust "
-                "it, read it with SB3 (`load_from_pkl`) and pass the buffer."
-            ) from error
-        except Exception as error:
-            raise ValueError(
-                f"File {path} is no replay buffer of SB3, or damaged ({error or type(error).__name__})."
-            ) from error
+        return unpickle_buffer(file, f"File {path}", "read it with SB3 (`load_from_pkl`) and pass the buffer")
+
+
+def unpickle_buffer(file: IO[bytes], label: str, if_trusted: str) -> ReplayBuffer:
+    """
+    As :func:`load_buffer`, from a file that is open.
+
+    :param file: the file
+    :param label: what it is called in messages
+    :param if_trusted: what to do with a file that needs more, for whoever trusts it
+    :return: the buffer
+    :raises ValueError: if the file is damaged, holds something else, or would run something else
+    """
+    try:
+        buffer = _BufferUnpickler(file).load()
+    except _Refused as error:
+        raise ValueError(
+            f"{label} asks for '{error}', which no replay buffer of SB3 needs, and was not read further. If you trust "
+            f"it, {if_trusted}."
+        ) from error
+    except Exception as error:
+        raise ValueError(f"{label} is no replay buffer of SB3, or damaged ({error or type(error).__name__}).") from error
     if not isinstance(buffer, ReplayBuffer):
-        raise ValueError(f"File {path} holds a {type(buffer).__name__}, not a replay buffer of SB3.")
+        raise ValueError(f"{label} holds a {type(buffer).__name__}, not a replay buffer of SB3.")
     return buffer
 
 
@@ -156,6 +169,11 @@ class _BufferUnpickler(pickle.Unpickler):
                 ("box", "Box"), ("dict", "Dict"), ("discrete", "Discrete"),
                 ("multi_discrete", "MultiDiscrete"), ("multi_binary", "MultiBinary"),
             )),
+            ("sb3_genpolicy.common.buffers", "OfflineReplayBuffer"),
+            ("sb3_genpolicy.common.row_store", "RowStore"),
+            ("sb3_genpolicy.common.tensor_normalizer", "TensorNormalizer"),
+            ("sb3_genpolicy.common.rewards", "AffineReward"),
+            ("torch._utils", "_rebuild_tensor_v2"),
             ("torch", "device"),
             ("collections", "OrderedDict"),
             ("numpy", "dtype"),
@@ -171,6 +189,13 @@ class _BufferUnpickler(pickle.Unpickler):
     )  # fmt: skip
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("torch.storage", "_load_from_bytes"):
+            # Torch's own reads a pickle within the pickle as it comes
+            return _storage_of
         if (module, name) not in self.ALLOWED:
             raise _Refused(f"{module}.{name}")
         return super().find_class(module, name)
+
+
+def _storage_of(content: bytes) -> Any:
+    return th.load(io.BytesIO(content), weights_only=True)

@@ -1,0 +1,57 @@
+"""
+What a file has to say of a model so that its networks can be built, and that they are no larger than the tensors beside it.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+
+_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict)
+# Options of a policy by which its networks grow
+_WIDTHS = ("net_arch", "n_critics", "features_extractor_kwargs")
+# Of a weight
+_BYTES = 4
+
+
+def check_essentials(settings: Mapping[str, Any], n_bytes: int) -> None:
+    """
+    :param settings: of a model's file
+    :param n_bytes: size of its networks' tensors
+    :raises ValueError: if they describe no policy, or one that is far larger, with a text that goes on from "it"
+    """
+    policy_class, policy_kwargs = settings.get("policy_class"), settings.get("policy_kwargs")
+    if not (isinstance(policy_class, type) and issubclass(policy_class, BasePolicy)):
+        raise ValueError("names no policy ('policy_class')")
+    if not isinstance(policy_kwargs, dict):
+        raise ValueError("has no options of the policy ('policy_kwargs')")
+    widths = [policy_kwargs.get(name) for name in _WIDTHS]
+    numbers = [*_whole_numbers(widths)]
+    for name in ("observation_space", "action_space"):
+        if not isinstance(settings.get(name), _SPACES):
+            raise ValueError(f"has no '{name}'")
+        numbers.append(spaces.utils.flatdim(settings[name]))
+    numbers += [sum(n_in * n_out for n_in, n_out in pairwise(layers)) for layers in _lists(widths)]
+    largest = max(numbers, default=0)
+    if largest * _BYTES > n_bytes:
+        raise ValueError(f"describes networks of an absurd size ({largest} numbers at least, with {n_bytes} bytes of tensors)")
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:
+    if isinstance(value, int):
+        yield int(value)
+    for item in _items(value):
+        yield from _whole_numbers(item)
+
+
+def _lists(value: Any) -> Iterator[list[int]]:
+    if isinstance(value, (list, tuple)) and all(isinstance(item, int) for item in value):
+        yield list(value)
+    for item in _items(value):
+        yield from _lists(item)
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else list(value) if isinstance(value, (list, tuple)) else []
