@@ -298,10 +298,10 @@ def test_an_optimizer_made_recordable_and_ordinary_again_steps_as_if_nothing_had
 def test_a_recorded_model_s_file_goes_on_without_recording(arrays, recordable, tmp_path, monkeypatch):
     run(arrays, capture=True).save(tmp_path / "model")
     monkeypatch.undo()
-    resumed = GMPG.load(tmp_path / "model").learn(3, reset_num_timesteps=False, dataset=arrays)
+    resumed = GMPG.load(tmp_path / "model", trust_pickle=True).learn(3, reset_num_timesteps=False, dataset=arrays)
     assert isinstance(resumed.actor.optimizer.param_groups[0]["lr"], float)
     plain = run(arrays)
     plain.save(tmp_path / "plain")
-    expected = GMPG.load(tmp_path / "plain").learn(3, reset_num_timesteps=False, dataset=arrays)
+    expected = GMPG.load(tmp_path / "plain", trust_pickle=True).learn(3, reset_num_timesteps=False, dataset=arrays)
     for mine, other in zip(resumed.policy.parameters(), expected.policy.parameters(), strict=True):
         th.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)

@@ -10,6 +10,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
@@ -28,7 +29,7 @@ def build(algorithm, data, seeds_and_betas=SEEDS_AND_BETAS, **options):
         policy_kwargs=SMALL,
         dataset=data,
         batch_size=16,
-        learning_rate=lambda left: 1e-3 * left,
+        learning_rate=LinearSchedule(1e-3, 0.0, 1.0),
         gamma=0.9,
     )
     options = defaults | (dict(pretraining_steps=8) if algorithm is GMPG else {}) | options
@@ -437,7 +438,8 @@ def test_streamed_datasets_are_refused(arrays, monkeypatch):
 
 DIFFERENCES = {
     "gamma": (dict(gamma=0.5), r"gamma is 0\.9 in model 0 \(seed=0, beta=1\.0\) and 0\.5 in model 1 \(seed=1, beta=1\.0\)"),
-    "learning_rate": (dict(learning_rate=lambda left: 1e-4), "learning_rate is <function"),
+    "learning_rate": (dict(learning_rate=LinearSchedule(2e-3, 0.0, 1.0)), "learning_rate is LinearSchedule"),
+    "a function as learning_rate": (dict(learning_rate=lambda left: 1e-4), "learning_rate is LinearSchedule.* and <function"),
     "policy": (dict(policy="DiffusionPolicy"), "policy is FlowPolicy in .* and DiffusionPolicy in"),
     "policy_kwargs": (dict(policy_kwargs=dict(net_arch=[16])), r"policy_kwargs is {'net_arch': \[32, 32\]} in"),
     "transforms": (dict(transforms=[NStepReturns(2)]), r"transforms is \(\) in .* and \(NStepReturns\(n_steps=2\),\) in"),

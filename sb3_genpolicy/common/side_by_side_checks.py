@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from torch.optim import Optimizer
 
 from sb3_genpolicy.common.gradient_steps import GradientSteps
@@ -32,6 +33,8 @@ _NOT_COMPARED = (
 )
 # How far a run has come
 _PROGRESS = ("_n_updates", "pretraining_finished", "_updates_before_policy")
+# SB3's, which compare as objects do
+_SCHEDULES = (FloatSchedule, ConstantSchedule, LinearSchedule)
 _ONE_AFTER_THE_OTHER = "Or train these models one after the other, with `learn`."
 
 
@@ -146,6 +149,8 @@ def _is_same(one: Any, other: Any) -> bool:
         return one is other or _is_same(_parts(one), _parts(other))
     if isinstance(one, Path) and isinstance(other, Path):
         return describe(one) == describe(other)
+    if isinstance(one, _SCHEDULES) and type(one) is type(other):
+        return _is_same(vars(one), vars(other))
     return bool(one == other)
 
 
