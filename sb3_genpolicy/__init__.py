@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sb3_genpolicy.common.side_by_side import learn_side_by_side
     from sb3_genpolicy.common.transforms import BestEpisodes, ClipActions, HeldOutEpisodes, NStepReturns, RescaleActions
     from sb3_genpolicy.common.transitions import Transitions, normalized_score
+    from sb3_genpolicy.common.whole_files import last_checkpoint
     from sb3_genpolicy.gmpg import GMPG
     from sb3_genpolicy.gmpo import GMPO
 
@@ -34,6 +35,7 @@ __all__ = [
     "Transitions",
     "__version__",
     "dataset_info",
+    "last_checkpoint",
     "learn_side_by_side",
     "load_dataset",
     "make_offline_env",
@@ -55,6 +57,7 @@ _MODULES = {
     "ReturnRange": "common.rewards",
     "Transitions": "common.transitions",
     "dataset_info": "common.dataset_info",
+    "last_checkpoint": "common.whole_files",
     "learn_side_by_side": "common.side_by_side",
     "load_dataset": "common.datasets",
     "make_offline_env": "common.envs",

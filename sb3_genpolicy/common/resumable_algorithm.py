@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.datasets.sb3_source import unpickle_buffer
 from sb3_genpolicy.common.model_files import ALGORITHM, encode_settings, open_model_file
+from sb3_genpolicy.common.whole_files import whole_file
 from sb3_genpolicy.generative.checks import check_option_names
 
 SelfResumableAlgorithm = TypeVar("SelfResumableAlgorithm", bound="ResumableAlgorithm")
@@ -92,9 +93,13 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         The layout is SB3's. Settings are plain JSON; one that is something of your own (a function as learning rate, a class
         in ``policy_kwargs``) is pickled, with a warning, since ``load`` then has to be told to trust the file.
 
+        A file is there whole or not at all, and replaces an earlier one when it is: a run that is killed while it saves has
+        its last checkpoint.
+
         :param path: path to the file where the model should be saved
         :param exclude: name of parameters that should be excluded in addition to the default ones
         :param include: name of parameters that might be excluded but should be included anyway
+        :raises OSError: if the file cannot be written
         """
         if not self._resume_random_state:
             self.random_state = self.generator.get_state()
@@ -102,12 +107,26 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
                 self.row_random_state = self.replay_buffer.random_state()
         _, variables = self._get_torch_save_params()
         settings = encode_settings(self._settings_to_save(exclude or (), include or ()))
+        # In memory first: torch hides what a full disk says
+        content = io.BytesIO()
         save_to_zip_file(
-            path,
+            content,
             data=settings,
             params=self.get_parameters(),
             pytorch_variables={name: recursive_getattr(self, name) for name in variables},
         )
+        with whole_file(path, "zip") as file:
+            file.write(content.getbuffer())
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Save the replay buffer as a pickle file, whole or not at all.
+
+        :param path: path to the file where the replay buffer should be saved
+        :raises OSError: if it cannot be written
+        """
+        with whole_file(path, "pkl") as file:
+            super().save_replay_buffer(file)
 
     def _settings_to_save(self, exclude: Any, include: Any) -> dict[str, Any]:
         tensors = {name.split(".")[0] for names in self._get_torch_save_params() for name in names}
