@@ -3,28 +3,15 @@ The least that a gradient step could take on this machine: the floating-point op
 of a large product, plus the bytes that optimizers and averages must move over the rate of a copy.
 """
 
-import time
-from collections.abc import Callable
-from typing import Any
-
 import torch as th
 from torch import nn
 
+from benchmarks.peers import seconds_of
 from sb3_genpolicy import GMPG, GMPO
 from sb3_genpolicy.common.twin_critic import BatchedLinear
 
 # Adam reads a parameter, its gradient and two moments, and writes three of these; an average reads two and writes one
 _ADAM_BYTES, _AVERAGE_BYTES = 7 * 4, 3 * 4
-
-
-def seconds_of(run: Callable[[], Any], at_least: float) -> float:
-    """Mean time of a call, over calls of so many seconds in all."""
-    run()
-    calls, start = 0, time.perf_counter()
-    while time.perf_counter() - start < at_least:
-        run()
-        calls += 1
-    return (time.perf_counter() - start) / calls
 
 
 def product_rate(dtype: th.dtype = th.float32, size: int = 1024) -> float:

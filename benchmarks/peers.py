@@ -31,6 +31,7 @@ def make_arrays() -> dict[str, np.ndarray]:
 
 
 def seconds_of(run: Callable[[], Any], at_least: float = 2.0) -> float:
+    """Mean time of a call, over calls of so many seconds in all."""
     run()
     calls, start = 0, time.perf_counter()
     while time.perf_counter() - start < at_least:

@@ -27,7 +27,8 @@ import torch as th
 from gymnasium import spaces
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.floor import Floor, copy_rate, product_rate, seconds_of
+from benchmarks.floor import Floor, copy_rate, product_rate
+from benchmarks.peers import seconds_of
 from sb3_genpolicy import GMPG, GMPO
 from sb3_genpolicy.common import precision
 from sb3_genpolicy.common.gradient_steps import Objective
