@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import contextmanager
 
 import pytest
 import torch as th
@@ -95,29 +96,28 @@ def model():
     return GMPO("FlowPolicy", dataset=make_arrays(), policy_kwargs=SMALL, seed=0).learn(3)
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """No file grows beyond 20,000 bytes: less than a model."""
+    """No file grows beyond 20,000 bytes, less than a model; for as short as can be, since the tests' own output is a file too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_is_a_clear_error_and_leaves_the_last_file(tmp_path, model, request):
+def test_a_full_disk_is_a_clear_error_and_leaves_the_last_file(tmp_path, model):
     model.save(tmp_path / "model")
     before = (tmp_path / "model.zip").read_bytes()
     model.learn(2, reset_num_timesteps=False)
-    request.getfixturevalue("full_disk")
-    with pytest.raises(
-        OSError, match=r"was not written \(File too large\); what was there before is still there.*model\.zip"
-    ) as e:
-        model.save(tmp_path / "model")
-    assert e.value.errno == errno.EFBIG
-    with pytest.raises(OSError, match=r"was not written \(File too large\): .*other\.zip"):
-        model.save(tmp_path / "other")
+    there = "; what was there before is still there"
+    for name, rest in (("model", there), ("other", "")):
+        with pytest.raises(OSError, match=rf"was not written \(File too large\){rest}: .*{name}\.zip") as error, full_disk():
+            model.save(tmp_path / name)
+        assert error.value.errno == errno.EFBIG
     assert [file.name for file in tmp_path.iterdir() if file.name != "cache"] == ["model.zip"]
     assert (tmp_path / "model.zip").read_bytes() == before
     assert GMPO.load(tmp_path / "model").num_timesteps == 3
