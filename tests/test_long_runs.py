@@ -98,7 +98,7 @@ def model():
 
 @contextmanager
 def full_disk():
-    """No file grows beyond 20,000 bytes, less than a model; for as short as can be, since the tests' own output is a file too."""
+    """No file grows beyond 20,000 bytes, less than a model; for as short as can be: the tests' own output is a file, too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
