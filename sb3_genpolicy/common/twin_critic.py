@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_genpolicy.generative.networks import in_float32
+from sb3_genpolicy.generative.tracing import sizes_are_known
 
 # A CPU computes so many rows by one product; the intermediate numbers of more fall out of its caches, which costs more than
 # the fewer calls gain
@@ -103,7 +104,7 @@ class TwinCritic(ContinuousCritic):
         with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
             features = self.extract_features(obs, self.features_extractor)
         inputs = th.cat([features, actions], dim=1)
-        if inputs.device.type == "cpu" and len(inputs) > _TOGETHER:
+        if inputs.device.type == "cpu" and sizes_are_known() and len(inputs) > _TOGETHER:
             return self._one_by_one(inputs)
         h = inputs.expand(self.n_critics, -1, -1)
         *hidden, head = self.layers

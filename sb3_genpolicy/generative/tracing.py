@@ -19,3 +19,10 @@ def values_are_known(x: th.Tensor) -> bool:
         update is recorded
     """
     return not is_transformed() and not (x.is_cuda and th.cuda.is_current_stream_capturing())
+
+
+def sizes_are_known() -> bool:
+    """
+    :return: whether the number of rows is a number: not where a network is written down for any of them, as in an ONNX file
+    """
+    return not th.compiler.is_compiling()
