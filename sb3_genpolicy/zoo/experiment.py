@@ -138,11 +138,19 @@ class OfflineExperimentManager(ExperimentManager):
                 self._write_config(model, experiment[1])
                 return experiment
         except Exception:
-            _remove_unused(Path(self.save_path))
+            if not self.optimize_hyperparameters:
+                _remove_unused(Path(self.save_path))
             raise
-        # A search leaves no folder either, which `enjoy` would take for the latest run
-        _remove_unused(Path(self.save_path))
         return None
+
+    # A search makes no folder of a run: `enjoy` would take it for the latest one, and the processes of a study have the same
+
+    def create_log_folder(self) -> None:
+        if not self.optimize_hyperparameters:
+            super().create_log_folder()
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        return super().create_envs(n_envs, eval_env, no_log or self.optimize_hyperparameters)
 
     def create_callbacks(self) -> None:
         # Checkpoints are rl_zoo3's; the others know the phase of the training, and the scores
