@@ -10,7 +10,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy import load_dataset
-from sb3_genpolicy.common import buffers
+from sb3_genpolicy.common import added_rows
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.envs import SpacesVecEnv
 from sb3_genpolicy.common.rewards import AffineReward
@@ -58,7 +58,7 @@ def test_filled_rows_equal_those_of_an_sb3_buffer():
 def test_rows_added_one_by_one_equal_rows_filled_at_once(arrays):
     filled = offline_buffer(arrays)
     added = add_rows(OfflineReplayBuffer(1000, SPACE, arrays["action_space"], device="cpu"), arrays)
-    assert added.size() == filled.size() == 26 and not added.full
+    assert added.size() == filled.size() == added.n_added == 26 and filled.n_added == 0
     for mine, his in zip(added._get_samples(range(26)), filled._get_samples(range(26)), strict=False):
         if isinstance(his, th.Tensor):
             np.testing.assert_allclose(mine, his, atol=1e-6)
@@ -74,19 +74,68 @@ def test_rows_added_to_a_dataset_come_after_it_and_get_its_reward_transform(arra
 
 
 def test_room_is_made_for_more_rows_without_losing_any(arrays, monkeypatch):
-    monkeypatch.setattr(buffers, "_FIRST_ROOM", 4)
+    monkeypatch.setattr(added_rows, "_FIRST_ROOM", 4)
     buffer = add_rows(OfflineReplayBuffer(1000, SPACE, arrays["action_space"], device="cpu"), arrays)
     np.testing.assert_array_equal(buffer.observations[:26], arrays["observations"])
     np.testing.assert_array_equal(buffer.next_observations[:26], arrays["next_observations"])
     np.testing.assert_array_equal(buffer.dones[:26, 0], arrays["terminals"])
 
 
-def test_oldest_rows_give_way_at_the_largest_size(arrays):
+@pytest.mark.parametrize("filled", [False, True])
+def test_oldest_added_rows_give_way_at_the_largest_size(arrays, filled):
     buffer = OfflineReplayBuffer(30, SPACE, arrays["action_space"], device="cpu")
+    if filled:
+        buffer.fill(load_dataset(arrays), AffineReward())
+    n_dataset = buffer.n_from_dataset
     add_rows(add_rows(buffer, arrays), arrays)
-    assert buffer.full and buffer.size() == buffer.buffer_size == 30
+    assert buffer.n_added == buffer.buffer_size == 30 and buffer.size() == n_dataset + 30
     newest = np.tile(arrays["observations"][:, 0], 2)[-30:]
-    np.testing.assert_array_equal(np.sort(buffer.observations[:, 0]), np.sort(newest))
+    np.testing.assert_array_equal(np.sort(buffer.observations[n_dataset:, 0]), np.sort(newest))
+    np.testing.assert_array_equal(buffer.observations[:n_dataset], arrays["observations"][:n_dataset])
+
+
+@pytest.mark.parametrize(
+    ("share", "n_new", "from_dataset"),
+    [(0.25, 60, 16), (0.5, 60, 32), (1.0, 60, 64), (0.0, 60, 0), (None, 26, 32), (None, 78, 16),
+     # Fewer new rows than their share: one of each, on average
+     (0.5, 10, 54), (0.0, 10, 0), (0.5, 0, 64)],
+)  # fmt: skip
+def test_the_dataset_has_its_share_of_every_batch(arrays, share, n_new, from_dataset):
+    buffer = offline_buffer(arrays)
+    buffer.offline_share = share
+    new = {key: np.resize(arrays[key], (n_new, *arrays[key].shape[1:])) for key in arrays if key != "action_space"}
+    add_rows(buffer, {**new, "action_space": arrays["action_space"], "rewards": np.full(n_new, 50.0, np.float32)})
+    rows, batch = buffer.draw(64)
+    assert len(rows) == len(batch.rewards) == 64
+    assert (batch.rewards != 50.0).sum() == (rows < 26).sum() == from_dataset
+    for drawn, looked_up in zip(batch, buffer.rows(rows), strict=True):
+        assert drawn is looked_up or th.equal(drawn, looked_up)
+
+
+def test_rows_are_looked_up_in_the_order_of_their_indices(arrays):
+    buffer = add_rows(offline_buffer(arrays), {**arrays, "observations": arrays["observations"] + 7.0})
+    rows = th.tensor([51, 0, 26, 25])
+    expected = np.concatenate([arrays["observations"], arrays["observations"] + 7.0])[rows]
+    np.testing.assert_allclose(buffer.rows(rows).observations, expected)
+
+
+def test_new_rows_beside_n_step_returns_bootstrap_after_one_step(arrays):
+    buffer = OfflineReplayBuffer(1000, SPACE, arrays["action_space"], device="cpu")
+    buffer.fill(load_dataset(arrays), AffineReward(), n_steps=3, gamma=0.9)
+    add_rows(buffer, arrays)
+    rows, batch = buffer.draw(200)
+    np.testing.assert_allclose(batch.discounts[rows >= 26], 0.9, rtol=1e-6)
+    # The first row of an episode of five steps, whose return is of three
+    assert buffer.rows(th.tensor([0, 26])).discounts[:, 0].tolist() == pytest.approx([0.729, 0.9])
+
+
+def test_rows_that_are_held_out_stay_so_when_others_are_added(arrays):
+    buffer = OfflineReplayBuffer(1000, SPACE, arrays["action_space"], device="cpu")
+    buffer.fill(load_dataset(arrays), AffineReward(), rows=np.arange(5, 26))
+    add_rows(buffer, arrays)
+    buffer.offline_share = None
+    rows = buffer.draw(1000)[0]
+    assert rows.min() == 5 and len(rows.unique()) == 21 + 26
 
 
 def test_rows_of_parallel_environments(arrays):
@@ -111,11 +160,8 @@ def test_the_callers_arrays_stay_the_callers(arrays):
     buffer = OfflineReplayBuffer(100, SPACE, arrays["action_space"], device="cpu")
     before = data.observations.copy()
     buffer.fill(data, AffineReward())
-    # Fewer rows than the dataset has: those of the environment are written over the oldest
-    buffer.max_rows = 0
     add_rows(buffer, {**arrays, "observations": arrays["observations"] + 7.0})
-    assert buffer.size() == 26
-    np.testing.assert_array_equal(buffer.observations, arrays["observations"] + 7.0)
+    np.testing.assert_array_equal(buffer.observations[26:], arrays["observations"] + 7.0)
     np.testing.assert_array_equal(data.observations, before)
 
 

@@ -54,6 +54,22 @@ def test_streamed_batches_are_those_from_memory(path):
     assert th.equal(samples.rewards, streamed.rows(rows).rewards)
 
 
+def test_rows_can_be_added_to_those_on_a_disk(path):
+    """The parts of a batch that come from the dataset are those that come from memory."""
+    buffers = [buffer_of(load_dataset(path, memory_map=True)), buffer_of(load_dataset(path))]
+    for buffer in buffers:
+        for k in range(6):
+            buffer.add(np.full((1, 3), k), np.ones((1, 3)), np.full((1, 2), 0.5), np.array([k]), np.zeros(1), [{}])
+    for batch_size in (4, 4, 6):
+        for buffer in buffers:
+            rows, batch = buffer.draw(batch_size)
+            assert (rows >= buffer.n_from_dataset).sum() == batch_size // 2
+            for drawn, looked_up in zip(batch, buffer.rows(rows), strict=True):
+                assert drawn is looked_up or th.equal(drawn, looked_up)
+    streamed, held = buffers
+    assert th.equal(streamed.actions, held.actions) and streamed.actions[-1].tolist() == [0.5, 0.5]
+
+
 @pytest.mark.parametrize("algorithm", [GMPO, GMPG])
 def test_training_from_a_disk_equals_training_from_memory(algorithm, path):
     options = dict(OPTIONS, pretraining_steps=6) if algorithm is GMPG else OPTIONS
@@ -157,8 +173,6 @@ def test_an_error_on_a_thread_reaches_the_training():
 
 def test_rows_on_a_disk_are_not_written_to_and_not_pickled(path, arrays):
     buffer = buffer_of(load_dataset(path, memory_map=True))
-    with pytest.raises(ValueError, match="are streamed: no others can be added"):
-        buffer.add(np.zeros((1, 3)), np.zeros((1, 3)), np.zeros((1, 2)), np.zeros(1), np.zeros(1), [{}])
     with pytest.raises(ValueError, match="streamed from elsewhere and are not saved"):
         pickle.dumps(buffer)
     data = load_dataset(path, memory_map=True)

@@ -8,19 +8,17 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_genpolicy.common.added_rows import AddedRows
 from sb3_genpolicy.common.rewards import AffineReward, RewardFunction, transform_rewards
-from sb3_genpolicy.common.row_store import Rows, RowStore, as_tensor, store_of
+from sb3_genpolicy.common.row_store import Rows, as_tensor, joined, store_of
 from sb3_genpolicy.common.streaming import Prefetcher
 from sb3_genpolicy.common.tensor_normalizer import TensorNormalizer
 from sb3_genpolicy.common.transitions import Transitions
 from sb3_genpolicy.common.utils import tree_map, trees_are_equal
 
-# Rows first made room for when transitions arrive one by one
-_FIRST_ROOM = 1024
 # Rows at a time when something is computed over all of them
 _CHUNK = 2**16
 # Rows of a dataset on disk that its statistics are taken from
@@ -36,9 +34,9 @@ class OfflineReplayBuffer(ReplayBuffer):
     held once. Rows that do not fit there, or that are mapped from files, stay where they are; batches of them are gathered on
     threads, ahead of their use.
 
-    It starts without rows: :meth:`fill` takes a whole dataset, :meth:`add` takes transitions one by one (fine-tuning online)
-    and makes room as it goes, up to ``buffer_size`` or the dataset's size, whichever is larger; past that the oldest rows give
-    way.
+    It starts without rows: :meth:`fill` takes a whole dataset, :meth:`add` takes transitions one by one, as a model that goes
+    on online does, and makes room for up to ``buffer_size`` of them; past that the oldest of these give way. The dataset's
+    rows stay, and :attr:`offline_share` of a batch comes from them. Rows that were added are numbered after the dataset's.
 
     Actions are scaled to [-1, 1] and ``dones`` mean *terminated*, as in every SB3 buffer. Observations are float32
     (images uint8). Rows of parallel environments follow each other: there is no axis for the environments.
@@ -67,7 +65,8 @@ class OfflineReplayBuffer(ReplayBuffer):
             raise ValueError("OfflineReplayBuffer stores no observation twice: leave out optimize_memory_usage.")
         self.optimize_memory_usage = False
         self.handle_timeout_termination = handle_timeout_termination
-        self.max_rows = buffer_size
+        #: Share of a batch that is drawn from the dataset, in [0, 1], once there are other rows; None: their share of all rows
+        self.offline_share: float | None = 0.5
         #: Random state of the rows that are drawn, of nobody else's use; None: torch's own
         self.generator: th.Generator | None = None
         self.reward_function: RewardFunction = AffineReward()
@@ -75,63 +74,75 @@ class OfflineReplayBuffer(ReplayBuffer):
         self._prefetcher: Prefetcher | None = None
         #: Rows that are drawn from, None: all
         self._drawn_from: th.Tensor | None = None
-        #: Whether the next observations of rows have rows of their own, as when they arrive one by one
-        self._unfolded = True
         self._streams = False
-        self._store = self._empty_store(0)
-        self.buffer_size = 0
-
-    def _empty_store(self, n_rows: int) -> RowStore:
-        """Observations of ``n_rows`` rows first, then as many next observations."""
-
-        def zeros(space: spaces.Space, shape: Any) -> th.Tensor:
-            dtype = th.uint8 if is_image_space(space) else th.float32
-            return th.zeros((2 * n_rows, *shape), device=self.device, dtype=dtype)
-
-        space = self.observation_space
-        if isinstance(space, spaces.Dict):
-            states = tree_map(zeros, dict(space.spaces), self.obs_shape)
-        else:
-            states = zeros(space, self.obs_shape)
-        actions, rewards, dones = (th.zeros((n_rows, width), device=self.device) for width in (self.action_dim, 1, 1))
-        return RowStore(states, th.arange(n_rows, 2 * n_rows, device=self.device), actions, rewards, dones, None)
+        self._gamma = 0.99
+        self._added = AddedRows(buffer_size, observation_space, self.obs_shape, self.action_dim, self.device)
+        # The dataset's; none yet
+        self._store = self._added.empty_store()
+        self._source_of_added: th.Generator | None = None
 
     # What there is
+
+    def size(self) -> int:
+        """
+        :return: number of rows, the dataset's and those that were added
+        """
+        return self._store.n_rows + len(self._added)
+
+    @property
+    def n_from_dataset(self) -> int:
+        """
+        :return: number of rows of the dataset
+        """
+        return self._store.n_rows
+
+    @property
+    def n_added(self) -> int:
+        """
+        :return: number of rows that were added to the dataset's
+        """
+        return len(self._added)
 
     @property
     def observations(self) -> Any:  # type: ignore[override]
         """
-        :return: observations of all rows, no copy
+        :return: observations of all rows
         """
-        return tree_map(lambda array: array[: self._store.n_rows], self._store.states)
+        own = tree_map(lambda array: array[: self._store.n_rows], self._store.states)
+        return _end_to_end(own, self._all_added().observations)
 
     @property
     def next_observations(self) -> Any:  # type: ignore[override]
         """
-        :return: what all rows led to, a copy
+        :return: what all rows led to
         """
-        return tree_map(lambda array: array[self._store.next_rows.long()], self._store.states)
+        own = tree_map(lambda array: array[self._store.next_rows.long()], self._store.states)
+        return _end_to_end(own, self._all_added().next_observations)
 
     @property
     def actions(self) -> th.Tensor:  # type: ignore[override]
         """
-        :return: (n_rows, action_dim); in the environment's units where rows are streamed
+        :return: (n_rows, action_dim)
         """
-        return self._store.actions
+        own = self._store.actions
+        return _end_to_end(self._scale(own) if self.streams else own, self._all_added().actions)
 
     @property
     def rewards(self) -> th.Tensor:  # type: ignore[override]
         """
         :return: (n_rows, 1), transformed
         """
-        return self._store.rewards
+        return _end_to_end(self._store.rewards, self._all_added().rewards)
 
     @property
     def dones(self) -> th.Tensor:  # type: ignore[override]
         """
         :return: (n_rows, 1)
         """
-        return self._store.dones
+        return _end_to_end(self._store.dones, self._all_added().dones)
+
+    def _all_added(self) -> Rows:
+        return self._added.gather(th.arange(self.n_added)).to(self.rows_device)
 
     @property
     def rows_device(self) -> th.device:
@@ -165,7 +176,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         gamma: float = 0.99,
     ) -> None:
         """
-        Take a dataset in place of all rows. On a CPU its memory is shared, and never written to.
+        Take a dataset in place of the one before; rows that were added stay. On a CPU its memory is shared, and never written.
 
         :param data: the dataset, of this buffer's spaces
         :param reward_function: applied to its rewards, and to those of later :meth:`add`
@@ -177,15 +188,13 @@ class OfflineReplayBuffer(ReplayBuffer):
         rewards = transform_rewards(reward_function, data.rewards)
         self._stop_streaming()
         self.reward_function = reward_function
-        self._unfolded = False
+        self._gamma = gamma
         self._streams = data.memory_mapped or not self._fits(data)
         self._store = store_of(data, rewards, n_steps, gamma)
         if not self._streams:
             self._store.actions = self._scale(self._store.actions)
             self._store = self._store.to(self.device)
         self._drawn_from = None if rows is None else as_tensor(rows.astype(np.int64)).to(self.rows_device)
-        self.buffer_size = data.n_rows
-        self.pos, self.full = 0, True
 
     def _fits(self, data: Transitions) -> bool:
         if self.device.type != "cuda":
@@ -211,58 +220,13 @@ class OfflineReplayBuffer(ReplayBuffer):
     ) -> None:
         """
         Add one step of every environment; actions are already scaled, as SB3's online loop gives them.
-
-        :raises ValueError: if the rows are streamed from files, or n-step returns were summed
         """
-        self._unfold()
         cut = np.array([info.get("TimeLimit.truncated", False) for info in infos]) & self.handle_timeout_termination
         terminated = np.asarray(done, dtype=np.float32) * (1.0 - cut)
         rewards = np.asarray(self.reward_function(np.asarray(reward, dtype=np.float32)))
         for env in range(self.n_envs):
-            if self.size() == self.buffer_size < self.max_rows:
-                self._make_room(min(max(2 * self.buffer_size, _FIRST_ROOM), self.max_rows))
-            for slot, value in ((self.pos, obs), (self.pos + self.buffer_size, next_obs)):
-                tree_map(lambda rows, new, env=env, slot=slot: _put(rows, slot, new[env]), self._store.states, value)
-            _put(self._store.actions, self.pos, np.asarray(action).reshape(self.n_envs, self.action_dim)[env])
-            _put(self._store.rewards, self.pos, rewards[env])
-            _put(self._store.dones, self.pos, terminated[env])
-            self.pos += 1
-            if self.pos == self.buffer_size:
-                self.full, self.pos = True, 0
-
-    def _unfold(self) -> None:
-        """Give the next observations rows of their own, so that rows can be written over one by one."""
-        if self._unfolded:
-            return
-        if self.streams or self._store.discounts is not None:
-            what = "are streamed" if self.streams else "hold n-step returns"
-            raise ValueError(f"The rows of this dataset {what}: no others can be added to them.")
-        kept = th.arange(self._store.n_rows, device=self.device) if self._drawn_from is None else self._drawn_from
-        rows = self._store.gather(kept)
-        n_rows = len(kept)
-        states = tree_map(lambda *pair: th.cat(pair), rows.observations, rows.next_observations)
-        self._store = RowStore(
-            states, th.arange(n_rows, 2 * n_rows, device=self.device), rows.actions, rows.rewards, rows.dones, None
-        )
-        self.buffer_size, self._drawn_from, self._unfolded = n_rows, None, True
-
-    def _make_room(self, n_rows: int) -> None:
-        """Append empty rows after the ones there are, oldest first."""
-        n_old, old = self.size(), self._store
-        new = self._empty_store(n_rows)
-
-        def copy(target: th.Tensor, rows: th.Tensor) -> None:
-            target[:n_old] = rows[:n_old]
-
-        def copy_both(target: th.Tensor, rows: th.Tensor) -> None:
-            copy(target, rows)
-            target[n_rows : n_rows + n_old] = rows[self.buffer_size : self.buffer_size + n_old]
-
-        tree_map(copy_both, new.states, old.states)
-        for name in ("actions", "rewards", "dones"):
-            copy(getattr(new, name), getattr(old, name))
-        self._store = new
-        self.buffer_size, self.pos, self.full = n_rows, n_old, False
+            before, after = (tree_map(lambda array, env=env: array[env], value) for value in (obs, next_obs))
+            self._added.add(before, after, np.asarray(action)[env].reshape(-1), rewards[env], terminated[env])
 
     def share_rows(self, other: "OfflineReplayBuffer") -> bool:
         """
@@ -274,9 +238,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         ours, theirs = ({**vars(buffer._store), "drawn_from": buffer._drawn_from} for buffer in (self, other))
         if not all(trees_are_equal(ours[name], theirs[name]) for name in ours):
             return False
-        # Rows that arrive one by one are written over, each buffer's by its own
-        if not self._unfolded:
-            self._store, self._drawn_from = other._store, other._drawn_from
+        self._store, self._drawn_from = other._store, other._drawn_from
         return True
 
     # Drawing
@@ -297,20 +259,51 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param env: VecNormalize wrapper whose statistics are applied to observations and rewards
         :return: indices of the rows, (batch_size,), and the rows as :meth:`sample` gives them
         """
+        n_added = self._added_in_batch(batch_size)
+        parts = [self._draw_added(n_added)] if n_added else []
+        if batch_size > n_added:
+            parts.insert(0, self._draw_from_dataset(batch_size - n_added))
+        rows, batch = parts[0]
+        if len(parts) > 1:
+            rows, batch = th.cat([rows, parts[1][0].to(rows)]), joined(batch, parts[1][1], self._gamma)
+        return rows, self._as_samples(batch, env)
+
+    def _added_in_batch(self, batch_size: int) -> int:
+        """How many of its rows are such as were added."""
+        n_dataset, n_added = self._store.n_rows, self.n_added
+        if n_added == 0 or n_dataset == 0:
+            return batch_size if n_dataset == 0 else 0
+        if self.offline_share is None:
+            return round(batch_size * n_added / self.size())
+        wanted = batch_size - round(self.offline_share * batch_size)
+        # The first few would else be learnt by heart
+        return min(wanted, n_added) if self.offline_share > 0.0 else wanted
+
+    def _draw_added(self, n_rows: int) -> tuple[th.Tensor, Rows]:
+        source = self.generator
+        if self.streams:
+            # Threads draw with the other one, ahead of time
+            if self._source_of_added is None:
+                self._source_of_added = th.Generator().manual_seed(self._own_generator().initial_seed())
+            source = self._source_of_added
+        rows = th.randint(0, self.n_added, (n_rows,), device=self.rows_device, generator=source)
+        return rows + self._store.n_rows, self._added.gather(rows)
+
+    def _draw_from_dataset(self, n_rows: int) -> tuple[th.Tensor, Rows]:
         if not self.streams:
-            rows = self.draw_rows(batch_size)
-            return rows, self._get_samples(rows, env)
+            rows = self.draw_rows(n_rows)
+            return rows, self._store.gather(rows)
         if self._prefetcher is None:
             self._prefetcher = Prefetcher(self.draw_rows, self._gather_for_device, self._own_generator())
-        rows, batch = self._prefetcher.next(batch_size)
-        return rows, self._as_samples(batch, env)
+        rows, batch = self._prefetcher.next(n_rows)
+        return rows, self._on_device(batch)
 
     def draw_rows(self, batch_size: int) -> th.Tensor:
         """
-        :param batch_size: number of rows, drawn with replacement
+        :param batch_size: number of rows of the dataset, drawn with replacement
         :return: their indices, (batch_size,)
         """
-        n_rows = self.size() if self._drawn_from is None else len(self._drawn_from)
+        n_rows = self._store.n_rows if self._drawn_from is None else len(self._drawn_from)
         drawn = th.randint(0, n_rows, (batch_size,), device=self.rows_device, generator=self.generator)
         return drawn if self._drawn_from is None else self._drawn_from[drawn]
 
@@ -330,15 +323,26 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     def _get_samples(self, batch_inds: Any, env: VecNormalize | None = None) -> Any:
         rows = th.as_tensor(batch_inds, device=self.rows_device)
-        return self._as_samples(self._gather_for_device(rows) if self.streams else self._store.gather(rows), env)
+        return self._as_samples(self._gather_from_both(rows) if self.n_added else self._gather_from_dataset(rows), env)
+
+    def _gather_from_both(self, rows: th.Tensor) -> Rows:
+        """In the order of the indices."""
+        added = rows >= self._store.n_rows
+        parts = self._gather_from_dataset(rows[~added]), self._added.gather(rows[added] - self._store.n_rows)
+        order = th.cat([th.nonzero(~added), th.nonzero(added)])[:, 0].argsort().to(self.device)
+        return joined(*parts, self._gamma).take(order)
+
+    def _gather_from_dataset(self, rows: th.Tensor) -> Rows:
+        return self._on_device(self._gather_for_device(rows)) if self.streams else self._store.gather(rows)
 
     def _gather_for_device(self, rows: th.Tensor) -> Rows:
         return self._store.gather(rows, pinned=self.device.type == "cuda" and self.rows_device.type == "cpu")
 
+    def _on_device(self, batch: Rows) -> Rows:
+        batch = batch.to(self.device)
+        return batch._replace(actions=self._scale(batch.actions))
+
     def _as_samples(self, batch: Rows, env: VecNormalize | None) -> Any:
-        if self.streams:
-            batch = batch.to(self.device)
-            batch = batch._replace(actions=self._scale(batch.actions))
         observations, next_observations, rewards = batch.observations, batch.next_observations, batch.rewards
         if env is not None:
             observations, next_observations = self._normalizer.observations(env, observations, next_observations)
@@ -348,10 +352,10 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     def observation_chunks(self) -> Any:
         """
-        :return: iterator over the observations of the rows that are drawn from, some at a time, on the rows' device; of rows
-            on a disk, over enough of them, evenly spaced, to know their mean and spread
+        :return: iterator over the observations of the dataset's rows that are drawn from, some at a time, on the rows' device;
+            of rows on a disk, over enough of them, evenly spaced, to know their mean and spread
         """
-        n_rows = self.size() if self._drawn_from is None else len(self._drawn_from)
+        n_rows = self._store.n_rows if self._drawn_from is None else len(self._drawn_from)
         step = max(1, n_rows // _SAMPLED_ROWS) if self.streams else 1
         rows = th.arange(0, n_rows, step, device=self.rows_device)
         rows = rows if self._drawn_from is None else self._drawn_from[rows]
@@ -366,6 +370,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         """
         self._stop_streaming()
         self.generator = th.Generator(self.rows_device).manual_seed(seed)
+        self._source_of_added = None
 
     def random_state(self) -> th.Tensor:
         """
@@ -401,6 +406,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         :return: this buffer
         """
         self.device = th.device(device)
+        self._added.to(self.device)
         if not self.streams:
             self._store = self._store.to(self.device)
             if self._drawn_from is not None:
@@ -413,8 +419,10 @@ class OfflineReplayBuffer(ReplayBuffer):
                 "The rows of this replay buffer are streamed from elsewhere and are not saved with it; the model knows its "
                 "dataset by name."
             )
-        return {**self.__dict__, "generator": None, "_prefetcher": None, "_normalizer": TensorNormalizer()}
+        own = dict(generator=None, _source_of_added=None, _prefetcher=None, _normalizer=TensorNormalizer())
+        return {**self.__dict__, **own}
 
 
-def _put(rows: th.Tensor, row: int, value: Any) -> None:
-    rows[row] = th.as_tensor(value, device=rows.device, dtype=rows.dtype).reshape(rows.shape[1:])
+def _end_to_end(first: Any, second: Any) -> Any:
+    """Of trees; the first alone, and no copy, where there is nothing else."""
+    return tree_map(lambda one, other: th.cat([one, other]) if len(other) else one, first, second)

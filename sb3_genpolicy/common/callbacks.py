@@ -13,13 +13,20 @@ from sb3_genpolicy.common.transitions import normalized_score
 
 class GradientStepProgressBar(ProgressBarCallback):
     """
-    SB3's progress bar, advanced by one for each gradient step however many environments there are, with the phase in front.
+    SB3's progress bar with the phase in front, advanced by timesteps: gradient steps, or steps in the environment online.
     """
+
+    _shown: int = 0
 
     def _on_step(self) -> bool:
         self.pbar.set_description(getattr(self.model, "phase", ""), refresh=False)
-        self.pbar.update(1)
+        self.pbar.update(self.num_timesteps - self._shown)
+        self._shown = self.num_timesteps
         return True
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self._shown = self.num_timesteps
 
 
 class OfflineEvalCallback(EvalCallback):

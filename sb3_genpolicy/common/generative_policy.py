@@ -211,6 +211,18 @@ class GenerativePolicy(SamplingPolicy):
         behaviour.set_training_mode(False)
         return behaviour
 
+    def wake_behaviour(self, learning_rate: float) -> None:
+        """
+        Let the behaviour model learn from here on, with an optimizer of its own.
+
+        :param learning_rate: the optimizer's
+        """
+        assert self.behaviour is not None
+        self.behaviour.requires_grad_(True)
+        self.behaviour.optimizer = self.optimizer_class(
+            self.behaviour.parameters(), lr=learning_rate, **self.optimizer_kwargs  # type: ignore[call-arg]
+        )
+
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> TwinCritic:
         """
         :param features_extractor: an extractor to share; a new one by default

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from sb3_genpolicy.common.averages import follow
 from sb3_genpolicy.common.guards import check_finite
-from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
+from sb3_genpolicy.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_genpolicy.common.precision import PRECISIONS, Precision, autocast, matmul_precision
 from sb3_genpolicy.common.recorded_update import (
     RecordedUpdate,
@@ -59,13 +59,13 @@ class Objective(NamedTuple):
     kl: th.Tensor | None = None
 
 
-class GradientSteps(OfflineAlgorithm):
+class GradientSteps(OfflineToOnlineAlgorithm):
     """
     Base of algorithms that say what their :class:`Objective` is.
 
     :param precision: of matrix products while training: ``float32``, ``tf32`` or ``bfloat16``
     :param capture: whether to record a whole update as one CUDA graph and replay it
-    :param kwargs: see :class:`~sb3_genpolicy.common.offline_algorithm.OfflineAlgorithm`
+    :param kwargs: see :class:`~sb3_genpolicy.common.offline_to_online.OfflineToOnlineAlgorithm`
     """
 
     #: Settings and state that may differ between models that are trained side by side: numbers or scalar tensors
@@ -180,6 +180,8 @@ class GradientSteps(OfflineAlgorithm):
         """
         :return: why models like this one cannot be trained as a batch of networks, and what could be done; None if they may
         """
+        if self.online:
+            return "it has gone on online, where every model sees rows of its own"
         if self.replay_buffer.streams:
             return "its dataset is streamed from files. Take one that fits into memory"
         if self._vec_normalize_env is not None:
@@ -209,6 +211,8 @@ class GradientSteps(OfflineAlgorithm):
         """
         if self.device.type != "cuda":
             return f"the model is on the device '{self.device}', and CUDA graphs are of CUDA devices"
+        if self._collecting:
+            return "rows arrive between updates"
         if self.replay_buffer.streams:
             return "the dataset does not fit on the GPU, so that batches come from outside"
         if self._vec_normalize_env is not None:

@@ -42,8 +42,6 @@ class OfflineAlgorithm(ResumableAlgorithm):
     """
     Base of algorithms that learn from a dataset. One gradient step is one timestep and one ``callback.on_step()``.
 
-    The online loop of ``OffPolicyAlgorithm`` (``collect_rollouts``) is inherited and stays usable for fine-tuning.
-
     :param policy: The policy model to use (FlowPolicy, DiffusionPolicy, ...)
     :param env: The environment that the policy is for (if registered in Gym, can be str). It is not stepped.
         None where there is no simulator: the spaces then come from the dataset.
@@ -188,7 +186,7 @@ class OfflineAlgorithm(ResumableAlgorithm):
 
         :param dataset: the dataset of this call of ``learn``; None for the one given or filled before, or the environment's
         """
-        if dataset is None and self.replay_buffer.size() > 0:
+        if dataset is None and self.replay_buffer.n_from_dataset > 0:
             return
         source = find_dataset((dataset, self.dataset), self.env, self.dataset_name, type(self).__name__)
         assert isinstance(self.action_space, spaces.Box)

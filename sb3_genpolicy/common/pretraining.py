@@ -3,11 +3,14 @@ Algorithms whose policy improves on a model of the behaviour policy: the model a
 taken from an earlier run.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
+from torch.optim import Optimizer
 
 from sb3_genpolicy.common.critics import IQLLosses, iql_losses, smallest_q
 from sb3_genpolicy.common.datasets import DatasetSource
@@ -21,7 +24,8 @@ class PretrainingAlgorithm(GradientSteps):
     """
     Base of algorithms with two phases, counted in the same steps. In the first, the actor is the behaviour model, trained by
     matching beside the critics. In the second, which starts at the update ``pretraining_steps``, behaviour model and critics
-    stay as they are, and the actor leaves its copy of the behaviour model.
+    rest, and the actor leaves its copy of the behaviour model. Once the model goes on online they rest no longer: both are
+    trained beside the policy, on the same batches.
 
     :param pretraining_steps: number of updates of the first phase, >= 0. None: the algorithm's own, settled by the first
         ``learn``.
@@ -77,7 +81,9 @@ class PretrainingAlgorithm(GradientSteps):
         if self.pretrained is not None:
             self._take_pretrained(self.pretrained)
             self.pretrained = None
-        if self.pretraining_finished:
+        if self.online:
+            self._go_online()
+        elif self.pretraining_finished:
             self._freeze_critics()
 
     # Handing over
@@ -135,13 +141,20 @@ class PretrainingAlgorithm(GradientSteps):
     @property
     def phase(self) -> str:
         """What is being trained, for the log and the progress bar."""
-        return "pretraining" if self.pretraining else "policy"
+        if self.pretraining:
+            return "pretraining"
+        return "online" if self.online else "policy"
+
+    @property
+    def _critics_rest(self) -> bool:
+        """Whether critics and behaviour model stay as the first phase left them."""
+        return self.pretraining_finished and not self.online
 
     def _set_training_mode(self) -> None:
         # This affects batch norm / dropout. A walk over all modules, which is left out where there is nothing to change
         if not self.policy.training:
             self.policy.set_training_mode(True)
-            if self.pretraining_finished:
+            if self._critics_rest:
                 self._rest_critics()
 
     def _rest_critics(self) -> None:
@@ -164,12 +177,21 @@ class PretrainingAlgorithm(GradientSteps):
             self.behaviour.load_state_dict(self.actor_ema.state_dict())
         self._updates_before_policy = self._n_updates
         self.pretraining_finished = True
-        self._freeze_critics()
+        if not self.online:
+            self._freeze_critics()
 
     def _freeze_critics(self) -> None:
         for network in (self.critic, self.critic_target, self.value_net):
             network.requires_grad_(False)
         self._rest_critics()
+
+    def _go_online(self) -> None:
+        for network in (self.critic, self.value_net):
+            network.requires_grad_(True)
+        if self.behaviour is not None:
+            self.policy.wake_behaviour(self.lr_schedule(self._current_progress_remaining))
+        # Modes are set anew at the next update
+        self.policy.set_training_mode(False)
 
     # What an update consists of
 
@@ -203,6 +225,25 @@ class PretrainingAlgorithm(GradientSteps):
         means = dict(q_value=losses.q_value.mean(), advantage=losses.advantage.mean())
         return Objective(descended, means, trains_critics=True)
 
+    def _with_critics_and_behaviour(self, policy: Objective, batch: Any) -> Objective:
+        """Online, the critics and the behaviour model of the rows that there are by now, beside the policy."""
+        critics = self._critic_losses(batch)
+        losses = dict(policy.losses, critic_loss=critics.critic_loss, value_loss=critics.value_loss)
+        if self.behaviour is not None:
+            losses["behaviour_loss"] = self.behaviour.matching_loss(batch.observations, batch.actions, self.generator).mean()
+        means = dict(policy.means, advantage=critics.advantage.mean())
+        return Objective(losses, means, trains_critics=True, kl=policy.kl)
+
+    def _optimizers(self, trains_critics: bool) -> list[Optimizer]:
+        behaviour = [self.behaviour.optimizer] if self.online and self.behaviour is not None else []
+        return [*super()._optimizers(trains_critics), *behaviour]
+
+    def _resting(self) -> AbstractContextManager[None]:
+        """While the policy's loss is computed: critics and behaviour model learn by losses of their own alone."""
+        awake = [self.critic, self.value_net, self.behaviour] if self.online else []
+        # An extractor that is shared is the actor's
+        return resting((network for network in awake if network is not None), but=self._actor_and_average[1])
+
     def _losses_of(self, batch: Any, generator: th.Generator) -> dict[str, th.Tensor]:
         losses = self._critic_losses(batch)
         matching_loss = self.actor.matching_loss(batch.observations, batch.actions, generator).mean()
@@ -221,3 +262,30 @@ class PretrainingAlgorithm(GradientSteps):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "behaviour", "pretrained"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, tensors = super()._get_torch_save_params()
+        behaviour = ["behaviour.optimizer"] if self.online and self.behaviour is not None else []
+        return [*state_dicts, *behaviour], tensors
+
+
+@contextmanager
+def resting(networks: Iterable[nn.Module], but: Iterable[nn.Parameter] = ()) -> Iterator[None]:
+    """
+    :param networks: whose parameters get no gradient from what is computed meanwhile; it goes through them, to their inputs
+    :param but: parameters of theirs that do
+    """
+    kept = {id(parameter) for parameter in but}
+    parameters = [
+        parameter
+        for network in networks
+        for parameter in network.parameters()
+        if parameter.requires_grad and id(parameter) not in kept
+    ]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

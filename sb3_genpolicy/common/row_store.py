@@ -42,6 +42,31 @@ class Rows(NamedTuple):
         """
         return Rows(*(_move(value, device) for value in self))
 
+    def take(self, order: th.Tensor) -> "Rows":
+        """
+        :param order: indices, (batch_size,)
+        :return: these rows in this order
+        """
+        return Rows._make(None if value is None else tree_map(lambda array: array[order], value) for value in self)
+
+
+def joined(one: Rows, other: Rows, gamma: float) -> Rows:
+    """
+    :param one: some rows
+    :param other: others, of the same spaces, on the same device
+    :param gamma: discount of rows that do not say their own
+    :return: the first, then the others
+    """
+    if (one.discounts is None) != (other.discounts is None):
+        one, other = (
+            rows if rows.discounts is not None else rows._replace(discounts=th.full_like(rows.rewards, gamma))
+            for rows in (one, other)
+        )
+    return Rows._make(
+        None if first is None else tree_map(lambda *pair: th.cat(pair), first, second)
+        for first, second in zip(one, other, strict=True)
+    )
+
 
 def _move(tree: Any, device: th.device) -> Any:
     return None if tree is None else tree_map(lambda array: array.to(device, non_blocking=True), tree)

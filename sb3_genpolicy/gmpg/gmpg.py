@@ -205,6 +205,11 @@ class GMPG(PretrainingAlgorithm):
             # Phase one. Critics: V towards an expectile of Q, Q towards r + gamma V(s'). Behaviour model: matching loss
             return self._pretraining_objective(batch)
         # Phase two. Policy, at first the behaviour model mu: -beta Q(s, a) + log pi(a|s) - log mu(a|s), a ~ pi
+        with self._resting():
+            policy = self._policy_objective(batch)
+        return self._with_critics_and_behaviour(policy, batch) if self.online else policy
+
+    def _policy_objective(self, batch: Any) -> Objective:
         policy = self.policy_loss(batch)
         means = dict(q_value=policy.q_value)
         if policy.kl is not None and policy.sample is not None:
@@ -214,7 +219,7 @@ class GMPG(PretrainingAlgorithm):
         return Objective(dict(policy_loss=policy.loss), means, trains_critics=False, kl=policy.kl)
 
     def _before_step(self, objective: Objective) -> dict[str, th.Tensor]:
-        if objective.trains_critics:
+        if self.pretraining:
             return {}
         parameters = [parameter for parameter in self._actor_and_average[1] if parameter.grad is not None]
         norm = th.nn.utils.clip_grad_norm_(parameters, math.inf if self.max_grad_norm is None else self.max_grad_norm)
@@ -293,8 +298,10 @@ class GMPG(PretrainingAlgorithm):
         return scale * values
 
     def _set_rates(self) -> None:
+        if self.pretraining or self.online:
+            super()._set_rates()
         if self.pretraining:
-            return super()._set_rates()
+            return
         self._set_learning_rate([self.actor.optimizer], self.policy_lr_schedule(self._current_progress_remaining))
 
     def _default_pretraining_steps(self, total_timesteps: int) -> int:

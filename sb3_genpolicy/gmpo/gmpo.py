@@ -174,14 +174,15 @@ class GMPO(PretrainingAlgorithm):
             # First phase. Critics: V towards an expectile of Q, Q towards r + gamma V(s'). Behaviour model: matching loss
             return self._pretraining_objective(batch)
         if self.weighting == "softmax":
-            return self._objective_on_behaviour_actions(rows, batch)
+            policy = self._objective_on_behaviour_actions(rows, batch)
+            return self._with_critics_and_behaviour(policy, batch) if self.online else policy
         return self._objective_on_dataset_actions(batch)
 
     def _objective_on_dataset_actions(self, batch: Any) -> Objective:
         # Critics, unless they were trained before
         losses: dict[str, th.Tensor] = {}
         means: dict[str, th.Tensor] = {}
-        if self.pretraining_finished:
+        if self._critics_rest:
             advantage = self._advantage(batch)
         else:
             critics = self._critic_losses(batch)
@@ -193,7 +194,7 @@ class GMPO(PretrainingAlgorithm):
         losses["actor_loss"], matching_loss = self._weighted_matching_loss(batch.observations, batch.actions, weights)
         means.update(_describe_weights(weights), matching_loss=matching_loss, advantage=advantage.mean())
         means.update(weight_clamped=(weights >= 0.999 * self.weight_clamp).float().mean())
-        return Objective(losses, means, trains_critics=not self.pretraining_finished)
+        return Objective(losses, means, trains_critics=not self._critics_rest)
 
     def _objective_on_behaviour_actions(self, rows: th.Tensor, batch: Any) -> Objective:
         # Policy: matching loss of K actions of the behaviour model for each state, weighted by the softmax of beta Q
@@ -246,6 +247,11 @@ class GMPO(PretrainingAlgorithm):
         # Of the dataset that there was
         self._behaviour_actions = None
         return super()._setup_learn(*args, **kwargs)
+
+    def _online_obstacle(self) -> str | None:
+        if self.weighting == "softmax" and not self.redraw_actions:
+            return "redraw_actions=False keeps actions for the rows of a fixed dataset. Load it with redraw_actions=True"
+        return super()._online_obstacle()
 
     def _batching_obstacle(self) -> str | None:
         if self.weighting == "softmax" and not self.redraw_actions:

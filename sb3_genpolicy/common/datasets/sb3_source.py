@@ -169,6 +169,7 @@ class _BufferUnpickler(pickle.Unpickler):
                 ("box", "Box"), ("dict", "Dict"), ("discrete", "Discrete"),
                 ("multi_discrete", "MultiDiscrete"), ("multi_binary", "MultiBinary"),
             )),
+            ("sb3_genpolicy.common.added_rows", "AddedRows"),
             ("sb3_genpolicy.common.buffers", "OfflineReplayBuffer"),
             ("sb3_genpolicy.common.row_store", "RowStore"),
             ("sb3_genpolicy.common.tensor_normalizer", "TensorNormalizer"),
