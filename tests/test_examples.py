@@ -15,6 +15,7 @@ SHORT = {
     "densities_2d.py": ["--steps", "20", "--resolution", "20"],
     "demo.py": ["--steps", "20", "--episodes", "2", "--folder", "out"],
     "own_arrays.py": ["--steps", "20"],
+    "go_on_online.py": ["--offline-steps", "20", "--online-steps", "20", "--episodes", "1"],
     "minari_dataset.py": ["--dataset", "pendulum-mixed", "--steps", "20", "--episodes", "1"],
     "record_dataset.py": ["--online-steps", "210", "--steps", "850", "--gradient-steps", "5", "--folder", "out"],
     "sb3_replay_buffer.py": ["--online-steps", "210", "--steps", "20"],

@@ -68,6 +68,11 @@ def test_rows_can_be_added_to_those_on_a_disk(path):
                 assert drawn is looked_up or th.equal(drawn, looked_up)
     streamed, held = buffers
     assert th.equal(streamed.actions, held.actions) and streamed.actions[-1].tolist() == [0.5, 0.5]
+    # Rows of the dataset are drawn as if there were no others
+    alone, beside = buffer_of(load_dataset(path, memory_map=True)), streamed
+    beside.seed_rows(3)
+    for batch_size in (2, 2, 3):
+        assert th.equal(alone.draw(batch_size)[0], beside.draw(2 * batch_size)[0][:batch_size])
 
 
 @pytest.mark.parametrize("algorithm", [GMPO, GMPG])

@@ -43,7 +43,7 @@ class OfflineAlgorithm(ResumableAlgorithm):
     Base of algorithms that learn from a dataset. One gradient step is one timestep and one ``callback.on_step()``.
 
     :param policy: The policy model to use (FlowPolicy, DiffusionPolicy, ...)
-    :param env: The environment that the policy is for (if registered in Gym, can be str). It is not stepped.
+    :param env: The environment that the policy is for (if registered in Gym, can be str). ``learn`` does not step it.
         None where there is no simulator: the spaces then come from the dataset.
     :param learning_rate: learning rate of every optimizer; can be a function of the current progress remaining (from 1 to 0)
     :param batch_size: rows of the dataset for each gradient step

@@ -56,7 +56,7 @@ class GMPO(PretrainingAlgorithm):
     Paper: https://arxiv.org/abs/2412.01245 (section 4.1), critics: https://arxiv.org/abs/2110.06169
 
     :param policy: The policy model to use (FlowPolicy, DiffusionPolicy, FlowMultiInputPolicy, ...)
-    :param env: The environment that the policy is for (if registered in Gym, can be str). It is not stepped.
+    :param env: The environment that the policy is for (if registered in Gym, can be str). ``learn`` does not step it.
         None where there is no simulator: the spaces then come from ``dataset``.
     :param learning_rate: learning rate of actor and critics; can be a function of the current progress remaining (from 1 to 0)
     :param batch_size: rows of the dataset for each gradient step
