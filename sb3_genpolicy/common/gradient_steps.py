@@ -23,7 +23,7 @@ from sb3_genpolicy.common.recorded_update import (
     on_side_stream,
     set_learning_rate,
 )
-from sb3_genpolicy.generative.checks import check_choice
+from sb3_genpolicy.generative.checks import check_choice, check_flag
 
 #: Optimizers that treat every entry by itself, so that one step of a stack of models is a step of each
 ELEMENTWISE_OPTIMIZERS: tuple[type[Optimizer], ...] = (
@@ -75,6 +75,7 @@ class GradientSteps(OfflineAlgorithm):
         super().__init__(policy, env, learning_rate, **kwargs)
         check_choice("precision", precision, PRECISIONS)
         self.precision: Precision = precision
+        check_flag("capture", capture)
         self.capture = capture
 
     def _setup_model(self) -> None:

@@ -24,13 +24,14 @@ from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
 from sb3_genpolicy.common.device_means import DeviceMeans
 from sb3_genpolicy.common.envs import SpacesVecEnv, find_dataset
 from sb3_genpolicy.common.generative_policy import GenerativeActor, GenerativePolicy
+from sb3_genpolicy.common.option_checks import check_base_options
 from sb3_genpolicy.common.resumable_algorithm import ResumableAlgorithm
 from sb3_genpolicy.common.rewards import RewardFunction, RewardTransform, check_reward_transform, fit_reward_transform
 from sb3_genpolicy.common.transforms import Transform, action_transforms, check_transforms, prepare
 from sb3_genpolicy.common.twin_critic import TwinCritic
 from sb3_genpolicy.common.vec_normalize import fit_vec_normalize
 from sb3_genpolicy.generative import Sampler
-from sb3_genpolicy.generative.checks import check_number, did_you_mean
+from sb3_genpolicy.generative.checks import check_class, check_number, did_you_mean
 
 # Held-out rows that losses are computed on whenever the log is written
 _HELD_OUT_ROWS = 4096
@@ -96,6 +97,9 @@ class OfflineAlgorithm(ResumableAlgorithm):
         seed: int | None = None,
         device: th.device | str = "auto",
     ):
+        if not isinstance(policy, str):
+            check_class("policy", policy, GenerativePolicy, "FlowPolicy")
+        check_base_options(env, learning_rate, stats_window_size, tensorboard_log, verbose, seed, device)
         transforms = check_transforms(transforms)
         if env is None and dataset is not None:
             env = SpacesVecEnv(*dataset_spaces(dataset, check_actions=not action_transforms(transforms)))
@@ -117,7 +121,7 @@ class OfflineAlgorithm(ResumableAlgorithm):
             sde_support=False,
         )
         self._check_action_space()
-        check_number("batch_size", batch_size, low=1)
+        check_number("batch_size", batch_size, low=1, whole=True)
         check_number("tau", tau, low=0.0, high=1.0)
         check_number("gamma", gamma, low=0.0, high=1.0)
         check_number("actor_tau", actor_tau, low=0.0, high=1.0, low_open=True)

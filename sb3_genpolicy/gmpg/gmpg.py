@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import FloatSchedule
 from sb3_genpolicy.common.critics import smallest_q
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.gradient_steps import Objective
+from sb3_genpolicy.common.option_checks import check_rate
 from sb3_genpolicy.common.precision import Precision
 from sb3_genpolicy.common.pretrained import PretrainedSource
 from sb3_genpolicy.common.pretraining import PretrainingAlgorithm
@@ -21,7 +22,7 @@ from sb3_genpolicy.common.rewards import RewardTransform
 from sb3_genpolicy.common.transforms import Transform
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative import KL_ESTIMATORS, DiscreteKL, KLEstimator, OdeKL
-from sb3_genpolicy.generative.checks import check_choice, check_number, named_options
+from sb3_genpolicy.generative.checks import check_choice, check_flag, check_number, named_options
 from sb3_genpolicy.generative.draws import draw
 from sb3_genpolicy.generative.kl import Conditioned, Draws, KLSample
 from sb3_genpolicy.gmpg.losses import (
@@ -178,9 +179,11 @@ class GMPG(PretrainingAlgorithm):
         )
         check_number("beta", beta, low=0.0)
         check_choice("gradient_estimator", gradient_estimator, GRADIENT_ESTIMATORS)
-        check_number("weight_clamp", weight_clamp, low=0.0, low_open=True)
+        check_number("weight_clamp", weight_clamp, low=0.0, low_open=True, infinite=True)
+        check_flag("normalize_q", normalize_q)
+        check_rate("policy_learning_rate", policy_learning_rate)
         if max_grad_norm is not None:
-            check_number("max_grad_norm", max_grad_norm, low=0.0, low_open=True)
+            check_number("max_grad_norm", max_grad_norm, low=0.0, low_open=True, infinite=True)
         self.beta = beta
         self.policy_learning_rate = policy_learning_rate
         self.gradient_estimator = gradient_estimator
@@ -362,7 +365,7 @@ def make_kl_estimator(kl_estimator: str | KLEstimator | None, gradient_estimator
     """
     if kl_estimator is None:
         kl_estimator = "ode" if gradient_estimator == "detached" else "path"
-    if isinstance(kl_estimator, str):
+    if not isinstance(kl_estimator, KLEstimator):
         check_choice("kl_estimator", kl_estimator, KL_ESTIMATORS)
         kl_estimator = KL_ESTIMATORS[kl_estimator]()
     if gradient_estimator == "detached":
@@ -376,7 +379,7 @@ def _check_n_actions(n_actions: int | None, gradient_estimator: GradientEstimato
     softmax = gradient_estimator == "reinforce_softmax"
     if n_actions is None:
         return 10 if softmax else 1
-    check_number("n_actions", n_actions, low=1)
+    check_number("n_actions", n_actions, low=1, whole=True)
     if softmax and n_actions == 1:
         raise ValueError("gradient_estimator='reinforce_softmax' compares actions of a state: n_actions must be 2 or more.")
     return n_actions

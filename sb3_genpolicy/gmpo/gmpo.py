@@ -20,7 +20,7 @@ from sb3_genpolicy.common.pretraining import PretrainingAlgorithm
 from sb3_genpolicy.common.rewards import RewardTransform
 from sb3_genpolicy.common.transforms import Transform
 from sb3_genpolicy.common.utils import tree_map
-from sb3_genpolicy.generative.checks import check_choice, check_number, named_options
+from sb3_genpolicy.generative.checks import check_choice, check_flag, check_number, named_options
 from sb3_genpolicy.gmpo.behaviour_actions import BehaviourActions
 
 SelfGMPO = TypeVar("SelfGMPO", bound="GMPO")
@@ -157,8 +157,9 @@ class GMPO(PretrainingAlgorithm):
             seed=seed,
         )
         check_number("beta", beta, low=0.0)
-        check_number("weight_clamp", weight_clamp, low=0.0, low_open=True)
-        check_number("n_actions", n_actions, low=2)
+        check_number("weight_clamp", weight_clamp, low=0.0, low_open=True, infinite=True)
+        check_number("n_actions", n_actions, low=2, whole=True)
+        check_flag("redraw_actions", redraw_actions)
         self.beta = beta
         self.weight_clamp = weight_clamp
         self.weighting = weighting
