@@ -11,7 +11,11 @@ import sb3_genpolicy
 PACKAGE = Path(sb3_genpolicy.__file__).parent
 KINDS = (ValueError, TypeError, FloatingPointError)
 #: What SB3 and gymnasium say themselves, clear enough to be left to them
-FROM_ELSEWHERE = (r"^Environment `\w+` doesn't exist", r"^Malformed environment ID: ")
+FROM_ELSEWHERE = (
+    r"^Environment `\w+` doesn't exist",
+    r"^Malformed environment ID: ",
+    r"^You must use `MultiInputPolicy` when working with dict observation space",
+)
 
 
 def fault_of(error, named=None):

@@ -14,7 +14,7 @@ from torch import nn
 from sb3_genpolicy.common.actor import GenerativeActor
 from sb3_genpolicy.common.critics import ValueNetwork
 from sb3_genpolicy.common.normalization import NormalizedExtractor, ObservationNormalizer
-from sb3_genpolicy.common.option_checks import check_activation, check_kwargs, check_optimizer
+from sb3_genpolicy.common.option_checks import check_activation, check_extractor, check_kwargs, check_optimizer
 from sb3_genpolicy.common.policy_options import (
     make_coupling,
     make_path,
@@ -135,17 +135,14 @@ class GenerativePolicy(SamplingPolicy):
             observation_space,
             action_space,
             features_extractor_class,
-            features_extractor_kwargs,
+            # SB3 writes into it
+            dict(features_extractor_kwargs or {}),
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
             squash_output=True,
             normalize_images=normalize_images,
         )
-        if isinstance(observation_space, spaces.Dict) and issubclass(self.features_extractor_class, FlattenExtractor):
-            raise ValueError(
-                f"The observations are a dictionary ({', '.join(observation_space.spaces)}): use the policy "
-                "'FlowMultiInputPolicy' or 'DiffusionMultiInputPolicy' instead."
-            )
+        check_extractor(self.features_extractor_class, observation_space)
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
             # The same numbers, without a pass over the parameters for each of Adam's operations
             self.optimizer_kwargs = {"fused": True}

@@ -15,6 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.callbacks import GradientStepProgressBar
@@ -27,6 +28,7 @@ from sb3_genpolicy.common.generative_policy import GenerativeActor, GenerativePo
 from sb3_genpolicy.common.option_checks import check_base_options
 from sb3_genpolicy.common.resumable_algorithm import ResumableAlgorithm
 from sb3_genpolicy.common.rewards import RewardFunction, RewardTransform, check_reward_transform, fit_reward_transform
+from sb3_genpolicy.common.space_checks import check_model_spaces
 from sb3_genpolicy.common.transforms import Transform, action_transforms, check_transforms, prepare
 from sb3_genpolicy.common.twin_critic import TwinCritic
 from sb3_genpolicy.common.vec_normalize import fit_vec_normalize
@@ -137,6 +139,11 @@ class OfflineAlgorithm(ResumableAlgorithm):
         # Fitted to the first dataset: critics that were trained on one scale cannot go over to another
         self.reward_function: RewardFunction | None = None
         self._normalizer_is_fitted = False
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        check_model_spaces(env.observation_space, env.action_space)
+        return ResumableAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _check_action_space(self) -> None:
         # None while a saved model is being loaded, before its spaces are there

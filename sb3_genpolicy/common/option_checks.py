@@ -8,6 +8,8 @@ from typing import Any
 
 import gymnasium as gym
 import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 from torch.optim import Optimizer
@@ -88,6 +90,24 @@ def check_activation(option: str, activation_fn: Any) -> None:
         out = activation_fn()(given)
     if not isinstance(out, th.Tensor) or out.shape != given.shape:
         raise ValueError(f"{option}={shown(activation_fn)} has to keep the shape of what it is applied to; take nn.ReLU.")
+
+
+def check_extractor(extractor_class: type[BaseFeaturesExtractor], observation_space: spaces.Space) -> None:
+    """
+    :param extractor_class: class of the features extractor
+    :param observation_space: what it is to look at
+    :raises ValueError: if one is for dictionaries and the other is not, with the policies that are
+    """
+    if isinstance(observation_space, spaces.Dict) and issubclass(extractor_class, (FlattenExtractor, NatureCNN)):
+        raise ValueError(
+            f"The observations are a dictionary ({', '.join(observation_space.spaces)}): use the policy "
+            "'FlowMultiInputPolicy' or 'DiffusionMultiInputPolicy' instead."
+        )
+    if not isinstance(observation_space, spaces.Dict) and issubclass(extractor_class, CombinedExtractor):
+        raise ValueError(
+            f"The observations are no dictionary, but {observation_space}: use the policy 'FlowPolicy' or 'DiffusionPolicy', or "
+            "for images 'FlowCnnPolicy' or 'DiffusionCnnPolicy', instead."
+        )
 
 
 def check_optimizer(optimizer_class: Any, optimizer_kwargs: Any) -> None:

@@ -1,0 +1,363 @@
+"""
+Random combinations of small spaces, small datasets and options, as strategies of hypothesis; printed, they can be made again.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from hypothesis import strategies as st
+from torch import nn
+
+from sb3_genpolicy.common.rewards import AffineReward, ReturnRange
+from sb3_genpolicy.common.transforms import BestEpisodes, ClipActions, HeldOutEpisodes, NStepReturns, RescaleActions
+from sb3_genpolicy.common.utils import space_items
+from sb3_genpolicy.gmpg.losses import GRADIENT_ESTIMATORS
+from sb3_genpolicy.generative import COUPLINGS, MATCHING_LOSSES, PREDICTIONS, SOLVERS, TIME_FEATURES, TIME_GRIDS
+from sb3_genpolicy.generative import CosinePath, DiscreteKL, LinearPath, Likelihood, OdeKL, PathKL, Sampler, VPPath
+
+KEYS = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
+
+
+@dataclass(frozen=True)
+class Case:
+    """
+    A combination.
+
+    :param lengths: steps of the episodes, negative where an episode was cut off
+    :param rewards: kind of the rewards
+    :param with_env: whether an environment is given, from which the spaces come
+    :param seed: of the data
+    """
+
+    algorithm: str
+    policy: str
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    lengths: tuple[int, ...]
+    rewards: str
+    with_env: bool
+    seed: int
+    options: dict[str, Any]
+    policy_kwargs: dict[str, Any]
+
+    def arrays(self):
+        """The dataset, a mapping of arrays."""
+        rng = np.random.default_rng(self.seed)
+        for space in (self.observation_space, self.action_space):
+            space.seed(self.seed)
+        steps = [abs(length) for length in self.lengths]
+        states = [[self.observation_space.sample() for _ in range(n + 1)] for n in steps]
+        ends = np.concatenate([np.arange(n) == n - 1 for n in steps])
+        terminated = np.repeat([length > 0 for length in self.lengths], steps)
+        arrays = dict(
+            observations=_stacked([row for episode in states for row in episode[:-1]]),
+            next_observations=_stacked([row for episode in states for row in episode[1:]]),
+            actions=np.array([self.action_space.sample() for _ in ends]),
+            rewards=REWARDS[self.rewards](rng, len(ends)),
+            terminals=ends & terminated,
+            timeouts=ends & ~terminated,
+        )
+        return dict(arrays, observation_space=self.observation_space, action_space=self.action_space)
+
+    @property
+    def extreme(self):
+        """Whether training may well diverge."""
+        options = self.options
+        rates = [options.get(name, 0.0) for name in ("learning_rate", "policy_learning_rate")]
+        scaled = options.get("reward_transform", "locomotion") in ("locomotion", ReturnRange(10.0))
+        large = self.rewards in ("large", "huge") and not scaled or options.get("reward_transform") == ReturnRange(1e30)
+        return large or max(rates) >= 0.1 or options.get("beta", 1.0) >= 20.0
+
+    def constructor_arguments(self):
+        """What the algorithm is made with."""
+        env = SpacesEnv(self.observation_space, self.action_space) if self.with_env else None
+        given = dict(policy=self.policy, env=env, dataset=self.arrays(), policy_kwargs=dict(self.policy_kwargs))
+        return {**given, **self.options}
+
+
+class SpacesEnv(gym.Env):
+    """Has spaces, and is never stepped."""
+
+    def __init__(self, observation_space, action_space):
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+
+REWARDS = dict(
+    normal=lambda rng, n: rng.normal(size=n),
+    constant=lambda rng, n: np.full(n, -2.0),
+    large=lambda rng, n: 1e6 * rng.normal(size=n),
+    huge=lambda rng, n: 1e30 * rng.normal(size=n),
+    tiny=lambda rng, n: 1e-30 * rng.normal(size=n),
+    whole=lambda rng, n: rng.integers(0, 2, n),
+)
+
+
+def _stacked(rows):
+    if isinstance(rows[0], dict):
+        return {key: np.array([row[key] for row in rows]) for key in rows[0]}
+    return np.array(rows)
+
+
+def _of(*values):
+    return st.sampled_from(values)
+
+
+# Spaces
+
+
+def _box(low, high, shape=(3,), dtype=np.float32):
+    return spaces.Box(low, high, shape, dtype)
+
+
+_FLAT = [
+    _box(-np.inf, np.inf),
+    _box(-1.0, 1.0, (1,)),
+    _box(0.0, np.inf, (2,), np.float64),
+    spaces.Box(np.array([-1.0, -np.inf, 5.0]), np.array([1.0, 3.0, 5.0]), dtype=np.float64),
+    _box(-1e6, 1e6, (2, 3)),
+    _box(-1.0, 1.0, (1, 2, 2), np.float64),
+    _box(-5, 5, (4,), np.int64),
+    _box(0, 255, (4,), np.uint8),
+    _box(0, 255, (8, 8), np.uint8),
+    _box(0, 1, (2, 2), np.int8),
+    spaces.Discrete(4),
+    spaces.Discrete(1),
+    spaces.MultiDiscrete([2, 3]),
+    spaces.MultiBinary(3),
+    spaces.MultiBinary([2, 2]),
+]
+_IMAGES = [_box(0, 255, (1, 36, 36), np.uint8), _box(0, 255, (3, 36, 40), np.uint8)]
+_LAST_CHANNELS = [_box(0, 255, (36, 40, 3), np.uint8)]
+_ODD = [
+    _box(-1.0, 1.0, ()),
+    _box(-1.0, 1.0, (0,)),
+    _box(-1e300, 1e300, (2,), np.float64),
+    _box(0, 255, (8, 8, 3), np.uint8),
+    spaces.Discrete(3, start=-1),
+    spaces.MultiDiscrete([[2, 3], [4, 5]]),
+    spaces.MultiDiscrete([2, 3], start=[1, -1]),
+]
+
+
+def _dicts(*kinds):
+    parts = st.sampled_from([part for kind in kinds for part in kind])
+    return st.dictionaries(st.sampled_from(["a", "b", "observation"]), parts, min_size=1, max_size=2).map(spaces.Dict)
+
+
+_DICTS = _dicts(_FLAT, _IMAGES[:1]) | _dicts(_FLAT, _LAST_CHANNELS)
+OBSERVATIONS = st.one_of(_of(*_FLAT), _of(*_FLAT), _DICTS, _of(*_IMAGES, *_LAST_CHANNELS))
+ODD_OBSERVATIONS = st.one_of(
+    *(OBSERVATIONS, _of(*_ODD), _dicts(_FLAT, _IMAGES, _LAST_CHANNELS, _ODD)),
+    _dicts(_FLAT).map(lambda inner: spaces.Dict({"outer": inner})),
+    _of(spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)])),
+)
+
+_ACTIONS = [
+    _box(-1.0, 1.0, (2,)),
+    _box(-2.0, 2.0, (1,)),
+    _box(-1.0, 1.0, (3,), np.float64),
+    _box(-1.0, 1.0, (2, 2)),
+    spaces.Box(np.array([0.0, -3.0], np.float32), np.array([0.5, 1.0], np.float32)),
+    spaces.Box(np.array([[0.0], [-1e4]]), np.array([[1e-3], [1e4]]), dtype=np.float64),
+]
+_ODD_ACTIONS = [
+    _box(1.0, 1.0, (2,)),
+    spaces.Box(np.array([0.0, -1.0], np.float32), np.array([0.0, 1.0], np.float32)),
+    _box(-np.inf, np.inf, (2,)),
+    spaces.Box(np.array([0.0, -1.0], np.float32), np.array([np.inf, 1.0], np.float32)),
+    _box(-1.0, 1.0, ()),
+    _box(-1.0, 1.0, (0,)),
+    _box(-5, 5, (2,), np.int32),
+    _box(-1e300, 1e300, (2,), np.float64),
+    spaces.Discrete(3),
+    spaces.MultiDiscrete([2, 2]),
+    spaces.MultiBinary(2),
+]
+ACTIONS, ODD_ACTIONS = _of(*_ACTIONS), _of(*_ACTIONS, *_ODD_ACTIONS)
+
+
+# Options
+
+
+def _some(draw, strategies):
+    """Values of some of them."""
+    chosen = draw(st.lists(st.sampled_from(sorted(strategies)), unique=True, max_size=7))
+    return {name: draw(strategies[name]) for name in chosen}
+
+
+COMMON = dict(
+    learning_rate=_of(1e-3, 1e-2, 0.3, 0, np.float64(1e-3), 100.0),
+    batch_size=_of(1, 2, 5, 8, np.int64(4), 33),
+    tau=_of(0.0, 0.01, 1, 0.5),
+    gamma=_of(0.0, 0.99, 1.0, np.float32(0.5)),
+    beta=_of(0.0, 0.1, 1, 20.0, 1e6),
+    expectile=_of(0.1, 0.5, 0.7, 0.999),
+    actor_tau=_of(0.001, 1.0, 0.5),
+    weight_clamp=_of(1e-3, 1.0, 100.0, float("inf")),
+    pretraining_steps=_of(None, 0, 1, 10, 19, 20, 100, 10.0),
+    reward_transform=_of("locomotion", "antmaze", "none", None, AffineReward(0.1, 1.0), ReturnRange(10.0), ReturnRange(1e30)),
+    transforms=st.lists(
+        _of(
+            *(BestEpisodes(0.5), BestEpisodes(1.0), HeldOutEpisodes(0.3), NStepReturns(1), NStepReturns(3), NStepReturns(100)),
+            *(ClipActions(), RescaleActions(-1.0, 1.0)),
+        ),
+        max_size=3,
+    ),
+    precision=_of("float32", "tf32", "bfloat16"),
+    capture=st.booleans(),
+    stats_window_size=_of(1, 100),
+    seed=_of(None, 0, 7, 2**32 - 1),
+    device=_of("auto", "cpu", th.device("cpu")),
+)
+OF_ALGORITHM = dict(
+    GMPO=dict(weighting=_of("advantage", "softmax"), n_actions=_of(2, 3), redraw_actions=st.booleans()),
+    GMPG=dict(
+        policy_learning_rate=_of(1e-3, 0.1),
+        gradient_estimator=_of(*GRADIENT_ESTIMATORS),
+        kl_estimator=_of(
+            *(None, "path", "discrete", "ode", PathKL(2), PathKL(3, "uniform"), DiscreteKL()),
+            *(OdeKL(Likelihood(method, Sampler("euler", 2))) for method in ("continuous", "hutchinson")),
+            OdeKL(Likelihood("continuous", Sampler("midpoint", 2), "adjoint")),
+        ),
+        n_actions=_of(None, 1, 2, 3),
+        target_kl=_of(None, 0.01, 10.0),
+        normalize_q=st.booleans(),
+        max_grad_norm=_of(None, 1.0, 1e-3, float("inf")),
+    ),
+)
+_SMALL_WIDTHS = _of([8], [8, 8], [8, 4], (6, 8), [1])
+OF_POLICY = dict(
+    activation_fn=_of(nn.SiLU, nn.ReLU, nn.Tanh, nn.Mish, nn.Softplus, nn.Identity, nn.PReLU),
+    critic_activation_fn=_of(nn.ReLU, nn.ELU, nn.GELU, nn.Tanh, nn.PReLU),
+    path=_of(None, "linear", "vp", "cosine", LinearPath(0.1), VPPath(beta_max=10.0), CosinePath()),
+    prediction=_of(None, *PREDICTIONS),
+    network=_of("mlp", "mlp", "unet"),
+    time_features=_of(None, *TIME_FEATURES),
+    matching_loss=_of(None, *MATCHING_LOSSES),
+    coupling=_of(*COUPLINGS),
+    solver=_of(*SOLVERS, Sampler("euler", 1), Sampler("dopri5", rtol=1e-2, atol=1e-2)),
+    sampling_steps=_of(None, 1, 2, 3),
+    time_grid=_of(None, *TIME_GRIDS),
+    n_candidates=_of(1, 2, 3),
+    normalize_observations=st.booleans(),
+    normalize_images=st.booleans(),
+    features_extractor_kwargs=_of(None, {}, {"features_dim": 8}, {"cnn_output_dim": 8}),
+    optimizer_class=_of(
+        *(th.optim.Adam, th.optim.AdamW, th.optim.SGD, th.optim.RMSprop, th.optim.Adagrad, th.optim.Rprop, th.optim.NAdam),
+        *(th.optim.Adafactor, th.optim.SparseAdam, th.optim.LBFGS, th.optim.ASGD),
+    ),
+    optimizer_kwargs=_of(None, {}, {"weight_decay": 0.01}, {"eps": 1e-5}, {"foreach": True}, {"maximize": True}),
+    n_critics=_of(1, 2, 3),
+    share_features_extractor=st.booleans(),
+    behaviour_model=st.booleans(),
+)
+
+
+def _lengths(least):
+    return st.lists(_of(1, 2, 3, 6, -1, -2, -5), min_size=least, max_size=4).map(tuple)
+
+
+def _net_archs():
+    return _SMALL_WIDTHS | st.fixed_dictionaries({key: _SMALL_WIDTHS for key in ("pi", "qf", "vf")})
+
+
+def _kind_for(space):
+    if isinstance(space, spaces.Dict):
+        return "MultiInput"
+    return "Cnn" if space in _IMAGES + _LAST_CHANNELS else ""
+
+
+@st.composite
+def wild_cases(draw):
+    """Combinations of valid options, of which some do not go together, and of spaces, of which some are none to learn in."""
+    algorithm = draw(_of("GMPO", "GMPG"))
+    observation_space = draw(ODD_OBSERVATIONS)
+    kind = draw(_of(_kind_for(observation_space), "", "Cnn", "MultiInput"))
+    return Case(
+        algorithm=algorithm,
+        policy=draw(_of("Flow", "Diffusion", "" if kind else "Mlp")) + f"{kind}Policy",
+        observation_space=observation_space,
+        action_space=draw(ODD_ACTIONS),
+        lengths=draw(_lengths(1)),
+        rewards=draw(_of(*REWARDS)),
+        with_env=draw(st.booleans()),
+        seed=draw(st.integers(0, 100)),
+        options={"batch_size": 4, **_some(draw, {**COMMON, **OF_ALGORITHM[algorithm]})},
+        policy_kwargs={"net_arch": draw(_net_archs()), **_some(draw, OF_POLICY)},
+    )
+
+
+@st.composite
+def sound_cases(draw):
+    """Combinations of options that go together."""
+    algorithm = draw(_of("GMPO", "GMPG"))
+    observation_space = draw(OBSERVATIONS)
+    kind, prefix = _kind_for(observation_space), draw(_of("Flow", "Diffusion"))
+    policy_kwargs = reconciled_of_policy({"net_arch": draw(_net_archs()), **_some(draw, OF_POLICY)}, prefix, kind)
+    if any(len(space.shape or ()) == 3 and space.dtype != np.uint8 for _, space in space_items(observation_space, "")):
+        # SB3 would take a part of three dimensions for an image then
+        policy_kwargs.pop("normalize_images", None)
+    return Case(
+        algorithm=algorithm,
+        policy=f"{prefix}{kind}Policy",
+        observation_space=observation_space,
+        action_space=draw(ACTIONS),
+        lengths=draw(_lengths(3)),
+        rewards=draw(_of("normal", "normal", *REWARDS)),
+        with_env=draw(st.booleans()),
+        seed=draw(st.integers(0, 100)),
+        options=reconciled({"batch_size": 4, **_some(draw, {**COMMON, **OF_ALGORITHM[algorithm]})}),
+        policy_kwargs=policy_kwargs,
+    )
+
+
+def reconciled(options):
+    """Without what does not go together, by the documentation."""
+    options = dict(options)
+    estimator = options.get("gradient_estimator")
+    kinds = {type(transform): transform for transform in options.get("transforms", ())}
+    if BestEpisodes in kinds:
+        # One episode may be left, of which none can be held out
+        kinds.pop(HeldOutEpisodes, None)
+    if RescaleActions in kinds:
+        # Those at hand are in the environment's units already
+        kinds.pop(ClipActions, None)
+        kinds[ClipActions] = ClipActions()
+    options["transforms"] = list(kinds.values())
+    if estimator == "detached" and not isinstance(options.get("kl_estimator"), OdeKL):
+        options["kl_estimator"] = "ode"
+    if estimator == "matching" or options.get("beta") == 0.0:
+        options.pop("target_kl", None)
+    if estimator == "reinforce_softmax" and options.get("n_actions") == 1:
+        options.pop("n_actions")
+    return options
+
+
+def reconciled_of_policy(kwargs, prefix, kind):
+    """Without what does not go together, by the documentation."""
+    kwargs = dict(kwargs)
+    paths = dict(Flow=(None, "linear", LinearPath), Diffusion=(None, "vp", "cosine", VPPath, CosinePath))[prefix]
+    path = kwargs.get("path")
+    if path not in paths and type(path) not in paths:
+        kwargs.pop("path")
+    if prefix == "Flow" and kwargs.get("prediction") in ("noise", "score"):
+        kwargs.pop("prediction")
+    if kwargs.get("prediction") == "score" or kwargs.get("matching_loss") == "likelihood":
+        kwargs.pop("coupling", None)
+    if kwargs.get("network") == "unet":
+        kwargs["net_arch"] = [8, 4]
+    if kwargs.get("optimizer_class") in (th.optim.SparseAdam, th.optim.LBFGS):
+        kwargs.pop("optimizer_class")
+    if "optimizer_class" in kwargs:
+        kwargs.pop("optimizer_kwargs", None)
+    allowed = {"": (None, {}), "Cnn": (None, {}, {"features_dim": 8}), "MultiInput": (None, {}, {"cnn_output_dim": 8})}[kind]
+    if kwargs.get("features_extractor_kwargs") not in allowed:
+        kwargs.pop("features_extractor_kwargs")
+    return kwargs
