@@ -12,14 +12,29 @@ from gymnasium import spaces
 from hypothesis import strategies as st
 from torch import nn
 
+from sb3_genpolicy import GMPG, GMPO
 from sb3_genpolicy.common.rewards import AffineReward, ReturnRange
 from sb3_genpolicy.common.transforms import BestEpisodes, ClipActions, HeldOutEpisodes, NStepReturns, RescaleActions
 from sb3_genpolicy.common.utils import space_items
+from sb3_genpolicy.generative import (
+    COUPLINGS,
+    MATCHING_LOSSES,
+    PREDICTIONS,
+    SOLVERS,
+    TIME_FEATURES,
+    TIME_GRIDS,
+    CosinePath,
+    DiscreteKL,
+    Likelihood,
+    LinearPath,
+    OdeKL,
+    PathKL,
+    Sampler,
+    VPPath,
+)
 from sb3_genpolicy.gmpg.losses import GRADIENT_ESTIMATORS
-from sb3_genpolicy.generative import COUPLINGS, MATCHING_LOSSES, PREDICTIONS, SOLVERS, TIME_FEATURES, TIME_GRIDS
-from sb3_genpolicy.generative import CosinePath, DiscreteKL, LinearPath, Likelihood, OdeKL, PathKL, Sampler, VPPath
 
-KEYS = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
+ALGORITHMS = dict(GMPO=GMPO, GMPG=GMPG)
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,8 @@ class Case:
     :param lengths: steps of the episodes, negative where an episode was cut off
     :param rewards: kind of the rewards
     :param with_env: whether an environment is given, from which the spaces come
+    :param pretrained: whether behaviour model and critics come from an earlier model
+    :param log_interval: of ``learn``
     :param seed: of the data
     """
 
@@ -40,6 +57,8 @@ class Case:
     lengths: tuple[int, ...]
     rewards: str
     with_env: bool
+    pretrained: bool
+    log_interval: int | None
     seed: int
     options: dict[str, Any]
     policy_kwargs: dict[str, Any]
@@ -69,14 +88,22 @@ class Case:
         options = self.options
         rates = [options.get(name, 0.0) for name in ("learning_rate", "policy_learning_rate")]
         scaled = options.get("reward_transform", "locomotion") in ("locomotion", ReturnRange(10.0))
-        large = self.rewards in ("large", "huge") and not scaled or options.get("reward_transform") == ReturnRange(1e30)
-        return large or max(rates) >= 0.1 or options.get("beta", 1.0) >= 20.0
+        large = (self.rewards in ("large", "huge") and not scaled) or options.get("reward_transform") == ReturnRange(1e30)
+        tame = self.policy_kwargs.get("optimizer_class") not in (th.optim.SGD, th.optim.ASGD)
+        return large or max(rates) >= 0.1 or options.get("beta", 1.0) >= 20.0 or not tame
 
     def constructor_arguments(self):
         """What the algorithm is made with."""
         env = SpacesEnv(self.observation_space, self.action_space) if self.with_env else None
         given = dict(policy=self.policy, env=env, dataset=self.arrays(), policy_kwargs=dict(self.policy_kwargs))
-        return {**given, **self.options}
+        if not self.pretrained:
+            return {**given, **self.options}
+        options = {name: value for name, value in self.options.items() if name != "pretraining_steps"}
+        return {**given, **options, "pretrained": self._pretrained(given)}
+
+    def _pretrained(self, given):
+        options = dict(GMPO=dict(beta=0.0), GMPG=dict(pretraining_steps=2))[self.algorithm]
+        return ALGORITHMS[self.algorithm](batch_size=4, **given, **options).learn(1)
 
 
 class SpacesEnv(gym.Env):
@@ -288,6 +315,8 @@ def wild_cases(draw):
         lengths=draw(_lengths(1)),
         rewards=draw(_of(*REWARDS)),
         with_env=draw(st.booleans()),
+        pretrained=draw(_of(False, False, True)),
+        log_interval=draw(_of(None, 1, 7)),
         seed=draw(st.integers(0, 100)),
         options={"batch_size": 4, **_some(draw, {**COMMON, **OF_ALGORITHM[algorithm]})},
         policy_kwargs={"net_arch": draw(_net_archs()), **_some(draw, OF_POLICY)},
@@ -312,6 +341,8 @@ def sound_cases(draw):
         lengths=draw(_lengths(3)),
         rewards=draw(_of("normal", "normal", *REWARDS)),
         with_env=draw(st.booleans()),
+        pretrained=draw(_of(False, False, True)),
+        log_interval=draw(_of(None, 1, 7)),
         seed=draw(st.integers(0, 100)),
         options=reconciled({"batch_size": 4, **_some(draw, {**COMMON, **OF_ALGORITHM[algorithm]})}),
         policy_kwargs=policy_kwargs,

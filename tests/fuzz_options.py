@@ -31,12 +31,16 @@ def outside(low, high=INF, *, low_open=False, high_open=False, whole=False, infi
 
 def name_of_one(*known, but=()):
     """Misspelt names and what is no name."""
-    spoilt = st.sampled_from(known).flatmap(lambda name: st.sampled_from([name[:-1], name.upper() + "x", f" {name}", name * 2]))
+    spoilt = st.sampled_from(known).flatmap(
+        lambda name: st.sampled_from([name[:-1], name.upper() + "x", f" {name}", name * 2])
+    )
     return spoilt | wrong(0, 1.0, True, but=but).filter(lambda value: value not in known if isinstance(value, str) else True)
 
 
 FLAG = wrong(0, 1, 2.0, "True", "no", NAN)
-RATE = outside(0.0).filter(lambda value: value is not WRONG[-1]) | st.sampled_from([lambda remaining: "fast", lambda: 1.0, "lin_1e-3"])
+RATE = outside(0.0).filter(lambda value: value is not WRONG[-1]) | st.sampled_from(
+    [lambda remaining: "fast", lambda: 1.0, "lin_1e-3"]
+)
 TRANSFORMS = st.sampled_from([5, "BestEpisodes", None, [None], ["ClipActions"], {"a": 1}, [5], [[]], True, object])
 
 OPTIONS = dict(

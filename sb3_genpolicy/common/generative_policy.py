@@ -199,7 +199,9 @@ class GenerativePolicy(SamplingPolicy):
         return NormalizedExtractor(self.observation_space, self.normalizer, extractor)
 
     def _make_optimizer(self, parameters: Iterable[nn.Parameter], lr_schedule: Schedule) -> th.optim.Optimizer:
-        beginning = f"optimizer_class={self.optimizer_class.__name__} cannot be built with optimizer_kwargs={self.optimizer_kwargs}"
+        beginning = (
+            f"optimizer_class={self.optimizer_class.__name__} cannot be built with optimizer_kwargs={self.optimizer_kwargs}"
+        )
         with blaming(beginning, RuntimeError, TypeError, ValueError):
             return self.optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 

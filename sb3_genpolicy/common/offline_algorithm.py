@@ -290,6 +290,9 @@ class OfflineAlgorithm(ResumableAlgorithm):
         :param dataset: the logged data, in place of those given to the constructor
         :return: the trained model
         """
+        check_number("total_timesteps", total_timesteps, low=0, infinite=True)
+        if log_interval is not None:
+            check_number("log_interval", log_interval, low=1)
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar, dataset
         )

@@ -103,6 +103,10 @@ def check_extractor(extractor_class: type[BaseFeaturesExtractor], observation_sp
             f"The observations are a dictionary ({', '.join(observation_space.spaces)}): use the policy "
             "'FlowMultiInputPolicy' or 'DiffusionMultiInputPolicy' instead."
         )
+    if issubclass(extractor_class, NatureCNN) and not isinstance(observation_space, spaces.Box):
+        raise ValueError(
+            f"The observations are no images, but {observation_space}: use 'FlowPolicy' or 'DiffusionPolicy' instead."
+        )
     if not isinstance(observation_space, spaces.Dict) and issubclass(extractor_class, CombinedExtractor):
         raise ValueError(
             f"The observations are no dictionary, but {observation_space}: use the policy 'FlowPolicy' or 'DiffusionPolicy', or "
@@ -118,7 +122,7 @@ def check_optimizer(optimizer_class: Any, optimizer_kwargs: Any) -> None:
     """
     check_class("optimizer_class", optimizer_class, Optimizer, "th.optim.Adam")
     if inspect.signature(optimizer_class.step).parameters["closure"].default is inspect.Parameter.empty:
-        raise ValueError(f"optimizer_class={optimizer_class.__name__} evaluates a loss several times a step: take th.optim.Adam.")
+        raise ValueError(f"optimizer_class={optimizer_class.__name__} evaluates a loss several times: take th.optim.Adam.")
     if issubclass(optimizer_class, th.optim.SparseAdam):
         raise ValueError("optimizer_class=SparseAdam needs sparse gradients, those of networks are dense: take th.optim.Adam.")
     check_kwargs("optimizer_kwargs", optimizer_kwargs)

@@ -24,8 +24,8 @@ def check_model_spaces(observation_space: spaces.Space, action_space: spaces.Spa
     images = [space for _, space in space_items(observation_space, "") if is_image_space(space)]
     if len({is_image_space_channels_first(space) for space in images if isinstance(space, spaces.Box)}) > 1:
         raise ValueError(
-            f"The observations {_on_one_line(observation_space)} have images with their channels first beside others with their "
-            "channels last: turn them all the same way."
+            f"The observations {_on_one_line(observation_space)} have images with their channels first "
+            "beside others with their channels last: turn them all the same way."
         )
     if isinstance(action_space, spaces.Box):
         fault = _fault_of_actions(action_space)
@@ -54,7 +54,7 @@ def _fault_of_actions(space: spaces.Box) -> str | None:
         low, high = space.low.astype(np.float32), space.high.astype(np.float32)
         width = high - low
     if not np.isfinite(width).all():
-        return "has bounds that are infinite, or too far apart for float32: actions need finite ones, between which they are scaled"
+        return "has bounds that are infinite, or too far apart for float32: actions are scaled between finite ones"
     if (width <= 0.0).any():
         where = np.argwhere(width <= 0.0)[0].tolist()
         return f"leaves no choice at {where}, where its lowest and its highest action are the same: leave that entry out"
@@ -62,4 +62,6 @@ def _fault_of_actions(space: spaces.Box) -> str | None:
 
 
 def _fault_of_shape(space: spaces.Box) -> str | None:
-    return None if space.shape and 0 not in space.shape else f"has no entries along its shape {space.shape}: give it (1,) or more"
+    return (
+        None if space.shape and 0 not in space.shape else f"has no entries along its shape {space.shape}: give it (1,) or more"
+    )

@@ -193,7 +193,9 @@ def check_transforms(transforms: Sequence[Transform]) -> tuple[Transform, ...]:
     for transform in transforms:
         if not isinstance(transform, Transform):
             known = [cls.__name__ for base in (ActionTransform, DatasetTransform) for cls in base.__subclasses__()]
-            raise TypeError(f"transforms= holds {shown(transform)}, which is no transform. There are: {', '.join(sorted(known))}.")
+            raise TypeError(
+                f"transforms= holds {shown(transform)}, which is no transform. There are: {', '.join(sorted(known))}."
+            )
     kinds = [type(transform) for transform in transforms]
     for kind in kinds:
         if kinds.count(kind) > 1:

@@ -74,7 +74,9 @@ def check_number(
     """
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not (low <= value <= high) or (low_open and value == low) or (high_open and value == high):
-        interval = f"{'>' if low_open else '>='} {low}" + ("" if high == math.inf else f" and {'<' if high_open else '<='} {high}")
+        interval = f"{'>' if low_open else '>='} {low}" + (
+            "" if high == math.inf else f" and {'<' if high_open else '<='} {high}"
+        )
         raise ValueError(f"{option} must be a number {interval}, not {shown(value)}.")
     if whole and not isinstance(value, Integral):
         raise ValueError(f"{option} must be whole, not {shown(value)}.")

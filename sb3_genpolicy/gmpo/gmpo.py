@@ -45,6 +45,12 @@ def _describe_weights(weights: th.Tensor) -> dict[str, th.Tensor]:
     return dict(weight=weights.mean(), effective_sample_size=effective_sample_size(weights))
 
 
+def _as_probabilities(weights: th.Tensor) -> th.Tensor:
+    """In proportion to the weights, also where their sum overflows. Where all of them vanish, or one is NaN, any will do."""
+    least = th.finfo(weights.dtype).tiny
+    return (weights / weights.max().clamp(min=least)).nan_to_num(nan=1.0).clamp(min=least)
+
+
 class GMPO(PretrainingAlgorithm):
     """
     Generative Model Policy Optimization (GMPO): a flow or diffusion policy is matched to the dataset's actions,
@@ -224,7 +230,7 @@ class GMPO(PretrainingAlgorithm):
             return (weights * losses).mean(), losses.mean()
         # Where noise is paired with actions, weights would teach each noise its own action more or less well, and move no
         # probability from one action to another. Rows drawn in proportion to their weights do, paired after that.
-        rows = th.multinomial(weights, len(weights), replacement=True, generator=self.generator)
+        rows = th.multinomial(_as_probabilities(weights), len(weights), replacement=True, generator=self.generator)
         observations = tree_map(lambda array: array[rows], observations)
         loss = self.actor.matching_loss(observations, actions[rows], self.generator).mean()
         return weights.mean() * loss, loss
