@@ -109,8 +109,8 @@ def check_extractor(extractor_class: type[BaseFeaturesExtractor], observation_sp
         )
     if not isinstance(observation_space, spaces.Dict) and issubclass(extractor_class, CombinedExtractor):
         raise ValueError(
-            f"The observations are no dictionary, but {observation_space}: use the policy 'FlowPolicy' or 'DiffusionPolicy', or "
-            "for images 'FlowCnnPolicy' or 'DiffusionCnnPolicy', instead."
+            f"The observations are no dictionary, but {observation_space}: use the policy 'FlowPolicy' or 'DiffusionPolicy', "
+            "or for images 'FlowCnnPolicy' or 'DiffusionCnnPolicy', instead."
         )
 
 

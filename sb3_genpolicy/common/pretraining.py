@@ -67,7 +67,7 @@ class PretrainingAlgorithm(GradientSteps):
         super().__init__(policy, env, learning_rate, policy_kwargs=policy_kwargs, dataset=dataset, **kwargs)
         check_number("expectile", expectile, low=0.0, high=1.0, low_open=True, high_open=True)
         if pretraining_steps is not None:
-            if isinstance(pretraining_steps, float) and pretraining_steps.is_integer():
+            if isinstance(pretraining_steps, float) and pretraining_steps % 1.0 == 0.0:
                 pretraining_steps = int(pretraining_steps)
             check_number("pretraining_steps", pretraining_steps, low=0, whole=True)
         self.expectile = expectile
