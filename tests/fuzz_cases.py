@@ -10,6 +10,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from hypothesis import strategies as st
+from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
 from sb3_genpolicy import GMPG, GMPO
@@ -35,6 +36,11 @@ from sb3_genpolicy.generative import (
 from sb3_genpolicy.gmpg.losses import GRADIENT_ESTIMATORS
 
 ALGORITHMS = dict(GMPO=GMPO, GMPG=GMPG)
+RATES = ("learning_rate", "policy_learning_rate")
+
+
+def falling(remaining):
+    return 1e-2 * remaining
 
 
 @dataclass(frozen=True)
@@ -86,11 +92,18 @@ class Case:
     def extreme(self):
         """Whether training may well diverge."""
         options = self.options
-        rates = [options.get(name, 0.0) for name in ("learning_rate", "policy_learning_rate")]
-        scaled = options.get("reward_transform", "locomotion") in ("locomotion", ReturnRange(10.0))
+        rates = [0.0 if callable(rate := options.get(name, 0.0)) else rate for name in RATES]
+        # By the span of the returns, which a single episode has not
+        scaled = options.get("reward_transform", "locomotion") in ("locomotion", ReturnRange(10.0), np.tanh)
+        scaled = scaled and len(self.lengths) > 1
         large = (self.rewards in ("large", "huge") and not scaled) or options.get("reward_transform") == ReturnRange(1e30)
         tame = self.policy_kwargs.get("optimizer_class") not in (th.optim.SGD, th.optim.ASGD)
         return large or max(rates) >= 0.1 or options.get("beta", 1.0) >= 20.0 or not tame
+
+    @property
+    def custom(self):
+        """Whether there is something among the options that a file has to be trusted for."""
+        return any(value is falling or value is np.tanh for value in self.options.values())
 
     def constructor_arguments(self):
         """What the algorithm is made with."""
@@ -220,7 +233,7 @@ def _some(draw, strategies):
 
 
 COMMON = dict(
-    learning_rate=_of(1e-3, 1e-2, 0.3, 0, np.float64(1e-3), 100.0),
+    learning_rate=_of(1e-3, 1e-2, 0.3, 0, np.float64(1e-3), 100.0, LinearSchedule(1e-2, 0.0, 1.0), falling),
     batch_size=_of(1, 2, 5, 8, np.int64(4), 33),
     tau=_of(0.0, 0.01, 1, 0.5),
     gamma=_of(0.0, 0.99, 1.0, np.float32(0.5)),
@@ -229,7 +242,9 @@ COMMON = dict(
     actor_tau=_of(0.001, 1.0, 0.5),
     weight_clamp=_of(1e-3, 1.0, 100.0, float("inf")),
     pretraining_steps=_of(None, 0, 1, 10, 19, 20, 100, 10.0),
-    reward_transform=_of("locomotion", "antmaze", "none", None, AffineReward(0.1, 1.0), ReturnRange(10.0), ReturnRange(1e30)),
+    reward_transform=_of(
+        *("locomotion", "antmaze", "none", None, AffineReward(0.1, 1.0), ReturnRange(10.0), ReturnRange(1e30), np.tanh)
+    ),
     transforms=st.lists(
         _of(
             *(BestEpisodes(0.5), BestEpisodes(1.0), HeldOutEpisodes(0.3), NStepReturns(1), NStepReturns(3), NStepReturns(100)),
@@ -240,6 +255,7 @@ COMMON = dict(
     precision=_of("float32", "tf32", "bfloat16"),
     capture=st.booleans(),
     stats_window_size=_of(1, 100),
+    verbose=_of(0, 1),
     seed=_of(None, 0, 7, 2**32 - 1),
     device=_of("auto", "cpu", th.device("cpu")),
 )
@@ -329,6 +345,8 @@ def sound_cases(draw):
     algorithm = draw(_of("GMPO", "GMPG"))
     observation_space = draw(OBSERVATIONS)
     kind, prefix = _kind_for(observation_space), draw(_of("Flow", "Diffusion"))
+    options = reconciled({"batch_size": 4, **_some(draw, {**COMMON, **OF_ALGORITHM[algorithm]})})
+    holds_out = any(isinstance(transform, HeldOutEpisodes) for transform in options["transforms"])
     policy_kwargs = reconciled_of_policy({"net_arch": draw(_net_archs()), **_some(draw, OF_POLICY)}, prefix, kind)
     if any(len(space.shape or ()) == 3 and space.dtype != np.uint8 for _, space in space_items(observation_space, "")):
         # SB3 would take a part of three dimensions for an image then
@@ -338,13 +356,13 @@ def sound_cases(draw):
         policy=f"{prefix}{kind}Policy",
         observation_space=observation_space,
         action_space=draw(ACTIONS),
-        lengths=draw(_lengths(3)),
+        lengths=draw(_lengths(2 if holds_out else 1)),
         rewards=draw(_of("normal", "normal", *REWARDS)),
         with_env=draw(st.booleans()),
         pretrained=draw(_of(False, False, True)),
         log_interval=draw(_of(None, 1, 7)),
         seed=draw(st.integers(0, 100)),
-        options=reconciled({"batch_size": 4, **_some(draw, {**COMMON, **OF_ALGORITHM[algorithm]})}),
+        options=options,
         policy_kwargs=policy_kwargs,
     )
 

@@ -20,10 +20,12 @@ from tests.fuzz_options import OPTIONS_OF, POLICY_OPTIONS
 from tests.sentences import PACKAGE, fault_of
 
 STEPS = 20
+# How a sentence on numbers that grew too large begins
+RUNAWAYS = ("Training diverged", "The network's output is not finite", "The reward transform turned")
 # What a sentence may call an option
 NAMED = dict(policy="[Pp]olicy|policy_kwargs", env="env|environment", dataset="dataset|sources|file")
 EXAMPLES = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-FEW, MANY = settings(EXAMPLES, max_examples=150), settings(EXAMPLES, max_examples=1500)
+FEW, MANY = settings(EXAMPLES, max_examples=100), settings(EXAMPLES, max_examples=1500)
 
 
 def rows_of(observations, n):
@@ -46,7 +48,7 @@ def sentence_of(case, named=None):
             model = algorithm(**arguments)
             model.learn(STEPS, log_interval=case.log_interval)
             assert model.num_timesteps == STEPS and parameters_are_finite(model)
-            predict_and_come_back(model, algorithm, arguments["dataset"])
+            predict_and_come_back(model, arguments["dataset"], case.custom)
     except AssertionError:
         raise
     except Exception as error:
@@ -63,7 +65,7 @@ def parameters_are_finite(model):
     return all(parameter.isfinite().all() for parameter in model.policy.state_dict().values())
 
 
-def predict_and_come_back(model, algorithm, dataset):
+def predict_and_come_back(model, dataset, trust_pickle):
     observations = rows_of(dataset["observations"], 3)
     actions = {kind: model.predict(observations, deterministic=kind)[0] for kind in (True, False)}
     for action in (*actions[True], *actions[False]):
@@ -71,7 +73,7 @@ def predict_and_come_back(model, algorithm, dataset):
     file = io.BytesIO()
     model.save(file)
     file.seek(0)
-    loaded = algorithm.load(file)
+    loaded = type(model).load(file, trust_pickle=trust_pickle)
     np.testing.assert_array_equal(loaded.predict(observations, deterministic=True)[0], actions[True])
     loaded.learn(2, reset_num_timesteps=False, dataset=dataset)
     assert loaded.num_timesteps == STEPS + 2 and parameters_are_finite(loaded)
@@ -92,8 +94,7 @@ def no_warnings_of_numpy():
 def check_sound(case):
     """What goes together trains; it may diverge where something is extreme."""
     sentence = sentence_of(case)
-    runaway = sentence is not None and sentence.startswith(("Training diverged", "The network's output is not finite"))
-    assert sentence is None or (case.extreme and runaway), sentence
+    assert sentence is None or (case.extreme and sentence.startswith(RUNAWAYS)), sentence
 
 
 def check_spoilt(case, draw):

@@ -32,8 +32,15 @@ def check_base_options(
     device: Any,
 ) -> None:
     """
-    Options that go on to SB3, by their names.
+    Options that go on to SB3, of an algorithm's constructor.
 
+    :param env: an environment, the id of one, or None
+    :param learning_rate: a number >= 0, or a function of the progress remaining
+    :param stats_window_size: a whole number >= 1
+    :param tensorboard_log: a folder or None
+    :param verbose: a whole number >= 0
+    :param seed: a whole number that NumPy takes, or None
+    :param device: a device of this machine
     :raises ValueError: for the first one that is of a wrong type or out of range
     """
     # Old environments, of OpenAI's Gym, are SB3's to convert
