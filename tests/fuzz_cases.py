@@ -5,7 +5,6 @@ Random combinations of small spaces, small datasets and options, as strategies o
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -34,6 +33,7 @@ from sb3_genpolicy.generative import (
     VPPath,
 )
 from sb3_genpolicy.gmpg.losses import GRADIENT_ESTIMATORS
+from tests.fuzz_spaces import ACTIONS, OBSERVATIONS, ODD_ACTIONS, ODD_OBSERVATIONS, SpacesEnv, kind_for, of
 
 ALGORITHMS = dict(GMPO=GMPO, GMPG=GMPG)
 RATES = ("learning_rate", "policy_learning_rate")
@@ -119,16 +119,6 @@ class Case:
         return ALGORITHMS[self.algorithm](batch_size=4, **given, **options).learn(1)
 
 
-class SpacesEnv(gym.Env):
-    """Has spaces, and is never stepped."""
-
-    def __init__(self, observation_space, action_space):
-        self.observation_space, self.action_space = observation_space, action_space
-
-    def reset(self, seed=None, options=None):
-        return self.observation_space.sample(), {}
-
-
 REWARDS = dict(
     normal=lambda rng, n: rng.normal(size=n),
     constant=lambda rng, n: np.full(n, -2.0),
@@ -145,84 +135,6 @@ def _stacked(rows):
     return np.array(rows)
 
 
-def _of(*values):
-    return st.sampled_from(values)
-
-
-# Spaces
-
-
-def _box(low, high, shape=(3,), dtype=np.float32):
-    return spaces.Box(low, high, shape, dtype)
-
-
-_FLAT = [
-    _box(-np.inf, np.inf),
-    _box(-1.0, 1.0, (1,)),
-    _box(0.0, np.inf, (2,), np.float64),
-    spaces.Box(np.array([-1.0, -np.inf, 5.0]), np.array([1.0, 3.0, 5.0]), dtype=np.float64),
-    _box(-1e6, 1e6, (2, 3)),
-    _box(-1.0, 1.0, (1, 2, 2), np.float64),
-    _box(-5, 5, (4,), np.int64),
-    _box(0, 255, (4,), np.uint8),
-    _box(0, 255, (8, 8), np.uint8),
-    _box(0, 1, (2, 2), np.int8),
-    spaces.Discrete(4),
-    spaces.Discrete(1),
-    spaces.MultiDiscrete([2, 3]),
-    spaces.MultiBinary(3),
-    spaces.MultiBinary([2, 2]),
-]
-_IMAGES = [_box(0, 255, (1, 36, 36), np.uint8), _box(0, 255, (3, 36, 40), np.uint8)]
-_LAST_CHANNELS = [_box(0, 255, (36, 40, 3), np.uint8)]
-_ODD = [
-    _box(-1.0, 1.0, ()),
-    _box(-1.0, 1.0, (0,)),
-    _box(-1e300, 1e300, (2,), np.float64),
-    _box(0, 255, (8, 8, 3), np.uint8),
-    spaces.Discrete(3, start=-1),
-    spaces.MultiDiscrete([[2, 3], [4, 5]]),
-    spaces.MultiDiscrete([2, 3], start=[1, -1]),
-]
-
-
-def _dicts(*kinds):
-    parts = st.sampled_from([part for kind in kinds for part in kind])
-    return st.dictionaries(st.sampled_from(["a", "b", "observation"]), parts, min_size=1, max_size=2).map(spaces.Dict)
-
-
-_DICTS = _dicts(_FLAT, _IMAGES[:1]) | _dicts(_FLAT, _LAST_CHANNELS)
-OBSERVATIONS = st.one_of(_of(*_FLAT), _of(*_FLAT), _DICTS, _of(*_IMAGES, *_LAST_CHANNELS))
-ODD_OBSERVATIONS = st.one_of(
-    *(OBSERVATIONS, _of(*_ODD), _dicts(_FLAT, _IMAGES, _LAST_CHANNELS, _ODD)),
-    _dicts(_FLAT).map(lambda inner: spaces.Dict({"outer": inner})),
-    _of(spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)])),
-)
-
-_ACTIONS = [
-    _box(-1.0, 1.0, (2,)),
-    _box(-2.0, 2.0, (1,)),
-    _box(-1.0, 1.0, (3,), np.float64),
-    _box(-1.0, 1.0, (2, 2)),
-    spaces.Box(np.array([0.0, -3.0], np.float32), np.array([0.5, 1.0], np.float32)),
-    spaces.Box(np.array([[0.0], [-1e4]]), np.array([[1e-3], [1e4]]), dtype=np.float64),
-]
-_ODD_ACTIONS = [
-    _box(1.0, 1.0, (2,)),
-    spaces.Box(np.array([0.0, -1.0], np.float32), np.array([0.0, 1.0], np.float32)),
-    _box(-np.inf, np.inf, (2,)),
-    spaces.Box(np.array([0.0, -1.0], np.float32), np.array([np.inf, 1.0], np.float32)),
-    _box(-1.0, 1.0, ()),
-    _box(-1.0, 1.0, (0,)),
-    _box(-5, 5, (2,), np.int32),
-    _box(-1e300, 1e300, (2,), np.float64),
-    spaces.Discrete(3),
-    spaces.MultiDiscrete([2, 2]),
-    spaces.MultiBinary(2),
-]
-ACTIONS, ODD_ACTIONS = _of(*_ACTIONS), _of(*_ACTIONS, *_ODD_ACTIONS)
-
-
 # Options
 
 
@@ -233,106 +145,100 @@ def _some(draw, strategies):
 
 
 COMMON = dict(
-    learning_rate=_of(1e-3, 1e-2, 0.3, 0, np.float64(1e-3), 100.0, LinearSchedule(1e-2, 0.0, 1.0), falling),
-    batch_size=_of(1, 2, 5, 8, np.int64(4), 33),
-    tau=_of(0.0, 0.01, 1, 0.5),
-    gamma=_of(0.0, 0.99, 1.0, np.float32(0.5)),
-    beta=_of(0.0, 0.1, 1, 20.0, 1e6),
-    expectile=_of(0.1, 0.5, 0.7, 0.999),
-    actor_tau=_of(0.001, 1.0, 0.5),
-    weight_clamp=_of(1e-3, 1.0, 100.0, float("inf")),
-    pretraining_steps=_of(None, 0, 1, 10, 19, 20, 100, 10.0),
-    reward_transform=_of(
+    learning_rate=of(1e-3, 1e-2, 0.3, 0, np.float64(1e-3), 100.0, LinearSchedule(1e-2, 0.0, 1.0), falling),
+    batch_size=of(1, 2, 5, 8, np.int64(4), 33),
+    tau=of(0.0, 0.01, 1, 0.5),
+    gamma=of(0.0, 0.99, 1.0, np.float32(0.5)),
+    beta=of(0.0, 0.1, 1, 20.0, 1e6),
+    expectile=of(0.1, 0.5, 0.7, 0.999),
+    actor_tau=of(0.001, 1.0, 0.5),
+    weight_clamp=of(1e-3, 1.0, 100.0, float("inf")),
+    pretraining_steps=of(None, 0, 1, 10, 19, 20, 100, 10.0),
+    reward_transform=of(
         *("locomotion", "antmaze", "none", None, AffineReward(0.1, 1.0), ReturnRange(10.0), ReturnRange(1e30), np.tanh)
     ),
     transforms=st.lists(
-        _of(
+        of(
             *(BestEpisodes(0.5), BestEpisodes(1.0), HeldOutEpisodes(0.3), NStepReturns(1), NStepReturns(3), NStepReturns(100)),
             *(ClipActions(), RescaleActions(-1.0, 1.0)),
         ),
         max_size=3,
     ),
-    precision=_of("float32", "tf32", "bfloat16"),
+    precision=of("float32", "tf32", "bfloat16"),
     capture=st.booleans(),
-    stats_window_size=_of(1, 100),
-    verbose=_of(0, 1),
-    seed=_of(None, 0, 7, 2**32 - 1),
-    device=_of("auto", "cpu", th.device("cpu")),
+    stats_window_size=of(1, 100),
+    verbose=of(0, 1),
+    seed=of(None, 0, 7, 2**32 - 1),
+    device=of("auto", "cpu", th.device("cpu")),
 )
 OF_ALGORITHM = dict(
-    GMPO=dict(weighting=_of("advantage", "softmax"), n_actions=_of(2, 3), redraw_actions=st.booleans()),
+    GMPO=dict(weighting=of("advantage", "softmax"), n_actions=of(2, 3), redraw_actions=st.booleans()),
     GMPG=dict(
-        policy_learning_rate=_of(1e-3, 0.1),
-        gradient_estimator=_of(*GRADIENT_ESTIMATORS),
-        kl_estimator=_of(
+        policy_learning_rate=of(1e-3, 0.1),
+        gradient_estimator=of(*GRADIENT_ESTIMATORS),
+        kl_estimator=of(
             *(None, "path", "discrete", "ode", PathKL(2), PathKL(3, "uniform"), DiscreteKL()),
             *(OdeKL(Likelihood(method, Sampler("euler", 2))) for method in ("continuous", "hutchinson")),
             OdeKL(Likelihood("continuous", Sampler("midpoint", 2), "adjoint")),
         ),
-        n_actions=_of(None, 1, 2, 3),
-        target_kl=_of(None, 0.01, 10.0),
+        n_actions=of(None, 1, 2, 3),
+        target_kl=of(None, 0.01, 10.0),
         normalize_q=st.booleans(),
-        max_grad_norm=_of(None, 1.0, 1e-3, float("inf")),
+        max_grad_norm=of(None, 1.0, 1e-3, float("inf")),
     ),
 )
-_SMALL_WIDTHS = _of([8], [8, 8], [8, 4], (6, 8), [1])
+_SMALL_WIDTHS = of([8], [8, 8], [8, 4], (6, 8), [1])
 OF_POLICY = dict(
-    activation_fn=_of(nn.SiLU, nn.ReLU, nn.Tanh, nn.Mish, nn.Softplus, nn.Identity, nn.PReLU),
-    critic_activation_fn=_of(nn.ReLU, nn.ELU, nn.GELU, nn.Tanh, nn.PReLU),
-    path=_of(None, "linear", "vp", "cosine", LinearPath(0.1), VPPath(beta_max=10.0), CosinePath()),
-    prediction=_of(None, *PREDICTIONS),
-    network=_of("mlp", "mlp", "unet"),
-    time_features=_of(None, *TIME_FEATURES),
-    matching_loss=_of(None, *MATCHING_LOSSES),
-    coupling=_of(*COUPLINGS),
-    solver=_of(*SOLVERS, Sampler("euler", 1), Sampler("dopri5", rtol=1e-2, atol=1e-2)),
-    sampling_steps=_of(None, 1, 2, 3),
-    time_grid=_of(None, *TIME_GRIDS),
-    n_candidates=_of(1, 2, 3),
+    activation_fn=of(nn.SiLU, nn.ReLU, nn.Tanh, nn.Mish, nn.Softplus, nn.Identity, nn.PReLU),
+    critic_activation_fn=of(nn.ReLU, nn.ELU, nn.GELU, nn.Tanh, nn.PReLU),
+    path=of(None, "linear", "vp", "cosine", LinearPath(0.1), VPPath(beta_max=10.0), CosinePath()),
+    prediction=of(None, *PREDICTIONS),
+    network=of("mlp", "mlp", "unet"),
+    time_features=of(None, *TIME_FEATURES),
+    matching_loss=of(None, *MATCHING_LOSSES),
+    coupling=of(*COUPLINGS),
+    solver=of(*SOLVERS, Sampler("euler", 1), Sampler("dopri5", rtol=1e-2, atol=1e-2)),
+    sampling_steps=of(None, 1, 2, 3),
+    time_grid=of(None, *TIME_GRIDS),
+    n_candidates=of(1, 2, 3),
     normalize_observations=st.booleans(),
     normalize_images=st.booleans(),
-    features_extractor_kwargs=_of(None, {}, {"features_dim": 8}, {"cnn_output_dim": 8}),
-    optimizer_class=_of(
+    features_extractor_kwargs=of(None, {}, {"features_dim": 8}, {"cnn_output_dim": 8}),
+    optimizer_class=of(
         *(th.optim.Adam, th.optim.AdamW, th.optim.SGD, th.optim.RMSprop, th.optim.Adagrad, th.optim.Rprop, th.optim.NAdam),
         *(th.optim.Adafactor, th.optim.SparseAdam, th.optim.LBFGS, th.optim.ASGD),
     ),
-    optimizer_kwargs=_of(None, {}, {"weight_decay": 0.01}, {"eps": 1e-5}, {"foreach": True}, {"maximize": True}),
-    n_critics=_of(1, 2, 3),
+    optimizer_kwargs=of(None, {}, {"weight_decay": 0.01}, {"eps": 1e-5}, {"foreach": True}, {"maximize": True}),
+    n_critics=of(1, 2, 3),
     share_features_extractor=st.booleans(),
     behaviour_model=st.booleans(),
 )
 
 
 def _lengths(least):
-    return st.lists(_of(1, 2, 3, 6, -1, -2, -5), min_size=least, max_size=4).map(tuple)
+    return st.lists(of(1, 2, 3, 6, -1, -2, -5), min_size=least, max_size=4).map(tuple)
 
 
 def _net_archs():
     return _SMALL_WIDTHS | st.fixed_dictionaries({key: _SMALL_WIDTHS for key in ("pi", "qf", "vf")})
 
 
-def _kind_for(space):
-    if isinstance(space, spaces.Dict):
-        return "MultiInput"
-    return "Cnn" if space in _IMAGES + _LAST_CHANNELS else ""
-
-
 @st.composite
 def wild_cases(draw):
     """Combinations of valid options, of which some do not go together, and of spaces, of which some are none to learn in."""
-    algorithm = draw(_of("GMPO", "GMPG"))
+    algorithm = draw(of("GMPO", "GMPG"))
     observation_space = draw(ODD_OBSERVATIONS)
-    kind = draw(_of(_kind_for(observation_space), "", "Cnn", "MultiInput"))
+    kind = draw(of(kind_for(observation_space), "", "Cnn", "MultiInput"))
     return Case(
         algorithm=algorithm,
-        policy=draw(_of("Flow", "Diffusion", "" if kind else "Mlp")) + f"{kind}Policy",
+        policy=draw(of("Flow", "Diffusion", "" if kind else "Mlp")) + f"{kind}Policy",
         observation_space=observation_space,
         action_space=draw(ODD_ACTIONS),
         lengths=draw(_lengths(1)),
-        rewards=draw(_of(*REWARDS)),
+        rewards=draw(of(*REWARDS)),
         with_env=draw(st.booleans()),
-        pretrained=draw(_of(False, False, True)),
-        log_interval=draw(_of(None, 1, 7)),
+        pretrained=draw(of(False, False, True)),
+        log_interval=draw(of(None, 1, 7)),
         seed=draw(st.integers(0, 100)),
         options={"batch_size": 4, **_some(draw, {**COMMON, **OF_ALGORITHM[algorithm]})},
         policy_kwargs={"net_arch": draw(_net_archs()), **_some(draw, OF_POLICY)},
@@ -342,9 +248,9 @@ def wild_cases(draw):
 @st.composite
 def sound_cases(draw):
     """Combinations of options that go together."""
-    algorithm = draw(_of("GMPO", "GMPG"))
+    algorithm = draw(of("GMPO", "GMPG"))
     observation_space = draw(OBSERVATIONS)
-    kind, prefix = _kind_for(observation_space), draw(_of("Flow", "Diffusion"))
+    kind, prefix = kind_for(observation_space), draw(of("Flow", "Diffusion"))
     options = reconciled({"batch_size": 4, **_some(draw, {**COMMON, **OF_ALGORITHM[algorithm]})})
     holds_out = any(isinstance(transform, HeldOutEpisodes) for transform in options["transforms"])
     policy_kwargs = reconciled_of_policy({"net_arch": draw(_net_archs()), **_some(draw, OF_POLICY)}, prefix, kind)
@@ -357,10 +263,10 @@ def sound_cases(draw):
         observation_space=observation_space,
         action_space=draw(ACTIONS),
         lengths=draw(_lengths(2 if holds_out else 1)),
-        rewards=draw(_of("normal", "normal", *REWARDS)),
+        rewards=draw(of("normal", "normal", *REWARDS)),
         with_env=draw(st.booleans()),
-        pretrained=draw(_of(False, False, True)),
-        log_interval=draw(_of(None, 1, 7)),
+        pretrained=draw(of(False, False, True)),
+        log_interval=draw(of(None, 1, 7)),
         seed=draw(st.integers(0, 100)),
         options=options,
         policy_kwargs=policy_kwargs,

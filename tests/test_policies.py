@@ -15,7 +15,7 @@ from sb3_genpolicy.common.envs import SpacesVecEnv
 from sb3_genpolicy.generative import Sampler, VPPath
 from sb3_genpolicy.gmpo import DiffusionPolicy, FlowPolicy
 from tests.conftest import SMALL, make_arrays
-from tests.fuzz_cases import SpacesEnv
+from tests.fuzz_spaces import SpacesEnv
 
 # Rows made at random do not follow each other
 pytestmark = pytest.mark.filterwarnings("ignore:.*lead to another observation than the next row")

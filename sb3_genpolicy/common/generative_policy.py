@@ -26,6 +26,7 @@ from sb3_genpolicy.common.policy_options import (
 )
 from sb3_genpolicy.common.sampling_policy import SamplingPolicy
 from sb3_genpolicy.common.twin_critic import TwinCritic
+from sb3_genpolicy.common.utils import on_one_line
 from sb3_genpolicy.generative import PATHS, Coupling, MatchingLoss, Path, Prediction, Sampler
 from sb3_genpolicy.generative.checks import blaming, check_class, check_flag, check_number, named_options
 
@@ -194,7 +195,9 @@ class GenerativePolicy(SamplingPolicy):
         beginning = f"features_extractor_class={self.features_extractor_class.__name__} cannot be built"
         if self.features_extractor_kwargs:
             beginning += f" with features_extractor_kwargs={self.features_extractor_kwargs}"
-        with blaming(f"{beginning} for {self.observation_space}", AssertionError, RuntimeError, TypeError, ValueError):
+        with blaming(
+            f"{beginning} for {on_one_line(self.observation_space)}", AssertionError, RuntimeError, TypeError, ValueError
+        ):
             extractor = super().make_features_extractor()
         return NormalizedExtractor(self.observation_space, self.normalizer, extractor)
 

@@ -31,6 +31,7 @@ from sb3_genpolicy.common.rewards import RewardFunction, RewardTransform, check_
 from sb3_genpolicy.common.space_checks import check_model_spaces
 from sb3_genpolicy.common.transforms import Transform, action_transforms, check_transforms, prepare
 from sb3_genpolicy.common.twin_critic import TwinCritic
+from sb3_genpolicy.common.utils import on_one_line
 from sb3_genpolicy.common.vec_normalize import fit_vec_normalize
 from sb3_genpolicy.generative import Sampler
 from sb3_genpolicy.generative.checks import check_class, check_number, did_you_mean
@@ -149,8 +150,8 @@ class OfflineAlgorithm(ResumableAlgorithm):
         # None while a saved model is being loaded, before its spaces are there
         if self.env is not None and not isinstance(self.action_space, spaces.Box):
             raise ValueError(
-                f"{type(self).__name__} learns continuous actions (a Box space), but the actions are {self.action_space}. "
-                "For discrete actions see SB3's DQN or QR-DQN of sb3-contrib."
+                f"{type(self).__name__} learns continuous actions (a Box space), but the actions are "
+                f"{on_one_line(self.action_space)}. For discrete actions see SB3's DQN or QR-DQN of sb3-contrib."
             )
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:

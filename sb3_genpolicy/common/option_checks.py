@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 from torch.optim import Optimizer
 
+from sb3_genpolicy.common.utils import on_one_line
 from sb3_genpolicy.generative.checks import blaming, check_class, check_number, shown
 
 # NumPy's global generator takes no larger ones
@@ -111,13 +112,12 @@ def check_extractor(extractor_class: type[BaseFeaturesExtractor], observation_sp
             "'FlowMultiInputPolicy' or 'DiffusionMultiInputPolicy' instead."
         )
     if issubclass(extractor_class, NatureCNN) and not isinstance(observation_space, spaces.Box):
-        raise ValueError(
-            f"The observations are no images, but {observation_space}: use 'FlowPolicy' or 'DiffusionPolicy' instead."
-        )
+        given = on_one_line(observation_space)
+        raise ValueError(f"The observations are no images, but {given}: use 'FlowPolicy' or 'DiffusionPolicy' instead.")
     if not isinstance(observation_space, spaces.Dict) and issubclass(extractor_class, CombinedExtractor):
         raise ValueError(
-            f"The observations are no dictionary, but {observation_space}: use the policy 'FlowPolicy' or 'DiffusionPolicy', "
-            "or for images 'FlowCnnPolicy' or 'DiffusionCnnPolicy', instead."
+            f"The observations are no dictionary, but {on_one_line(observation_space)}: use the policy 'FlowPolicy' or "
+            "'DiffusionPolicy', or for images 'FlowCnnPolicy' or 'DiffusionCnnPolicy', instead."
         )
 
 

@@ -87,7 +87,7 @@ def describe(value: Any) -> str:
     """
     if isinstance(value, Path):
         return f"{type(value).__name__}({', '.join(f'{name}={option}' for name, option in vars(value).items())})"
-    return repr(value)
+    return " ".join(repr(value).split())
 
 
 def copy_network(name: str, mine: nn.Module, theirs: nn.Module, source: Pretrained) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 
-from sb3_genpolicy.common.utils import space_items
+from sb3_genpolicy.common.utils import on_one_line, space_items
 
 _SINGLE = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
@@ -20,21 +20,17 @@ def check_model_spaces(observation_space: spaces.Space, action_space: spaces.Spa
     for name, space in space_items(observation_space, "observations"):
         fault = _fault_of_observations(space)
         if fault is not None:
-            raise ValueError(f"The space of {name}, {_on_one_line(space)}, {fault}.")
+            raise ValueError(f"The space of {name}, {on_one_line(space)}, {fault}.")
     images = [space for _, space in space_items(observation_space, "") if is_image_space(space)]
     if len({is_image_space_channels_first(space) for space in images if isinstance(space, spaces.Box)}) > 1:
         raise ValueError(
-            f"The observations {_on_one_line(observation_space)} have images with their channels first "
+            f"The observations {on_one_line(observation_space)} have images with their channels first "
             "beside others with their channels last: turn them all the same way."
         )
     if isinstance(action_space, spaces.Box):
         fault = _fault_of_actions(action_space)
         if fault is not None:
-            raise ValueError(f"The action space {_on_one_line(action_space)} {fault}.")
-
-
-def _on_one_line(space: spaces.Space) -> str:
-    return " ".join(str(space).split())
+            raise ValueError(f"The action space {on_one_line(action_space)} {fault}.")
 
 
 def _fault_of_observations(space: spaces.Space) -> str | None:
