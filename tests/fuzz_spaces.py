@@ -37,7 +37,7 @@ _FLAT = [
     _box(0, 255, (4,), np.uint8),
     _box(0, 255, (8, 8), np.uint8),
     _box(0, 1, (2, 2), np.int8),
-    spaces.Box(np.array([[-1.0, -2.0], [0.0, 0.5]]), np.array([[1.0, 2.0], [np.inf, 1.0]])),
+    spaces.Box(np.array([[-1.0, -2.0], [0.0, 0.5]]), np.array([[1.0, 2.0], [np.inf, 1.0]]), dtype=np.float64),
     spaces.Discrete(4),
     spaces.Discrete(1),
     spaces.MultiDiscrete([2, 3]),
