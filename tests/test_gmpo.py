@@ -331,3 +331,27 @@ def test_the_actor_that_acts_is_a_running_average(arrays):
     latest = small_gmpo(arrays, actor_tau=1.0).learn(5)
     for trained, acting in zip(latest.actor.parameters(), latest.actor_ema.parameters(), strict=True):
         assert th.equal(trained, acting)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-44, 1e38, np.inf])
+def test_paired_rows_are_drawn_by_weights_of_any_size(arrays, size):
+    """Where all weights vanish nothing is learnt; where their sum overflows, rows without weight are still not drawn."""
+    model = small_gmpo(arrays, policy_kwargs=dict(coupling="optimal_transport")).learn(1)
+    batch = model.replay_buffer.sample(16)
+    drawn = []
+    model.actor.matching_loss = lambda observations, actions, generator: drawn.append(actions) or actions[:, 0]
+    weights = th.full((16,), size)
+    weights[1:12] = 0.0
+    loss, _ = model._weighted_matching_loss(batch.observations, batch.actions, weights)
+    if size == 0.0:
+        assert loss == 0.0
+    elif size < 1.0:
+        assert loss.isfinite()
+    else:
+        allowed = [batch.actions[k].tolist() for k in (0, *range(12, 16))]
+        assert all(action.tolist() in allowed for action in drawn[0])
+
+
+def test_training_goes_on_where_all_weights_vanish(arrays):
+    model = small_gmpo(arrays, beta=1e6, batch_size=2, policy_kwargs=dict(coupling="optimal_transport")).learn(20)
+    assert all(parameter.isfinite().all() for parameter in model.policy.parameters())

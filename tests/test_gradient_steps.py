@@ -18,10 +18,12 @@ from sb3_genpolicy import GMPG, GMPO
 from sb3_genpolicy.common import gradient_steps, precision
 from sb3_genpolicy.common.averages import follow
 from sb3_genpolicy.common.device_means import DeviceMeans
+from sb3_genpolicy.common.guards import check_gradients
 from sb3_genpolicy.common.precision import matmul_precision, onednn_keeps_float32
 from sb3_genpolicy.common.recorded_update import make_ordinary, make_recordable
 from sb3_genpolicy.common.twin_critic import TwinCritic
 from tests.conftest import SMALL, make_arrays
+from tests.test_save_load import same_state
 
 OBSERVATIONS, ACTIONS = spaces.Box(-1, 1, (5,)), spaces.Box(-1, 1, (2,))
 CPU = th.device("cpu")
@@ -305,3 +307,34 @@ def test_a_recorded_model_s_file_goes_on_without_recording(arrays, recordable, t
     expected = GMPG.load(tmp_path / "plain", trust_pickle=True).learn(3, reset_num_timesteps=False, dataset=arrays)
     for mine, other in zip(resumed.policy.parameters(), expected.policy.parameters(), strict=True):
         th.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
+
+
+# Gradients
+
+
+@pytest.mark.parametrize("network", ["actor", "critic", "value_net"])
+def test_a_finite_loss_with_a_gradient_that_is_none_is_not_stepped_on(arrays, network):
+    """A root at zero is zero, and its slope is infinite."""
+    model = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL, seed=0).learn(3)
+    loss_of = dict(actor="actor_loss", critic="critic_loss", value_net="value_loss")[network]
+    objective, broken = model._objective, next(getattr(model, network).parameters())
+
+    def with_a_root(rows, batch):
+        made = objective(rows, batch)
+        return made._replace(losses={**made.losses, loss_of: made.losses[loss_of] + (0.0 * broken).sum().sqrt()})
+
+    before = copy.deepcopy(model.policy.state_dict())
+    model._objective = with_a_root
+    with pytest.raises(FloatingPointError, match=f"in gradient step 4, the gradient of {network} is not finite"):
+        model.learn(1, reset_num_timesteps=False)
+    assert same_state(before, dict(model.policy.state_dict()))
+
+
+def test_a_gradient_whose_norm_overflows_is_finite():
+    parameter = th.nn.Parameter(th.ones(3))
+    parameter.grad = th.full((3,), 1e30)
+    assert parameter.grad.norm() == np.inf
+    check_gradients(1, dict(actor=th.optim.SGD([parameter], lr=0.0)))
+    parameter.grad[1] = np.inf
+    with pytest.raises(FloatingPointError, match="the gradient of actor is not finite"):
+        check_gradients(1, dict(actor=th.optim.SGD([parameter], lr=0.0)))

@@ -225,7 +225,10 @@ def test_without_a_share_no_dataset_is_needed(tmp_path, minari_root):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(dict(offline_share=1.5), "offline_share must be a number >= 0.0 and <= 1.0, not 1.5"),
+    [(dict(total_timesteps=-1), "total_timesteps must be a number >= 0"),
+     (dict(log_interval=0), "log_interval must be a number >= 1"),
+     (dict(gradient_steps=1.5), "gradient_steps must be whole, not 1.5"),
+     (dict(offline_share=1.5), "offline_share must be a number >= 0.0 and <= 1.0, not 1.5"),
      (dict(gradient_steps=-2), "gradient_steps must be a number >= -1, not -2"),
      (dict(learning_starts=-1), "learning_starts must be a number >= 0"),
      (dict(train_freq=0), "train_freq must be a number >= 1"),
@@ -235,7 +238,7 @@ def test_without_a_share_no_dataset_is_needed(tmp_path, minari_root):
 def test_options_out_of_range_are_refused(options, message):
     model = tiny(make_vec_env("Tiny-v0", n_envs=2))
     with pytest.raises(ValueError, match=message):
-        model.learn_online(4, **options)
+        model.learn_online(**{"total_timesteps": 4, **options})
     assert not model.online
 
 

@@ -11,9 +11,11 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_genpolicy import GMPO
+from sb3_genpolicy.common.envs import SpacesVecEnv
 from sb3_genpolicy.generative import Sampler, VPPath
 from sb3_genpolicy.gmpo import DiffusionPolicy, FlowPolicy
 from tests.conftest import SMALL, make_arrays
+from tests.fuzz_spaces import SpacesEnv
 
 # Rows made at random do not follow each other
 pytestmark = pytest.mark.filterwarnings("ignore:.*lead to another observation than the next row")
@@ -280,3 +282,58 @@ def test_published_predictions_are_the_defaults():
 def test_bad_options_are_named_with_the_nearest_good_one(arrays, policy, kwargs, error, message):
     with pytest.raises(error, match=message):
         GMPO(policy, dataset=arrays, policy_kwargs=kwargs)
+
+
+def test_options_of_the_features_extractor_stay_as_they_were_given():
+    options = {"features_dim": 8}
+    kwargs = dict(SMALL, features_extractor_kwargs=options, normalize_images=False)
+    model = GMPO("CnnPolicy", dataset=dataset_of(IMAGE), policy_kwargs=kwargs)
+    assert options == {"features_dim": 8} and model.actor.features_dim == 8
+
+
+PLAIN, ONE_ACTION = spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,))
+
+
+@pytest.mark.parametrize(
+    ("observation_space", "action_space", "message"),
+    [
+        (PLAIN, spaces.Box(0.0, np.array([1.0, np.inf], np.float32)), "action space .* has bounds that are infinite"),
+        (PLAIN, spaces.Box(-1e300, 1e300, (2,), np.float64), "too far apart for float32"),
+        (PLAIN, spaces.Box(np.array([0, 1, 2], np.float32), np.array([1, 2, 2], np.float32)), r"leaves no choice at \[2\]"),
+        (PLAIN, spaces.Box(-3, 3, (2,), np.int32), "holds numbers of type int32"),
+        (PLAIN, spaces.Box(-1, 1, ()), r"has no entries along its shape \(\)"),
+        (spaces.Box(-1, 1, (0,)), ONE_ACTION, r"space of observations, .* has no entries along its shape \(0,\)"),
+        (
+            spaces.Dict({"a": PLAIN, "b": spaces.Discrete(3, start=1)}),
+            ONE_ACTION,
+            r"observations\['b'\], .* counts from another",
+        ),
+        (spaces.MultiDiscrete([2, 2], start=[0, 1]), ONE_ACTION, "counts from another number than 0"),
+        (spaces.MultiDiscrete([[2, 3], [4, 5]]), ONE_ACTION, r"MultiDiscrete\(\[\[2 3\] \[4 5\]\]\), has several dimensions"),
+        (spaces.Tuple([PLAIN, PLAIN]), ONE_ACTION, "is none that a network takes: flatten it"),
+        (spaces.Dict({"a": spaces.Dict({"b": PLAIN})}), ONE_ACTION, r"observations\['a'\], .* flatten it"),
+        (
+            spaces.Dict({"a": IMAGE, "b": spaces.Box(0, 255, (3, 36, 36), np.uint8)}),
+            ONE_ACTION,
+            "channels first beside others with their channels last",
+        ),
+    ],
+)
+def test_spaces_that_no_policy_can_learn_in_are_refused(observation_space, action_space, message):
+    for env in (SpacesVecEnv(observation_space, action_space), SpacesEnv(observation_space, action_space)):
+        with pytest.raises(ValueError, match=message):
+            GMPO("MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy", env)
+
+
+@pytest.mark.parametrize(
+    ("policy", "space", "message"),
+    [
+        ("FlowMultiInputPolicy", PLAIN, "observations are no dictionary, but .* use the policy 'FlowPolicy'"),
+        ("DiffusionCnnPolicy", spaces.Discrete(3), "observations are no images, but .* use 'FlowPolicy'"),
+        ("FlowCnnPolicy", PLAIN, "NatureCNN cannot be built for .*: You should use NatureCNN only with images"),
+        ("FlowCnnPolicy", spaces.Box(0, 255, (8, 8, 3), np.uint8), "NatureCNN cannot be built .*Kernel size"),
+    ],
+)
+def test_policies_for_other_observations_are_refused(policy, space, message):
+    with pytest.raises(ValueError, match=message):
+        GMPO(policy, SpacesVecEnv(space, ONE_ACTION))

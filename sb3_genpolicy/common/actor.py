@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_genpolicy.generative import Coupling, GenerativeModel, Likelihood, MatchingLoss, Path, Prediction, Sampler
+from sb3_genpolicy.generative.checks import blaming
 from sb3_genpolicy.generative.draws import Source
 
 # Deterministic actions of a sampler that draws noise on its way take it from this seed
@@ -73,13 +74,21 @@ class GenerativeActor(BasePolicy):
         self.sampler = sampler
         self.action_dim = get_action_dim(action_space)
         self.model = GenerativeModel(
-            network(self.action_dim, features_dim, net_arch, activation_fn, time_features() if time_features else None),
+            self._make_network(net_arch),
             path,
             prediction,
             self.action_dim,
             matching_loss=matching_loss,
             coupling=coupling,
         )
+
+    def _make_network(self, net_arch: list[int]) -> nn.Module:
+        time_features = None
+        if self.time_features is not None:
+            with blaming(f"time_features={self.time_features.__name__} cannot be built", TypeError):
+                time_features = self.time_features()
+        with blaming(f"network={self.network.__name__} cannot be built with net_arch={net_arch}", AttributeError, TypeError):
+            return self.network(self.action_dim, self.features_dim, net_arch, self.activation_fn, time_features)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

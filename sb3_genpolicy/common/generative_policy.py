@@ -2,6 +2,7 @@
 Generative policies: an actor that samples actions by carrying noise along a learnt velocity field, beside twin Q and V.
 """
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch as th
@@ -13,6 +14,7 @@ from torch import nn
 from sb3_genpolicy.common.actor import GenerativeActor
 from sb3_genpolicy.common.critics import ValueNetwork
 from sb3_genpolicy.common.normalization import NormalizedExtractor, ObservationNormalizer
+from sb3_genpolicy.common.option_checks import check_activation, check_extractor, check_kwargs, check_optimizer
 from sb3_genpolicy.common.policy_options import (
     make_coupling,
     make_path,
@@ -24,8 +26,9 @@ from sb3_genpolicy.common.policy_options import (
 )
 from sb3_genpolicy.common.sampling_policy import SamplingPolicy
 from sb3_genpolicy.common.twin_critic import TwinCritic
+from sb3_genpolicy.common.utils import on_one_line
 from sb3_genpolicy.generative import PATHS, Coupling, MatchingLoss, Path, Prediction, Sampler
-from sb3_genpolicy.generative.checks import check_number, named_options
+from sb3_genpolicy.generative.checks import blaming, check_class, check_flag, check_number, named_options
 
 
 class GenerativePolicy(SamplingPolicy):
@@ -115,21 +118,32 @@ class GenerativePolicy(SamplingPolicy):
         share_features_extractor: bool = False,
         behaviour_model: bool = False,
     ):
+        if features_extractor_class is None:
+            features_extractor_class = self.default_features_extractor_class
+        check_class("features_extractor_class", features_extractor_class, BaseFeaturesExtractor, "FlattenExtractor")
+        check_kwargs("features_extractor_kwargs", features_extractor_kwargs)
+        check_optimizer(optimizer_class, optimizer_kwargs)
+        for name, flag in (
+            ("normalize_observations", normalize_observations),
+            ("normalize_images", normalize_images),
+            ("share_features_extractor", share_features_extractor),
+            ("behaviour_model", behaviour_model),
+        ):
+            check_flag(name, flag)
+        for name, activation in (("activation_fn", activation_fn), ("critic_activation_fn", critic_activation_fn)):
+            check_activation(name, activation)
         super().__init__(
             observation_space,
             action_space,
-            features_extractor_class or self.default_features_extractor_class,
-            features_extractor_kwargs,
+            features_extractor_class,
+            # SB3 writes into it
+            dict(features_extractor_kwargs or {}),
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
             squash_output=True,
             normalize_images=normalize_images,
         )
-        if isinstance(observation_space, spaces.Dict) and issubclass(self.features_extractor_class, FlattenExtractor):
-            raise ValueError(
-                f"The observations are a dictionary ({', '.join(observation_space.spaces)}): use the policy "
-                "'FlowMultiInputPolicy' or 'DiffusionMultiInputPolicy' instead."
-            )
+        check_extractor(self.features_extractor_class, observation_space)
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
             # The same numbers, without a pass over the parameters for each of Adam's operations
             self.optimizer_kwargs = {"fused": True}
@@ -139,13 +153,13 @@ class GenerativePolicy(SamplingPolicy):
         self.activation_fn = activation_fn
         self.critic_activation_fn = critic_activation_fn
         self.path = make_path(path, self.paths, type(self).__name__)
-        self.prediction = make_prediction(prediction or self.default_prediction, self.path)
+        self.prediction = make_prediction(self.default_prediction if prediction is None else prediction, self.path)
         self.matching_loss = matching_loss
         self.coupling = make_coupling(coupling)
         # Of new actors; the one that acts is `sampler`
         self._initial_sampler = make_sampler(solver, sampling_steps, time_grid)
         for name, count in (("n_candidates", n_candidates), ("n_critics", n_critics)):
-            check_number(name, count, low=1)
+            check_number(name, count, low=1, whole=True)
         self.n_candidates = n_candidates
         self.n_critics = n_critics
         self.share_features_extractor = share_features_extractor
@@ -156,9 +170,7 @@ class GenerativePolicy(SamplingPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         self.actor = self.make_actor()
-        self.actor.optimizer = self.optimizer_class(
-            self.actor.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs  # type: ignore[call-arg]
-        )
+        self.actor.optimizer = self._make_optimizer(self.actor.parameters(), lr_schedule)
         # The one that acts: a running average of the actor's parameters
         self.actor_ema = self.make_actor()
         self.actor_ema.load_state_dict(self.actor.state_dict())
@@ -173,14 +185,28 @@ class GenerativePolicy(SamplingPolicy):
             own = [
                 p for name, p in network.named_parameters() if not (self.share_features_extractor and "features_ext" in name)
             ]
-            network.optimizer = self.optimizer_class(own, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+            network.optimizer = self._make_optimizer(own, lr_schedule)
         # Target networks should always be in eval mode
         self.critic_target.set_training_mode(False)
         # Last, so that the others start from the same random numbers with and without it
         self.behaviour = self._make_behaviour() if self.behaviour_model else None
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
-        return NormalizedExtractor(self.observation_space, self.normalizer, super().make_features_extractor())
+        beginning = f"features_extractor_class={self.features_extractor_class.__name__} cannot be built"
+        if self.features_extractor_kwargs:
+            beginning += f" with features_extractor_kwargs={self.features_extractor_kwargs}"
+        with blaming(
+            f"{beginning} for {on_one_line(self.observation_space)}", AssertionError, RuntimeError, TypeError, ValueError
+        ):
+            extractor = super().make_features_extractor()
+        return NormalizedExtractor(self.observation_space, self.normalizer, extractor)
+
+    def _make_optimizer(self, parameters: Iterable[nn.Parameter], lr_schedule: Schedule) -> th.optim.Optimizer:
+        beginning = (
+            f"optimizer_class={self.optimizer_class.__name__} cannot be built with optimizer_kwargs={self.optimizer_kwargs}"
+        )
+        with blaming(beginning, RuntimeError, TypeError, ValueError):
+            return self.optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _network_kwargs(self, features_extractor: BaseFeaturesExtractor | None) -> dict[str, Any]:
         spaces_and_images = dict(

@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from sb3_genpolicy.common.averages import follow
-from sb3_genpolicy.common.guards import check_finite
+from sb3_genpolicy.common.guards import check_finite, check_gradients
 from sb3_genpolicy.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_genpolicy.common.precision import PRECISIONS, Precision, autocast, matmul_precision
 from sb3_genpolicy.common.recorded_update import (
@@ -23,7 +23,7 @@ from sb3_genpolicy.common.recorded_update import (
     on_side_stream,
     set_learning_rate,
 )
-from sb3_genpolicy.generative.checks import check_choice
+from sb3_genpolicy.generative.checks import check_choice, check_flag
 
 #: Optimizers that treat every entry by itself, so that one step of a stack of models is a step of each
 ELEMENTWISE_OPTIMIZERS: tuple[type[Optimizer], ...] = (
@@ -75,6 +75,7 @@ class GradientSteps(OfflineToOnlineAlgorithm):
         super().__init__(policy, env, learning_rate, **kwargs)
         check_choice("precision", precision, PRECISIONS)
         self.precision: Precision = precision
+        check_flag("capture", capture)
         self.capture = capture
 
     def _setup_model(self) -> None:
@@ -126,6 +127,7 @@ class GradientSteps(OfflineToOnlineAlgorithm):
             clear_gradients(optimizer)
         # Losses share no parameters, so that one pass gives the gradients of all
         th.autograd.backward(list(objective.losses.values()))
+        self._guard_gradients(objective.trains_critics)
         means = self._before_step(objective)
         for optimizer in optimizers:
             optimizer.step()
@@ -158,6 +160,11 @@ class GradientSteps(OfflineToOnlineAlgorithm):
             self._terms.update({name: term.detach() for name, term in terms.items()})
         elif self._looks_at_losses:
             check_finite(self._n_updates + 1, terms, others, every_step=self.device.type == "cpu")
+
+    def _guard_gradients(self, trains_critics: bool) -> None:
+        if self._looks_at_losses and (self._recorded is None or not self._recorded.recording):
+            named = dict(zip(("actor", "critic", "value_net"), self._optimizers(trains_critics), strict=False))
+            check_gradients(self._n_updates + 1, named, every_step=self.device.type == "cpu")
 
     @property
     def _looks_at_losses(self) -> bool:

@@ -10,6 +10,7 @@ import torch as th
 
 from sb3_genpolicy.common.device_means import DeviceMeans
 from sb3_genpolicy.common.gradient_steps import GradientSteps, Objective
+from sb3_genpolicy.common.guards import gradients_are_finite
 from sb3_genpolicy.common.model_stack import ModelStack
 from sb3_genpolicy.common.precision import AutocastOfBatches, autocast, matmul_precision
 from sb3_genpolicy.common.utils import tree_map
@@ -126,6 +127,7 @@ class ModelBatch:
             optimizer.clear_gradients()
         # No parameter is in the losses of two models
         th.autograd.backward([loss.sum() for loss in objective.losses.values()])
+        self._guard_gradients(objective.trains_critics)
         means = self._before_step(objective)
         for optimizer in optimizers:
             optimizer.step()
@@ -152,6 +154,16 @@ class ModelBatch:
             with _naming(self.names[k]):
                 of_model = _objective_of(objective, k)
                 model._guard(of_model.losses, of_model.means)
+
+    def _guard_gradients(self, trains_critics: bool) -> None:
+        optimizers = self._stack.optimizers(trains_critics)
+        if not self.models[0]._looks_at_losses or gradients_are_finite(stacked.optimizer for stacked in optimizers):
+            return
+        for stacked in optimizers:
+            stacked.hand_out_gradients()
+        for k, model in enumerate(self.models):
+            with _naming(self.names[k]):
+                model._guard_gradients(trains_critics)
 
 
 def _objective_of(objective: Objective, k: int) -> Objective:

@@ -15,6 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.callbacks import GradientStepProgressBar
@@ -24,13 +25,16 @@ from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
 from sb3_genpolicy.common.device_means import DeviceMeans
 from sb3_genpolicy.common.envs import SpacesVecEnv, find_dataset
 from sb3_genpolicy.common.generative_policy import GenerativeActor, GenerativePolicy
+from sb3_genpolicy.common.option_checks import check_base_options
 from sb3_genpolicy.common.resumable_algorithm import ResumableAlgorithm
 from sb3_genpolicy.common.rewards import RewardFunction, RewardTransform, check_reward_transform, fit_reward_transform
+from sb3_genpolicy.common.space_checks import check_model_spaces
 from sb3_genpolicy.common.transforms import Transform, action_transforms, check_transforms, prepare
 from sb3_genpolicy.common.twin_critic import TwinCritic
+from sb3_genpolicy.common.utils import on_one_line
 from sb3_genpolicy.common.vec_normalize import fit_vec_normalize
 from sb3_genpolicy.generative import Sampler
-from sb3_genpolicy.generative.checks import check_number, did_you_mean
+from sb3_genpolicy.generative.checks import check_class, check_number, did_you_mean
 
 # Held-out rows that losses are computed on whenever the log is written
 _HELD_OUT_ROWS = 4096
@@ -94,6 +98,9 @@ class OfflineAlgorithm(ResumableAlgorithm):
         seed: int | None = None,
         device: th.device | str = "auto",
     ):
+        if not isinstance(policy, str):
+            check_class("policy", policy, GenerativePolicy, "FlowPolicy")
+        check_base_options(env, learning_rate, stats_window_size, tensorboard_log, verbose, seed, device)
         transforms = check_transforms(transforms)
         if env is None and dataset is not None:
             env = SpacesVecEnv(*dataset_spaces(dataset, check_actions=not action_transforms(transforms)))
@@ -115,7 +122,7 @@ class OfflineAlgorithm(ResumableAlgorithm):
             sde_support=False,
         )
         self._check_action_space()
-        check_number("batch_size", batch_size, low=1)
+        check_number("batch_size", batch_size, low=1, whole=True)
         check_number("tau", tau, low=0.0, high=1.0)
         check_number("gamma", gamma, low=0.0, high=1.0)
         check_number("actor_tau", actor_tau, low=0.0, high=1.0, low_open=True)
@@ -132,12 +139,17 @@ class OfflineAlgorithm(ResumableAlgorithm):
         self.reward_function: RewardFunction | None = None
         self._normalizer_is_fitted = False
 
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        check_model_spaces(env.observation_space, env.action_space)
+        return ResumableAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+
     def _check_action_space(self) -> None:
         # None while a saved model is being loaded, before its spaces are there
         if self.env is not None and not isinstance(self.action_space, spaces.Box):
             raise ValueError(
-                f"{type(self).__name__} learns continuous actions (a Box space), but the actions are {self.action_space}. "
-                "For discrete actions see SB3's DQN or QR-DQN of sb3-contrib."
+                f"{type(self).__name__} learns continuous actions (a Box space), but the actions are "
+                f"{on_one_line(self.action_space)}. For discrete actions see SB3's DQN or QR-DQN of sb3-contrib."
             )
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
@@ -277,6 +289,9 @@ class OfflineAlgorithm(ResumableAlgorithm):
         :param dataset: the logged data, in place of those given to the constructor
         :return: the trained model
         """
+        check_number("total_timesteps", total_timesteps, low=0, infinite=True)
+        if log_interval is not None:
+            check_number("log_interval", log_interval, low=1)
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar, dataset
         )

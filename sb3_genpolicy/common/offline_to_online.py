@@ -86,10 +86,13 @@ class OfflineToOnlineAlgorithm(OfflineAlgorithm):
         obstacle = self._online_obstacle()
         if obstacle is not None:
             raise ValueError(f"This model cannot go on online: {obstacle}.")
+        check_number("total_timesteps", total_timesteps, low=0, infinite=True)
+        if log_interval is not None:
+            check_number("log_interval", log_interval, low=1)
         if offline_share is not None:
             check_number("offline_share", offline_share, low=0.0, high=1.0)
-        check_number("gradient_steps", gradient_steps, low=-1)
-        check_number("learning_starts", learning_starts, low=0)
+        check_number("gradient_steps", gradient_steps, low=-1, whole=True)
+        check_number("learning_starts", learning_starts, low=0, whole=True)
         self._set_train_freq(train_freq)
         self.gradient_steps = gradient_steps
         self.learning_starts = learning_starts + (0 if reset_num_timesteps else self.num_timesteps)
@@ -115,7 +118,7 @@ class OfflineToOnlineAlgorithm(OfflineAlgorithm):
         self.train_freq = train_freq  # type: ignore[assignment]
         self._convert_train_freq()
         assert isinstance(self.train_freq, TrainFreq) and self.env is not None
-        check_number("train_freq", self.train_freq.frequency, low=1)
+        check_number("train_freq", self.train_freq.frequency, low=1, whole=True)
         if self.train_freq.unit == TrainFrequencyUnit.EPISODE and self.env.num_envs > 1:
             raise ValueError(
                 f"train_freq={train_freq!r} counts episodes, but there are {self.env.num_envs} environments side by side: "

@@ -4,6 +4,7 @@ From the options of a policy, names or objects, to the parts of its generative m
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -18,7 +19,7 @@ from sb3_genpolicy.generative import (
     Sampler,
     VPPath,
 )
-from sb3_genpolicy.generative.checks import check_choice, check_number, did_you_mean
+from sb3_genpolicy.generative.checks import check_choice, check_class, check_number, did_you_mean, shown
 from sb3_genpolicy.generative.predictions import check_prediction
 
 
@@ -32,7 +33,7 @@ def make_path(path: str | Path | None, names: tuple[str, ...], owner: str) -> Pa
     """
     if path is None:
         path = names[0]
-    if isinstance(path, str):
+    if not isinstance(path, Path):
         check_choice(f"path of {owner}", path, names)
         return PATHS[path]()
     if not isinstance(path, tuple(PATHS[name] for name in names)):
@@ -75,7 +76,7 @@ def make_sampler(solver: str | Sampler, steps: int | None = None, time_grid: str
     """
     sampler = solver if isinstance(solver, Sampler) else Sampler(solver)
     if steps is not None:
-        check_number("sampling_steps", steps, low=1)
+        check_number("sampling_steps", steps, low=1, whole=True)
         sampler = replace(sampler, steps=steps)
     return sampler if time_grid is None else replace(sampler, time_grid=time_grid)
 
@@ -99,10 +100,11 @@ def time_features_class(time_features: str | type[nn.Module] | None) -> type[nn.
 
 
 def _class_of(option: str, value: str | type[nn.Module], known: Mapping[str, type[nn.Module]]) -> type[nn.Module]:
-    if isinstance(value, type):
-        return value
-    check_choice(option, value, known)
-    return known[value]
+    if isinstance(value, str):
+        check_choice(option, value, known)
+        return known[value]
+    check_class(option, value, nn.Module, f"'{next(iter(known))}'")
+    return value
 
 
 def split_net_arch(net_arch: list[int] | dict[str, list[int]] | None, network: type[nn.Module]) -> dict[str, list[int]]:
@@ -116,12 +118,21 @@ def split_net_arch(net_arch: list[int] | dict[str, list[int]] | None, network: t
     if net_arch is None:
         return default
     if not isinstance(net_arch, dict):
-        return {key: list(net_arch) for key in default}
+        widths = _checked_widths("net_arch", net_arch)
+        return {key: list(widths) for key in default}
     _check_keys(net_arch, default)
-    return {**default, **net_arch}
+    return {**default, **{key: _checked_widths(f"net_arch[{key!r}]", widths) for key, widths in net_arch.items()}}
 
 
 def _check_keys(net_arch: dict[str, list[int]], known: Iterable[str]) -> None:
     for key in net_arch:
         if key not in known:
-            raise ValueError(f"net_arch has no key '{key}'. {did_you_mean(key, known)}")
+            raise ValueError(f"net_arch has no key {key!r}. {did_you_mean(str(key), known)}")
+
+
+def _checked_widths(option: str, widths: Any) -> list[int]:
+    if not isinstance(widths, (list, tuple)):
+        raise ValueError(f"{option} must be a list of widths, as [256, 256], not {shown(widths)}.")
+    for width in widths:
+        check_number(f"each width in {option}", width, low=1, whole=True)
+    return [int(width) for width in widths]

@@ -2,6 +2,8 @@
 Behaviour models and critics that were trained before: reading them, and copying them into a new model.
 """
 
+import io
+import pathlib
 from typing import Any, NamedTuple
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -12,6 +14,7 @@ from sb3_genpolicy.common.actor import GenerativeActor
 from sb3_genpolicy.common.generative_policy import GenerativePolicy
 from sb3_genpolicy.common.model_files import ModelSource, open_model_file
 from sb3_genpolicy.generative import Path
+from sb3_genpolicy.generative.checks import shown
 
 
 class Pretrained(NamedTuple):
@@ -44,6 +47,8 @@ def read_pretrained(source: PretrainedSource) -> Pretrained:
     :return: what it holds
     :raises ValueError: if it is the model of another kind of algorithm
     """
+    if not isinstance(source, (BaseAlgorithm, str, pathlib.Path, io.IOBase)):
+        raise ValueError(f"pretrained must be a model or the file of one, not {shown(source)}.")
     if isinstance(source, BaseAlgorithm):
         settings, policy = vars(source), source.policy
     else:
@@ -82,7 +87,7 @@ def describe(value: Any) -> str:
     """
     if isinstance(value, Path):
         return f"{type(value).__name__}({', '.join(f'{name}={option}' for name, option in vars(value).items())})"
-    return repr(value)
+    return " ".join(repr(value).split())
 
 
 def copy_network(name: str, mine: nn.Module, theirs: nn.Module, source: Pretrained) -> None:

@@ -16,6 +16,7 @@ from sb3_genpolicy.common.critics import IQLLosses, iql_losses, smallest_q
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.envs import SpacesVecEnv
 from sb3_genpolicy.common.gradient_steps import GradientSteps, Objective
+from sb3_genpolicy.common.option_checks import check_kwargs
 from sb3_genpolicy.common.pretrained import Pretrained, PretrainedSource, copy_network, describe, read_pretrained
 from sb3_genpolicy.generative.checks import check_number
 
@@ -53,7 +54,7 @@ class PretrainingAlgorithm(GradientSteps):
     ):
         self.pretrained = None if pretrained is None else read_pretrained(pretrained)
         if self.pretrained is not None:
-            if pretraining_steps:
+            if pretraining_steps is not None and pretraining_steps != 0:
                 raise ValueError(
                     f"pretrained= takes the place of the first phase: leave out pretraining_steps={pretraining_steps}. "
                     "To go on pretraining a model, load it and call learn."
@@ -64,12 +65,15 @@ class PretrainingAlgorithm(GradientSteps):
             if env is None and dataset is None:
                 other = self.pretrained.policy
                 env = SpacesVecEnv(other.observation_space, other.action_space)
+        check_kwargs("policy_kwargs", policy_kwargs)
         if self.needs_behaviour:
             policy_kwargs = {**(policy_kwargs or {}), "behaviour_model": True}
         super().__init__(policy, env, learning_rate, policy_kwargs=policy_kwargs, dataset=dataset, **kwargs)
-        check_number("expectile", expectile, low=0.0, high=1.0, low_open=True)
+        check_number("expectile", expectile, low=0.0, high=1.0, low_open=True, high_open=True)
         if pretraining_steps is not None:
-            check_number("pretraining_steps", pretraining_steps, low=0)
+            if isinstance(pretraining_steps, float) and pretraining_steps % 1.0 == 0.0:
+                pretraining_steps = int(pretraining_steps)
+            check_number("pretraining_steps", pretraining_steps, low=0, whole=True)
         self.expectile = expectile
         self.pretraining_steps = pretraining_steps
         #: Whether the second phase has begun

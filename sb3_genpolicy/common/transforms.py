@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_genpolicy.common.transitions import Transitions
-from sb3_genpolicy.generative.checks import check_number, with_named_options
+from sb3_genpolicy.generative.checks import check_number, shown, with_named_options
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class NStepReturns(DatasetTransform):
     n_steps: int = 3
 
     def __post_init__(self) -> None:
-        check_number("NStepReturns: n_steps", self.n_steps, low=1)
+        check_number("NStepReturns: n_steps", self.n_steps, low=1, whole=True)
 
     def __call__(self, prepared: Prepared) -> Prepared:
         return replace(prepared, n_steps=int(self.n_steps))
@@ -188,10 +188,14 @@ def check_transforms(transforms: Sequence[Transform]) -> tuple[Transform, ...]:
     """
     if isinstance(transforms, Transform):
         raise TypeError(f"transforms= takes a list: transforms=[{transforms!r}].")
+    if isinstance(transforms, str) or not isinstance(transforms, Sequence):
+        raise TypeError(f"transforms= takes a list of transforms, not {shown(transforms)}.")
     for transform in transforms:
         if not isinstance(transform, Transform):
             known = [cls.__name__ for base in (ActionTransform, DatasetTransform) for cls in base.__subclasses__()]
-            raise TypeError(f"transforms= holds {transform!r}, which is no transform. There are: {', '.join(sorted(known))}.")
+            raise TypeError(
+                f"transforms= holds {shown(transform)}, which is no transform. There are: {', '.join(sorted(known))}."
+            )
     kinds = [type(transform) for transform in transforms]
     for kind in kinds:
         if kinds.count(kind) > 1:

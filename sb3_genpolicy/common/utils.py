@@ -62,6 +62,14 @@ def tree_of(space: spaces.Space, parts: Iterable[Any]) -> Any:
     return only
 
 
+def on_one_line(space: spaces.Space) -> str:
+    """
+    :param space: a space, whose bounds may be written as matrices
+    :return: the space as a part of a sentence
+    """
+    return " ".join(str(space).split())
+
+
 def space_items(space: spaces.Space, name: str) -> list[tuple[str, spaces.Space]]:
     """
     :param space: a space, possibly a Dict

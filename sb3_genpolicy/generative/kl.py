@@ -170,7 +170,7 @@ class PathKL(KLEstimator):
     time_grid: str = "tapered"
 
     def __post_init__(self) -> None:
-        check_number("steps of PathKL", self.steps, low=1)
+        check_number("steps of PathKL", self.steps, low=1, whole=True)
         Sampler("sde", self.steps, self.time_grid)
 
     def of_samples(self, model: Conditioned, reference: Conditioned, draws: Draws) -> KLSample:

@@ -50,7 +50,7 @@ class Likelihood:
     def __post_init__(self) -> None:
         check_choice("method", self.method, METHODS)
         check_choice("gradient", self.gradient, ("backprop", "adjoint"))
-        check_number("n_probes", self.n_probes, low=1)
+        check_number("n_probes", self.n_probes, low=1, whole=True)
         if self.method == "discrete" and self.gradient == "adjoint":
             raise ValueError("The adjoint belongs to the continuous flow: method='discrete' needs gradient='backprop'.")
 

@@ -73,7 +73,7 @@ class GenerativeModel(nn.Module):
         self.coupling = IndependentCoupling() if coupling is None else coupling
         if not self.coupling.independent and (prediction == "score" or self.loss == "likelihood"):
             raise ValueError(
-                f"A {type(self.coupling).__name__} makes noise depend on data, and then no score follows from it: take "
+                f"{type(self.coupling).__name__} makes noise depend on data, and then no score follows from it: take "
                 "prediction='velocity' with matching_loss='flow', or the independent coupling."
             )
 

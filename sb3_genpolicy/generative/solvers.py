@@ -55,9 +55,7 @@ class Sampler:
 
     def __post_init__(self) -> None:
         check_choice("solver", self.solver, SOLVERS)
-        check_number("number of solver steps", self.steps, low=1)
-        if int(self.steps) != self.steps:
-            raise ValueError(f"The number of solver steps must be whole, not {self.steps!r}.")
+        check_number("number of solver steps", self.steps, low=1, whole=True)
         check_choice("time_grid", self.time_grid, TIME_GRIDS)
         check_number("rtol", self.rtol, low=0.0, low_open=True)
         check_number("atol", self.atol, low=0.0, low_open=True)

@@ -14,14 +14,15 @@ from stable_baselines3.common.utils import FloatSchedule
 from sb3_genpolicy.common.critics import smallest_q
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.gradient_steps import Objective
+from sb3_genpolicy.common.option_checks import check_rate
 from sb3_genpolicy.common.precision import Precision
 from sb3_genpolicy.common.pretrained import PretrainedSource
 from sb3_genpolicy.common.pretraining import PretrainingAlgorithm
 from sb3_genpolicy.common.rewards import RewardTransform
 from sb3_genpolicy.common.transforms import Transform
 from sb3_genpolicy.common.utils import tree_map
-from sb3_genpolicy.generative import KL_ESTIMATORS, DiscreteKL, KLEstimator, OdeKL
-from sb3_genpolicy.generative.checks import check_choice, check_number, named_options
+from sb3_genpolicy.generative import DiscreteKL, KLEstimator, OdeKL
+from sb3_genpolicy.generative.checks import check_choice, check_flag, check_number, named_options
 from sb3_genpolicy.generative.draws import draw
 from sb3_genpolicy.generative.kl import Conditioned, Draws, KLSample
 from sb3_genpolicy.gmpg.losses import (
@@ -31,6 +32,7 @@ from sb3_genpolicy.gmpg.losses import (
     reinforce_loss,
     reinforce_softmax_loss,
 )
+from sb3_genpolicy.gmpg.options import check_n_actions, check_target_kl, make_kl_estimator
 from sb3_genpolicy.gmpg.policies import POLICY_ALIASES
 
 SelfGMPG = TypeVar("SelfGMPG", bound="GMPG")
@@ -178,16 +180,18 @@ class GMPG(PretrainingAlgorithm):
         )
         check_number("beta", beta, low=0.0)
         check_choice("gradient_estimator", gradient_estimator, GRADIENT_ESTIMATORS)
-        check_number("weight_clamp", weight_clamp, low=0.0, low_open=True)
+        check_number("weight_clamp", weight_clamp, low=0.0, low_open=True, infinite=True)
+        check_flag("normalize_q", normalize_q)
+        check_rate("policy_learning_rate", policy_learning_rate)
         if max_grad_norm is not None:
-            check_number("max_grad_norm", max_grad_norm, low=0.0, low_open=True)
+            check_number("max_grad_norm", max_grad_norm, low=0.0, low_open=True, infinite=True)
         self.beta = beta
         self.policy_learning_rate = policy_learning_rate
         self.gradient_estimator = gradient_estimator
         self.kl_estimator = make_kl_estimator(kl_estimator, gradient_estimator)
-        self.n_actions = _check_n_actions(n_actions, gradient_estimator)
+        self.n_actions = check_n_actions(n_actions, gradient_estimator)
         self.weight_clamp = weight_clamp
-        self.target_kl = _check_target_kl(target_kl, beta, gradient_estimator)
+        self.target_kl = check_target_kl(target_kl, beta, gradient_estimator)
         self.normalize_q = normalize_q
         self.max_grad_norm = max_grad_norm
 
@@ -358,43 +362,3 @@ def _kl_from_reference(sample: KLSample) -> th.Tensor:
     """
     log_ratio = sample.log_ratio.detach()
     return (log_ratio.exp() * log_ratio - log_ratio.exp() + 1.0).mean()
-
-
-def make_kl_estimator(kl_estimator: str | KLEstimator | None, gradient_estimator: GradientEstimator) -> KLEstimator:
-    """
-    :param kl_estimator: a name, an estimator, or None for the default
-    :param gradient_estimator: how gradients are taken; ``detached`` goes with ``ode`` alone
-    :return: the estimator
-    :raises ValueError: for an unknown name, or one that does not go with the gradient
-    """
-    if kl_estimator is None:
-        kl_estimator = "ode" if gradient_estimator == "detached" else "path"
-    if isinstance(kl_estimator, str):
-        check_choice("kl_estimator", kl_estimator, KL_ESTIMATORS)
-        kl_estimator = KL_ESTIMATORS[kl_estimator]()
-    if gradient_estimator == "detached":
-        if not isinstance(kl_estimator, OdeKL):
-            raise ValueError("gradient_estimator='detached' is the published gradient, which belongs to kl_estimator='ode'.")
-        return OdeKL(kl_estimator.likelihood, detached=True)
-    return kl_estimator
-
-
-def _check_n_actions(n_actions: int | None, gradient_estimator: GradientEstimator) -> int:
-    softmax = gradient_estimator == "reinforce_softmax"
-    if n_actions is None:
-        return 10 if softmax else 1
-    check_number("n_actions", n_actions, low=1)
-    if softmax and n_actions == 1:
-        raise ValueError("gradient_estimator='reinforce_softmax' compares actions of a state: n_actions must be 2 or more.")
-    return n_actions
-
-
-def _check_target_kl(target_kl: float | None, beta: float, gradient_estimator: GradientEstimator) -> float | None:
-    if target_kl is None:
-        return None
-    check_number("target_kl", target_kl, low=0.0, low_open=True)
-    if gradient_estimator == "matching":
-        raise ValueError("gradient_estimator='matching' has no KL divergence that target_kl could hold.")
-    if beta == 0.0:
-        raise ValueError("target_kl adapts beta by factors: it must start above 0.")
-    return target_kl

@@ -20,7 +20,7 @@ from sb3_genpolicy.common.pretraining import PretrainingAlgorithm
 from sb3_genpolicy.common.rewards import RewardTransform
 from sb3_genpolicy.common.transforms import Transform
 from sb3_genpolicy.common.utils import tree_map
-from sb3_genpolicy.generative.checks import check_choice, check_number, named_options
+from sb3_genpolicy.generative.checks import check_choice, check_flag, check_number, named_options
 from sb3_genpolicy.gmpo.behaviour_actions import BehaviourActions
 
 SelfGMPO = TypeVar("SelfGMPO", bound="GMPO")
@@ -43,6 +43,12 @@ def effective_sample_size(weights: th.Tensor) -> th.Tensor:
 
 def _describe_weights(weights: th.Tensor) -> dict[str, th.Tensor]:
     return dict(weight=weights.mean(), effective_sample_size=effective_sample_size(weights))
+
+
+def _as_probabilities(weights: th.Tensor) -> th.Tensor:
+    """In proportion to the weights, also where their sum overflows. Where all of them vanish, or one is NaN, any will do."""
+    least = th.finfo(weights.dtype).tiny
+    return (weights / weights.max().clamp(min=least)).nan_to_num(nan=1.0).clamp(min=least)
 
 
 class GMPO(PretrainingAlgorithm):
@@ -157,8 +163,9 @@ class GMPO(PretrainingAlgorithm):
             seed=seed,
         )
         check_number("beta", beta, low=0.0)
-        check_number("weight_clamp", weight_clamp, low=0.0, low_open=True)
-        check_number("n_actions", n_actions, low=2)
+        check_number("weight_clamp", weight_clamp, low=0.0, low_open=True, infinite=True)
+        check_number("n_actions", n_actions, low=2, whole=True)
+        check_flag("redraw_actions", redraw_actions)
         self.beta = beta
         self.weight_clamp = weight_clamp
         self.weighting = weighting
@@ -224,7 +231,7 @@ class GMPO(PretrainingAlgorithm):
             return (weights * losses).mean(), losses.mean()
         # Where noise is paired with actions, weights would teach each noise its own action more or less well, and move no
         # probability from one action to another. Rows drawn in proportion to their weights do, paired after that.
-        rows = th.multinomial(weights, len(weights), replacement=True, generator=self.generator)
+        rows = th.multinomial(_as_probabilities(weights), len(weights), replacement=True, generator=self.generator)
         observations = tree_map(lambda array: array[rows], observations)
         loss = self.actor.matching_loss(observations, actions[rows], self.generator).mean()
         return weights.mean() * loss, loss

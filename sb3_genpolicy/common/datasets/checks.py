@@ -11,7 +11,7 @@ from stable_baselines3.common.preprocessing import get_obs_shape, is_image_space
 
 from sb3_genpolicy.common.datasets.columns import slices
 from sb3_genpolicy.common.transitions import Transitions
-from sb3_genpolicy.common.utils import space_items, tree_items
+from sb3_genpolicy.common.utils import on_one_line, space_items, tree_items
 
 #: Space of one number for each row
 NUMBER = spaces.Box(-np.inf, np.inf, (1,), np.float32)
@@ -75,7 +75,7 @@ def check_row_shape(shape: tuple[int, ...], space: spaces.Space, name: str) -> N
     wanted = stored_shape(space)
     # Ones do not count: a column of numbers is (n,) or (n, 1)
     if not shape or (shape[0] and [n for n in shape[1:] if n != 1] != [n for n in wanted if n != 1]):
-        raise ValueError(f"{name} has rows of shape {shape[1:]}, but its space {space} has shape {wanted}.")
+        raise ValueError(f"{name} has rows of shape {shape[1:]}, but its space {on_one_line(space)} has shape {wanted}.")
 
 
 def check_finite(array: np.ndarray, name: str, where: Callable[[int], str]) -> None:
@@ -115,7 +115,7 @@ def check_members(array: np.ndarray, space: spaces.Space, name: str, where: Call
     outside = ((array < low) | (array > high) | (array != np.round(array))).reshape(len(array), -1).any(axis=1)
     if outside.any():
         row = int(np.argmax(outside))
-        raise ValueError(f"{name} has {array[row]} at {where(row)}, which is not in its space {space}.")
+        raise ValueError(f"{name} has {array[row]} at {where(row)}, which is not in its space {on_one_line(space)}.")
 
 
 def check_action_bounds(actions: np.ndarray, space: spaces.Box, name: str, where: Callable[[int], str]) -> None:
@@ -148,9 +148,11 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, la
     """
     parts = [space for _, space in space_items(observation_space, "")]
     if any(isinstance(space, (spaces.Dict, spaces.Tuple)) for space in parts):
-        raise ValueError(f"{label} has nested or tuple observations, {observation_space}: flatten them first.")
+        raise ValueError(f"{label} has nested or tuple observations, {on_one_line(observation_space)}: flatten them first.")
     if not isinstance(action_space, spaces.Box):
-        raise ValueError(f"{label} has actions in {action_space}; only continuous actions (a Box space) can be learnt.")
+        raise ValueError(
+            f"{label} has actions in {on_one_line(action_space)}; only continuous actions (a Box space) can be learnt."
+        )
 
 
 def label_of(data: Transitions) -> str:

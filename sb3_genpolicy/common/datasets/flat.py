@@ -29,7 +29,7 @@ from sb3_genpolicy.common.datasets.columns import PATIENCE, Column, rows_per_chu
 from sb3_genpolicy.common.datasets.flags import Flags, read_flags
 from sb3_genpolicy.common.datasets.names import Columns, Known, infer_action_space, infer_observation_space
 from sb3_genpolicy.common.transitions import Transitions, where
-from sb3_genpolicy.common.utils import space_items, tree_items, tree_of
+from sb3_genpolicy.common.utils import on_one_line, space_items, tree_items, tree_of
 from sb3_genpolicy.generative.checks import did_you_mean
 
 # Observations nearer than this, relatively, follow each other: written twice, they may differ by rounding
@@ -193,7 +193,9 @@ def _read_observations(
 def _tree_of(columns: Any, space: spaces.Space, name: str) -> Any:
     if not isinstance(space, spaces.Dict):
         if isinstance(columns, Mapping):
-            raise ValueError(f"{name} is a dictionary with the keys {', '.join(columns)}, but its space is {space}.")
+            raise ValueError(
+                f"{name} is a dictionary with the keys {', '.join(columns)}, but its space is {on_one_line(space)}."
+            )
         return columns
     if not isinstance(columns, Mapping):
         raise ValueError(f"{name} is one array, but the observation space has the keys {', '.join(space.spaces)}.")

@@ -1,0 +1,63 @@
+"""
+Spaces that a model can act on; SB3 would fail on the others somewhere in its networks, or learn nonsense.
+"""
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+
+from sb3_genpolicy.common.utils import on_one_line, space_items
+
+_SINGLE = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+
+
+def check_model_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    """
+    :param observation_space: of an environment
+    :param action_space: of an environment; others than boxes are not looked at
+    :raises ValueError: if observations cannot be made numbers for a network, or actions cannot be scaled to [-1, 1]
+    """
+    for name, space in space_items(observation_space, "observations"):
+        fault = _fault_of_observations(space)
+        if fault is not None:
+            raise ValueError(f"The space of {name}, {on_one_line(space)}, {fault}.")
+    images = [space for _, space in space_items(observation_space, "") if is_image_space(space)]
+    if len({is_image_space_channels_first(space) for space in images if isinstance(space, spaces.Box)}) > 1:
+        raise ValueError(
+            f"The observations {on_one_line(observation_space)} have images with their channels first "
+            "beside others with their channels last: turn them all the same way."
+        )
+    if isinstance(action_space, spaces.Box):
+        fault = _fault_of_actions(action_space)
+        if fault is not None:
+            raise ValueError(f"The action space {on_one_line(action_space)} {fault}.")
+
+
+def _fault_of_observations(space: spaces.Space) -> str | None:
+    if not isinstance(space, _SINGLE):
+        return "is none that a network takes: flatten it (gymnasium.wrappers.FlattenObservation)"
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) and np.any(np.asarray(space.start) != 0):
+        return "counts from another number than 0: subtract its start from observations"
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim != 1:
+        return "has several dimensions: flatten it to one"
+    return _fault_of_shape(space) if isinstance(space, spaces.Box) else None
+
+
+def _fault_of_actions(space: spaces.Box) -> str | None:
+    if space.dtype.kind != "f":
+        return f"holds numbers of type {space.dtype}: actions are continuous here, give it as a Box of float32"
+    with np.errstate(over="ignore"):
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        width = high - low
+    if not np.isfinite(width).all():
+        return "has bounds that are infinite, or too far apart for float32: actions are scaled between finite ones"
+    if (width <= 0.0).any():
+        where = np.argwhere(width <= 0.0)[0].tolist()
+        return f"leaves no choice at {where}, where its lowest and its highest action are the same: leave that entry out"
+    return _fault_of_shape(space)
+
+
+def _fault_of_shape(space: spaces.Box) -> str | None:
+    return (
+        None if space.shape and 0 not in space.shape else f"has no entries along its shape {space.shape}: give it (1,) or more"
+    )

@@ -1,0 +1,60 @@
+"""
+Checks and defaults of GMPG's options that depend on each other.
+"""
+
+from sb3_genpolicy.generative import KL_ESTIMATORS, KLEstimator, OdeKL
+from sb3_genpolicy.generative.checks import check_choice, check_number
+from sb3_genpolicy.gmpg.losses import GradientEstimator
+
+
+def make_kl_estimator(kl_estimator: str | KLEstimator | None, gradient_estimator: GradientEstimator) -> KLEstimator:
+    """
+    :param kl_estimator: a name, an estimator, or None for the default
+    :param gradient_estimator: how gradients are taken; ``detached`` goes with ``ode`` alone
+    :return: the estimator
+    :raises ValueError: for an unknown name, or one that does not go with the gradient
+    """
+    if kl_estimator is None:
+        kl_estimator = "ode" if gradient_estimator == "detached" else "path"
+    if not isinstance(kl_estimator, KLEstimator):
+        check_choice("kl_estimator", kl_estimator, KL_ESTIMATORS)
+        kl_estimator = KL_ESTIMATORS[kl_estimator]()
+    if gradient_estimator == "detached":
+        if not isinstance(kl_estimator, OdeKL):
+            raise ValueError("gradient_estimator='detached' is the published gradient, which belongs to kl_estimator='ode'.")
+        return OdeKL(kl_estimator.likelihood, detached=True)
+    return kl_estimator
+
+
+def check_n_actions(n_actions: int | None, gradient_estimator: GradientEstimator) -> int:
+    """
+    :param n_actions: actions for every state, None for the default
+    :param gradient_estimator: how gradients are taken
+    :return: how many there are
+    :raises ValueError: for too few
+    """
+    softmax = gradient_estimator == "reinforce_softmax"
+    if n_actions is None:
+        return 10 if softmax else 1
+    check_number("n_actions", n_actions, low=1, whole=True)
+    if softmax and n_actions == 1:
+        raise ValueError("gradient_estimator='reinforce_softmax' compares actions of a state: n_actions must be 2 or more.")
+    return n_actions
+
+
+def check_target_kl(target_kl: float | None, beta: float, gradient_estimator: GradientEstimator) -> float | None:
+    """
+    :param target_kl: divergence that beta is adapted to hold, None for a fixed beta
+    :param beta: where it starts
+    :param gradient_estimator: how gradients are taken
+    :return: the divergence
+    :raises ValueError: if it is no positive number, or cannot be held
+    """
+    if target_kl is None:
+        return None
+    check_number("target_kl", target_kl, low=0.0, low_open=True)
+    if gradient_estimator == "matching":
+        raise ValueError("gradient_estimator='matching' has no KL divergence that target_kl could hold.")
+    if beta == 0.0:
+        raise ValueError("target_kl adapts beta by factors: it must start above 0.")
+    return target_kl
