@@ -148,6 +148,13 @@ class OfflineReplayBuffer(ReplayBuffer):
         return self._streams
 
     @property
+    def n_drawn_from(self) -> int:
+        """
+        :return: number of rows that are drawn from
+        """
+        return self.size() if self._drawn_from is None else len(self._drawn_from)
+
+    @property
     def observations_are_at(self) -> int:
         """
         :return: the address of the rows in memory, which changes when there are others
@@ -291,18 +298,19 @@ class OfflineReplayBuffer(ReplayBuffer):
         """
         return self.draw(batch_size, env)[1]
 
-    def draw(self, batch_size: int, env: VecNormalize | None = None) -> tuple[th.Tensor, Any]:
+    def draw(self, batch_size: int, env: VecNormalize | None = None, part: slice = slice(None)) -> tuple[th.Tensor, Any]:
         """
         :param batch_size: number of rows, drawn with replacement
         :param env: VecNormalize wrapper whose statistics are applied to observations and rewards
-        :return: indices of the rows, (batch_size,), and the rows as :meth:`sample` gives them
+        :param part: which of the rows that are drawn are wanted
+        :return: indices of these rows, and the rows as :meth:`sample` gives them
         """
         if not self.streams:
-            rows = self.draw_rows(batch_size)
+            rows = self.draw_rows(batch_size)[part]
             return rows, self._get_samples(rows, env)
         if self._prefetcher is None:
             self._prefetcher = Prefetcher(self.draw_rows, self._gather_for_device, self._own_generator())
-        rows, batch = self._prefetcher.next(batch_size)
+        rows, batch = self._prefetcher.next(batch_size, part)
         return rows, self._as_samples(batch, env)
 
     def draw_rows(self, batch_size: int) -> th.Tensor:
@@ -310,8 +318,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param batch_size: number of rows, drawn with replacement
         :return: their indices, (batch_size,)
         """
-        n_rows = self.size() if self._drawn_from is None else len(self._drawn_from)
-        drawn = th.randint(0, n_rows, (batch_size,), device=self.rows_device, generator=self.generator)
+        drawn = th.randint(0, self.n_drawn_from, (batch_size,), device=self.rows_device, generator=self.generator)
         return drawn if self._drawn_from is None else self._drawn_from[drawn]
 
     def _own_generator(self) -> th.Generator:
@@ -351,7 +358,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         :return: iterator over the observations of the rows that are drawn from, some at a time, on the rows' device; of rows
             on a disk, over enough of them, evenly spaced, to know their mean and spread
         """
-        n_rows = self.size() if self._drawn_from is None else len(self._drawn_from)
+        n_rows = self.n_drawn_from
         step = max(1, n_rows // _SAMPLED_ROWS) if self.streams else 1
         rows = th.arange(0, n_rows, step, device=self.rows_device)
         rows = rows if self._drawn_from is None else self._drawn_from[rows]

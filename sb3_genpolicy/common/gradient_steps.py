@@ -12,6 +12,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from sb3_genpolicy.common.averages import follow
+from sb3_genpolicy.common.data_parallel import processes, world_size
+from sb3_genpolicy.common.data_parallel_checks import begin_together, check_together, layer_obstacle
 from sb3_genpolicy.common.guards import check_finite
 from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.precision import PRECISIONS, Precision, autocast, matmul_precision
@@ -23,6 +25,7 @@ from sb3_genpolicy.common.recorded_update import (
     on_side_stream,
     set_learning_rate,
 )
+from sb3_genpolicy.common.utils import attributes
 from sb3_genpolicy.generative.checks import check_choice
 
 #: Optimizers that treat every entry by itself, so that one step of a stack of models is a step of each
@@ -113,19 +116,22 @@ class GradientSteps(OfflineAlgorithm):
         """
 
     def _update(self, batch_size: int) -> None:
-        rows, batch = self.replay_buffer.draw(batch_size, env=self._vec_normalize_env)
-        with autocast(self.precision, self.device):
+        together = processes()
+        rows, batch = self.replay_buffer.draw(batch_size, self._vec_normalize_env, together.part(batch_size))
+        with autocast(self.precision, self.device), attributes(self, generator=together.source(self.generator)):
             objective = self._objective(rows, batch)
         self._descend(objective)
 
     def _descend(self, objective: Objective) -> None:
         """A step of the networks that the objective is of, and of those that follow them."""
-        self._guard(objective.losses, objective.means)
         optimizers = self._optimizers(objective.trains_critics)
         for optimizer in optimizers:
             clear_gradients(optimizer)
         # Losses share no parameters, so that one pass gives the gradients of all
         th.autograd.backward(list(objective.losses.values()))
+        # Where several processes train, those of the joint batch
+        objective = processes().average(objective, optimizers)
+        self._guard(objective.losses, objective.means)
         means = self._before_step(objective)
         for optimizer in optimizers:
             optimizer.step()
@@ -201,6 +207,19 @@ class GradientSteps(OfflineAlgorithm):
                 return f"its optimizer is {type(optimizer).__name__}. Take one of {names}"
         return None
 
+    # In several processes
+
+    def _data_parallel_obstacle(self) -> str | None:
+        """
+        :return: why several processes cannot train a model like this one together, and what could be done; None if they may
+        """
+        if not self.actor.model.coupling.independent:
+            return (
+                f"{type(self.actor.model.coupling).__name__} pairs noise with the actions of a whole batch. "
+                "Take coupling='independent'"
+            )
+        return layer_obstacle(self.policy)
+
     # Recording
 
     def _capture_obstacle(self) -> str | None:
@@ -209,6 +228,8 @@ class GradientSteps(OfflineAlgorithm):
         """
         if self.device.type != "cuda":
             return f"the model is on the device '{self.device}', and CUDA graphs are of CUDA devices"
+        if world_size() > 1:
+            return f"{world_size()} processes train the model together"
         if self.replay_buffer.streams:
             return "the dataset does not fit on the GPU, so that batches come from outside"
         if self._vec_normalize_env is not None:
@@ -233,6 +254,7 @@ class GradientSteps(OfflineAlgorithm):
         """
         cf `BaseAlgorithm`.
         """
+        check_together(self)
         prepared = super()._setup_learn(*args, **kwargs)
         self._forget_recording()
         obstacle = self._capture_obstacle() if self.capture else "it was not asked for"
@@ -245,6 +267,7 @@ class GradientSteps(OfflineAlgorithm):
                 make_recordable(optimizer, self.device)
             else:
                 make_ordinary(optimizer)
+        begin_together(self)
         return prepared
 
     def _update_by_recording(self, batch_size: int) -> None:

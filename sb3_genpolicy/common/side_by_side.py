@@ -11,8 +11,9 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.gradient_steps import GradientSteps
-from sb3_genpolicy.common.model_batch import ModelBatch, attributes
+from sb3_genpolicy.common.model_batch import ModelBatch
 from sb3_genpolicy.common.side_by_side_checks import check_models, name_of, share_dataset
+from sb3_genpolicy.common.utils import attributes
 from sb3_genpolicy.generative.checks import named_arguments
 
 Algorithm = TypeVar("Algorithm", bound=GradientSteps)
