@@ -3,6 +3,7 @@ What the processes of a data-parallel training do, as a user's script would, sta
 ``python -m tests.data_parallel_runs <run> <folder>``. Every process writes what it came to into the folder.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -19,7 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_genpolicy import GMPG, GMPO, HeldOutEpisodes, OfflineEvalCallback, data_parallel, learn_side_by_side, load_dataset
 from sb3_genpolicy.common import offline_algorithm
-from sb3_genpolicy.common.data_parallel import processes, world_size
+from sb3_genpolicy.common.data_parallel import SeveralProcesses, processes, world_size
 from sb3_genpolicy.common.envs import SpacesVecEnv
 from sb3_genpolicy.generative import ConditionalMLP, Likelihood, OdeKL, Sampler
 from tests import tiny_envs  # noqa: F401
@@ -149,7 +150,7 @@ def logs_once(folder):
     evaluation = OfflineEvalCallback(
         DummyVecEnv([lambda: gym.make("Tiny-v0")]), eval_freq=4, n_eval_episodes=1, log_path=str(folder / "evaluated")
     )
-    model = make(verbose=1, tensorboard_log=str(folder / "board"))
+    model = make(verbose=1, capture=True, tensorboard_log=str(folder / "board"))
     model.learn(10, [watch, CheckpointCallback(5, str(folder / "checkpoints")), evaluation], log_interval=5, progress_bar=True)
     rank = processes().rank
     model.save(folder / "saved" / f"by_{rank}")
@@ -263,6 +264,25 @@ def everything(folder):
         run(folder)
 
 
+# On GPUs
+
+ON_GPUS = ("advantage", "softmax, sde", "clipped", "reinforce")
+
+
+def trains_on_gpus(folder):
+    """A process with the only GPU makes the calls of several, of a group of one."""
+    module, alone = importlib.import_module("sb3_genpolicy.common.data_parallel"), world_size() == 1
+    if alone:
+        own = th.device("cuda", 0)
+        th.distributed.init_process_group("cpu:gloo,cuda:nccl", device_id=own)
+        vars(module)["_processes"] = SeveralProcesses()
+    for case in ON_GPUS:
+        model = make(case, device=th.device("cuda", th.cuda.current_device())).learn(STEPS, Watch("watch"))
+        keep(folder, case, {name: tensor.cpu() for name, tensor in model.policy.state_dict().items()})
+    if alone:
+        th.distributed.destroy_process_group()
+
+
 # What ends by itself
 
 
@@ -284,7 +304,7 @@ def dies(folder):
 
 if __name__ == "__main__":
     th.set_num_threads(1)
-    with data_parallel("cpu") as device:
+    with data_parallel("cuda" if sys.argv[1] == "trains_on_gpus" else "cpu") as device:
         globals()[sys.argv[1]](Path(sys.argv[2]))
     assert world_size() == 1 and not th.distributed.is_initialized()
     print(json.dumps(dict(device=str(device), rank=os.environ.get("RANK"))))

@@ -110,6 +110,7 @@ def test_the_first_process_alone_logs_evaluates_and_saves(ran):
     assert sorted(os.listdir(folder / "checkpoints")) == ["rl_model_10_steps.zip", "rl_model_5_steps.zip"]
     assert os.listdir(folder / "board") == ["GMPO_1"] and len(os.listdir(folder / "board" / "GMPO_1")) == 1
     assert said.count("Using cpu device") == said.count("| time/               ") // 2 == said.count("n_updates") // 2 == 1
+    assert said.count("step by step, not recorded (capture=True): 2 processes train the model together.") == 1
     assert os.listdir(folder / "evaluated") == ["evaluations.npz"]
     assert sorted(json.loads(line)["rank"] for line in said.splitlines() if line.startswith("{")) == ["0", "1"]
 

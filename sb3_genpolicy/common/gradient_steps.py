@@ -226,10 +226,10 @@ class GradientSteps(OfflineAlgorithm):
         """
         :return: why an update cannot be recorded, None if it may
         """
-        if self.device.type != "cuda":
-            return f"the model is on the device '{self.device}', and CUDA graphs are of CUDA devices"
         if world_size() > 1:
             return f"{world_size()} processes train the model together"
+        if self.device.type != "cuda":
+            return f"the model is on the device '{self.device}', and CUDA graphs are of CUDA devices"
         if self.replay_buffer.streams:
             return "the dataset does not fit on the GPU, so that batches come from outside"
         if self._vec_normalize_env is not None:
