@@ -172,11 +172,18 @@ def test_a_recorded_model_saves_and_goes_on(arrays, tmp_path):
     assert on_cpu.num_timesteps == 12
 
 
-def test_a_recorded_run_that_diverges_stops(arrays):
-    model = train(GMPO, arrays, 10, capture=True)
+@pytest.mark.parametrize("capture", [True, False])
+def test_a_run_that_diverges_stops_with_the_last_good_parameters(arrays, capture):
+    model = train(GMPO, arrays, 10, capture)
+    before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
     model.replay_buffer._store.rewards.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="critic_loss = nan"):
+    with pytest.raises(
+        FloatingPointError, match="in gradient step 11, critic_loss = nan.* the steps since then changed nothing"
+    ):
         model.train(150, 32)
+    assert model._n_updates == 100
+    for name, tensor in model.policy.state_dict().items():
+        assert th.equal(tensor, before[name]), name
 
 
 def test_what_cannot_be_recorded_trains_call_by_call_and_says_why(arrays, capsys):

@@ -9,6 +9,10 @@ from types import MappingProxyType
 import torch as th
 
 _KEPT = "The parameters are those before this step, which are finite: `model.save(...)` keeps them."
+_KEPT_SINCE = (
+    "The parameters are those before that step, which are finite, and the steps since then changed nothing: `model.save(...)` "
+    "keeps them."
+)
 _LOST = "Looks are rare on a GPU, where each waits for it, and the parameters may not be finite any more: load a checkpoint."
 
 
@@ -33,8 +37,78 @@ def check_finite(
     values = {name: term.item() for name, term in {**terms, **others}.items()}
     if all(math.isfinite(values[name]) for name in terms):
         return
+    raise _diverged(step, values, _KEPT if every_step else _LOST)
+
+
+def _diverged(step: int, values: Mapping[str, float], parameters: str) -> FloatingPointError:
     broken = ", ".join(f"{name} = {value:g}" for name, value in values.items() if not math.isfinite(value))
-    raise FloatingPointError(
-        f"Training diverged: in gradient step {step}, {broken}. {_KEPT if every_step else _LOST} Lower the learning rate or "
-        "beta, clip gradients (max_grad_norm), or look for extreme rewards and observations in the data."
+    return FloatingPointError(
+        f"Training diverged: in gradient step {step}, {broken}. {parameters} Lower the learning rate or beta, clip gradients "
+        "(max_grad_norm), or look for extreme rewards and observations in the data."
     )
+
+
+class Keeper:
+    """
+    Keeps the parameters as they were before the first number that is not finite, where a look at every step would make each
+    wait for the device. Everything is noted on the device, also by a recorded update.
+
+    Torch's fused optimizers change neither parameters nor moments nor their count of steps where they are told of a number
+    that is not finite: by ``found_inf``, which :class:`torch.amp.GradScaler` gives them.
+
+    :param device: where the numbers are
+    """
+
+    def __init__(self, device: th.device):
+        #: 1 from the first step on that had a number that is not finite
+        self.found = th.zeros((), device=device)
+        self._step, self._found_at = (th.zeros((), dtype=th.int64, device=device) for _ in range(2))
+        # Of that step, by the names that were noted together
+        self._numbers: dict[tuple[str, ...], th.Tensor] = {}
+
+    def begin(self, step: int) -> None:
+        """
+        :param step: number of the gradient step that begins
+        """
+        self._step.fill_(step)
+
+    def note(self, terms: Mapping[str, th.Tensor], others: Mapping[str, th.Tensor]) -> None:
+        """
+        :param terms: scalars by name, of which none may be NaN or infinite
+        :param others: what else to name in the message if it is one of these
+        """
+        numbers = th.stack([number.detach().float() for number in (*terms.values(), *others.values())])
+        broken = 1.0 - numbers[: len(terms)].isfinite().all().float()
+        is_first = broken > self.found
+        for noted, now in ((self._noted((*terms, *others)), numbers), (self._found_at, self._step)):
+            noted.copy_(th.where(is_first, now, noted))
+        self.found.copy_(th.maximum(self.found, broken))
+
+    def _noted(self, names: tuple[str, ...]) -> th.Tensor:
+        if names not in self._numbers:
+            self._numbers[names] = th.zeros(len(names), device=self.found.device)
+        return self._numbers[names]
+
+    def unless_found(self, change: float | th.Tensor) -> th.Tensor:
+        """
+        :param change: by how much, or at which rate, something is about to change
+        :return: that, or zero where it is to stay as it was
+        """
+        if isinstance(change, th.Tensor):
+            # No product: it may itself be no number
+            return th.where(self.found > 0.0, th.zeros_like(change), change)
+        return (1.0 - self.found) * change
+
+    def check(self) -> None:
+        """
+        Costs one wait for the device.
+
+        :raises FloatingPointError: if a number was not finite, with the first step that had one, and all that were
+        """
+        if self.found.item():
+            values = {
+                name: value
+                for names, numbers in self._numbers.items()
+                for name, value in zip(names, numbers.tolist(), strict=True)
+            }
+            raise _diverged(int(self._found_at), values, _KEPT_SINCE)

@@ -77,6 +77,8 @@ def _prepare(model: GradientSteps, arguments: tuple[Any, ...]) -> tuple[int, Bas
     """As every ``learn`` begins, but that updates are not recorded."""
     with attributes(model, capture=False):
         prepared = model._setup_learn(*arguments)
+    # Their optimizers become others
+    model._keep_parameters(False)
     if model.capture:
         model.logger.warn("Updates are made step by step, not recorded (capture=True): models are trained side by side.")
     return prepared

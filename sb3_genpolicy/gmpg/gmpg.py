@@ -222,7 +222,8 @@ class GMPG(PretrainingAlgorithm):
         self._guard(dict(gradient_norm=norm), objective.means)
         if self.target_kl is not None and objective.kl is not None:
             # Beta grows while the policy may still move away, and falls where it went too far
-            self.log_beta += _LOG_BETA_RATE * (1.0 - objective.kl.detach() / self.target_kl).clamp(-1.0, 1.0)
+            change = _LOG_BETA_RATE * (1.0 - objective.kl.detach() / self.target_kl).clamp(-1.0, 1.0)
+            self.log_beta += self._unless_broken(change)
         return dict(gradient_norm=norm)
 
     def policy_loss(self, batch: Any) -> PolicyLoss:
