@@ -23,6 +23,7 @@ from sb3_genpolicy.common import offline_algorithm
 from sb3_genpolicy.common.data_parallel import SeveralProcesses, processes, world_size
 from sb3_genpolicy.common.envs import SpacesVecEnv
 from sb3_genpolicy.generative import ConditionalMLP, Likelihood, OdeKL, Sampler
+from sb3_genpolicy.gmpo.gmpo import effective_sample_size
 from tests import tiny_envs  # noqa: F401
 from tests.conftest import SMALL, make_arrays
 
@@ -114,7 +115,7 @@ def goes_on(folder):
         model = make(case).learn(STEPS, CheckpointCallback(6, str(folder / case)))
         keep(folder, f"whole {case}", everything_of(model))
         th.distributed.barrier()
-        resumed = type(model).load(folder / case / "rl_model_6_steps.zip", device="cpu")
+        resumed = type(model).load(folder / case / "rl_model_6_steps.zip", device="cpu", verbose=1)
         resumed.learn(STEPS - 6, reset_num_timesteps=False, dataset=ARRAYS)
         keep(folder, f"resumed {case}", everything_of(resumed))
 
@@ -130,6 +131,8 @@ class Watch(BaseCallback):
     def _on_step(self):
         self.steps.append(self.num_timesteps)
         assert self.locals["self"] is self.model
+        # Whatever it computes for itself, the others do not wait for
+        assert abs(effective_sample_size(th.arange(3.0)) - 0.6) < 1e-6
         if self.num_timesteps == self.break_at:
             raise KeyError("the callback's own error")
         return self.num_timesteps != self.stop_at
@@ -287,7 +290,7 @@ def trains_on_gpus(folder):
 
 
 def breaks(folder):
-    """An error in the first one's callback that nobody catches."""
+    """An error in the first one's callback that nobody catches, in a process group of the user's."""
     make().learn(STEPS, Watch("break", break_at=3))
 
 
@@ -304,6 +307,8 @@ def dies(folder):
 
 if __name__ == "__main__":
     th.set_num_threads(1)
+    if sys.argv[1] == "breaks":
+        th.distributed.init_process_group("gloo")
     with data_parallel("cuda" if sys.argv[1] == "trains_on_gpus" else "cpu") as device:
         globals()[sys.argv[1]](Path(sys.argv[2]))
     assert world_size() == 1 and not th.distributed.is_initialized()

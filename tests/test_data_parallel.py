@@ -5,6 +5,7 @@ One model in several processes is the one that a process alone makes of the join
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -29,14 +30,22 @@ def environment(**more):
 
 
 def start(*arguments, **more):
-    return subprocess.run(
+    """A process and those that it starts, which end with it."""
+    started = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=Path(__file__).parent.parent,
         env=environment(**more),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=150,
+        start_new_session=True,
     )
+    try:
+        out, errors = started.communicate(timeout=150)
+    except subprocess.TimeoutExpired:
+        os.killpg(started.pid, signal.SIGKILL)
+        raise
+    return subprocess.CompletedProcess(arguments, started.returncode, out, errors)
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +119,8 @@ def test_the_first_process_alone_logs_evaluates_and_saves(ran):
     assert sorted(os.listdir(folder / "checkpoints")) == ["rl_model_10_steps.zip", "rl_model_5_steps.zip"]
     assert os.listdir(folder / "board") == ["GMPO_1"] and len(os.listdir(folder / "board" / "GMPO_1")) == 1
     assert said.count("Using cpu device") == said.count("| time/               ") // 2 == said.count("n_updates") // 2 == 1
+    # Of the models that go on in another test, too
+    assert said.count("Dataset without a name: 26 steps") == 3
     assert said.count("step by step, not recorded (capture=True): 2 processes train the model together.") == 1
     assert os.listdir(folder / "evaluated") == ["evaluations.npz"]
     assert sorted(json.loads(line)["rank"] for line in said.splitlines() if line.startswith("{")) == ["0", "1"]
@@ -177,6 +188,7 @@ def test_what_cannot_be_is_answered_with_a_sentence_in_all_processes(ran, case):
 
 
 def test_an_error_in_one_process_ends_torchrun(tmp_path):
+    """Also in a process group that the script has made."""
     finished = start(*TORCHRUN, *RUN, "breaks", str(tmp_path))
     assert finished.returncode == 1
     assert 'KeyError: "the callback\'s own error"' in finished.stderr
@@ -210,6 +222,16 @@ def test_without_torchrun_there_is_one_process_and_nothing_changes():
         assert device == th.device("cpu") and world_size() == 1 and not th.distributed.is_initialized()
         model = runs.make(device=device, capture=True).learn(5)
     assert_close(runs.everything_of(model), runs.everything_of(runs.make().learn(5)), rtol=0.0, atol=0.0)
+
+
+def test_a_process_group_that_is_there_stays():
+    th.distributed.init_process_group("gloo", store=th.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        with data_parallel("cpu"):
+            assert world_size() == 1
+        assert th.distributed.is_initialized()
+    finally:
+        th.distributed.destroy_process_group()
 
 
 def test_options_are_checked():

@@ -9,7 +9,7 @@ mean is computed from means over the joint batch (:func:`batch_mean`).
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,12 @@ import torch.distributed as dist
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from torch.optim import Optimizer
 
+from sb3_genpolicy.common.utils import attributes
 from sb3_genpolicy.generative.checks import check_choice, check_number, named_arguments
-from sb3_genpolicy.generative.draws import Share, Source
+from sb3_genpolicy.generative.draws import Share
 
 if TYPE_CHECKING:
-    from sb3_genpolicy.common.gradient_steps import Objective
+    from sb3_genpolicy.common.gradient_steps import GradientSteps, Objective
 
 # What the first process tells the others after a step
 _STOP, _GO_ON, _FAILED = range(3)
@@ -49,17 +50,17 @@ class OneProcess:
         """
         return slice(None)
 
-    def source(self, generator: th.Generator) -> Source:
+    def sharing(self, model: "GradientSteps") -> AbstractContextManager[None]:
         """
-        :param generator: random state that all processes have
-        :return: where this process's random numbers come from
+        :param model: a model whose objective is about to be computed, of this process's rows
+        :return: context in which random numbers and means are those of the joint batch
         """
-        return generator
+        return nullcontext()
 
     def mean(self, values: th.Tensor) -> th.Tensor:
         """
         :param values: (..., rows of this process)
-        :return: their mean over all rows of the batch, without gradient, (...)
+        :return: their mean over all rows of the batch, without gradient, (...); where no batch is shared, over these
         """
         return values.detach().mean(dim=-1)
 
@@ -86,6 +87,7 @@ class SeveralProcesses(OneProcess):
 
     def __init__(self) -> None:
         self.size, self.rank = dist.get_world_size(), dist.get_rank()
+        self._is_sharing = False
 
     def part(self, batch_size: int) -> slice:
         n_rows, left = divmod(batch_size, self.size)
@@ -96,11 +98,15 @@ class SeveralProcesses(OneProcess):
             )
         return slice(self.rank * n_rows, (self.rank + 1) * n_rows)
 
-    def source(self, generator: th.Generator) -> Source:
-        return Share(generator, self.rank, self.size)
+    @contextmanager
+    def sharing(self, model: "GradientSteps") -> Iterator[None]:
+        with attributes(model, generator=Share(model.generator, self.rank, self.size)), attributes(self, _is_sharing=True):
+            yield
 
     def mean(self, values: th.Tensor) -> th.Tensor:
-        return self._averaged(super().mean(values))
+        mine = super().mean(values)
+        # A callback may ask, too, in one process alone
+        return self._averaged(mine) if self._is_sharing else mine
 
     def average(self, objective: "Objective", optimizers: Sequence[Optimizer]) -> "Objective":
         parameters = [

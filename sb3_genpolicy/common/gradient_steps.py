@@ -25,7 +25,6 @@ from sb3_genpolicy.common.recorded_update import (
     on_side_stream,
     set_learning_rate,
 )
-from sb3_genpolicy.common.utils import attributes
 from sb3_genpolicy.generative.checks import check_choice
 
 #: Optimizers that treat every entry by itself, so that one step of a stack of models is a step of each
@@ -123,7 +122,7 @@ class GradientSteps(OfflineAlgorithm):
     def _update(self, batch_size: int) -> None:
         together = processes()
         rows, batch = self.replay_buffer.draw(batch_size, self._vec_normalize_env, together.part(batch_size))
-        with autocast(self.precision, self.device), attributes(self, generator=together.source(self.generator)):
+        with autocast(self.precision, self.device), together.sharing(self):
             objective = self._objective(rows, batch)
         self._descend(objective)
 
