@@ -109,17 +109,14 @@ class SeveralProcesses(OneProcess):
         return self._averaged(mine) if self._is_sharing else mine
 
     def average(self, objective: "Objective", optimizers: Sequence[Optimizer]) -> "Objective":
-        parameters = [
-            parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]
-        ]
-        parameters = [parameter for parameter in parameters if parameter.grad is not None]
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        parameters = [parameter for group in groups for parameter in group["params"] if parameter.grad is not None]
         scalars = [*objective.losses.values(), *objective.means.values()]
         scalars += [] if objective.kl is None else [objective.kl]
         tensors = [*(parameter.grad for parameter in parameters), *(scalar.detach() for scalar in scalars)]
         # At once: what several small messages cost is mostly the wait for each
-        parts = self._averaged(th.cat([tensor.reshape(-1) for tensor in tensors])).split(
-            [tensor.numel() for tensor in tensors]
-        )
+        joint = self._averaged(th.cat([tensor.reshape(-1) for tensor in tensors]))
+        parts = joint.split([tensor.numel() for tensor in tensors])
         averaged = iter([part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)])
         for parameter in parameters:
             parameter.grad = next(averaged)
