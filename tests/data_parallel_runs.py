@@ -21,6 +21,7 @@ from sb3_genpolicy import GMPG, GMPO, HeldOutEpisodes, OfflineEvalCallback, data
 from sb3_genpolicy.common import offline_algorithm
 from sb3_genpolicy.common.data_parallel import SeveralProcesses, processes, world_size
 from sb3_genpolicy.common.envs import SpacesVecEnv
+from sb3_genpolicy.common.utils import attributes
 from sb3_genpolicy.generative import ConditionalMLP, Likelihood, OdeKL, Sampler
 from sb3_genpolicy.gmpo.gmpo import effective_sample_size
 from tests import tiny_envs  # noqa: F401
@@ -273,14 +274,14 @@ ON_GPUS = ("advantage", "softmax, sde", "clipped", "reinforce")
 
 def trains_on_gpus(folder):
     """A process with the only GPU makes the calls of several, of a group of one."""
-    module, alone = importlib.import_module("sb3_genpolicy.common.data_parallel"), world_size() == 1
+    device, alone = th.device("cuda", th.cuda.current_device()), world_size() == 1
     if alone:
-        own = th.device("cuda", 0)
-        th.distributed.init_process_group("cpu:gloo,cuda:nccl", device_id=own)
-        vars(module)["_processes"] = SeveralProcesses()
-    for case in ON_GPUS:
-        model = make(case, device=th.device("cuda", th.cuda.current_device())).learn(STEPS, Watch("watch"))
-        keep(folder, case, {name: tensor.cpu() for name, tensor in model.policy.state_dict().items()})
+        th.distributed.init_process_group("cpu:gloo,cuda:nccl", device_id=device)
+    module = importlib.import_module("sb3_genpolicy.common.data_parallel")
+    with attributes(module, _processes=SeveralProcesses()):
+        for case in ON_GPUS:
+            model = make(case, device=device).learn(STEPS, Watch("watch"))
+            keep(folder, case, {name: tensor.cpu() for name, tensor in model.policy.state_dict().items()})
     if alone:
         th.distributed.destroy_process_group()
 
