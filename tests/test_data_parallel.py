@@ -4,7 +4,6 @@ One model in several processes is the one that a process alone makes of the join
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -29,7 +28,6 @@ def environment(**more):
 
 
 def start(*arguments, **more):
-    """A process and those that it starts, which end with it."""
     started = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=Path(__file__).parent.parent,
@@ -37,12 +35,13 @@ def start(*arguments, **more):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     )
     try:
         out, errors = started.communicate(timeout=150)
     except subprocess.TimeoutExpired:
-        os.killpg(started.pid, signal.SIGKILL)
+        # Told so, and not killed, torchrun ends those that it has started
+        started.terminate()
+        started.communicate(timeout=60)
         raise
     return subprocess.CompletedProcess(arguments, started.returncode, out, errors)
 
