@@ -20,6 +20,7 @@ def main() -> None:
     evaluation_env = make_offline_env("pendulum-mixed")
 
     def score() -> float:
+        assert model.reference_scores is not None
         mean, _ = evaluate_policy(model, evaluation_env, args.episodes, deterministic=False)
         return float(normalized_score(mean, model.reference_scores))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sb3_genpolicy.common.callbacks import OfflineEvalCallback
+    from sb3_genpolicy.common.data_parallel import data_parallel
     from sb3_genpolicy.common.dataset_info import dataset_info
     from sb3_genpolicy.common.datasets import load_dataset
     from sb3_genpolicy.common.envs import make_offline_env
@@ -34,6 +35,7 @@ __all__ = [
     "ReturnRange",
     "Transitions",
     "__version__",
+    "data_parallel",
     "dataset_info",
     "last_checkpoint",
     "learn_side_by_side",
@@ -56,6 +58,7 @@ _MODULES = {
     "RescaleActions": "common.transforms",
     "ReturnRange": "common.rewards",
     "Transitions": "common.transitions",
+    "data_parallel": "common.data_parallel",
     "dataset_info": "common.dataset_info",
     "last_checkpoint": "common.whole_files",
     "learn_side_by_side": "common.side_by_side",

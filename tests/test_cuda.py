@@ -2,6 +2,9 @@
 The same on a GPU, where there is one.
 """
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch as th
@@ -12,6 +15,7 @@ from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.model_batch import ModelBatch
 from sb3_genpolicy.common.rewards import AffineReward
 from sb3_genpolicy.generative import SOLVERS, Likelihood, Sampler
+from tests import data_parallel_runs
 from tests.conftest import SMALL
 from tests.data_formats import flat_columns, make_episodes, write_npz
 
@@ -168,11 +172,18 @@ def test_a_recorded_model_saves_and_goes_on(arrays, tmp_path):
     assert on_cpu.num_timesteps == 12
 
 
-def test_a_recorded_run_that_diverges_stops(arrays):
-    model = train(GMPO, arrays, 10, capture=True)
+@pytest.mark.parametrize("capture", [True, False])
+def test_a_run_that_diverges_stops_with_the_last_good_parameters(arrays, capture):
+    model = train(GMPO, arrays, 10, capture)
+    before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
     model.replay_buffer._store.rewards.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="critic_loss = nan"):
+    with pytest.raises(
+        FloatingPointError, match="in gradient step 11, critic_loss = nan.* the steps since then changed nothing"
+    ):
         model.train(150, 32)
+    assert model._n_updates == 100
+    for name, tensor in model.policy.state_dict().items():
+        assert th.equal(tensor, before[name]), name
 
 
 def test_what_cannot_be_recorded_trains_call_by_call_and_says_why(arrays, capsys):
@@ -212,3 +223,21 @@ def test_a_step_of_several_models_waits_for_nothing(arrays, algorithm):
     finally:
         th.cuda.set_sync_debug_mode("default")
     batch.release()
+
+
+# One model in several processes
+
+
+def test_processes_with_a_gpu_each_make_the_model_of_one(tmp_path):
+    """Two of them where there are two GPUs; else one that makes the calls of several."""
+    n_processes = min(th.cuda.device_count(), 2)
+    started = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)]
+    ran = ["-m", "tests.data_parallel_runs", "trains_on_gpus", str(tmp_path)]
+    finished = subprocess.run([sys.executable, *started, *ran], capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    for case in data_parallel_runs.ON_GPUS:
+        expected = data_parallel_runs.make(case, device="cuda").learn(data_parallel_runs.STEPS).policy.state_dict()
+        first, *others = (th.load(tmp_path / f"{case}.{rank}.pt") for rank in range(n_processes))
+        for name, tensor in expected.items():
+            th.testing.assert_close(first[name], tensor.cpu(), rtol=1e-3, atol=1e-4, msg=f"{case}: {name}")
+            assert all(th.equal(other[name], first[name]) for other in others)

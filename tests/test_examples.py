@@ -19,6 +19,7 @@ SHORT = {
     "minari_dataset.py": ["--dataset", "pendulum-mixed", "--steps", "20", "--episodes", "1"],
     "record_dataset.py": ["--online-steps", "210", "--steps", "850", "--gradient-steps", "5", "--folder", "out"],
     "sb3_replay_buffer.py": ["--online-steps", "210", "--steps", "20"],
+    "several_processes.py": ["--steps", "20"],
     "callbacks_and_tensorboard.py": ["--steps", "20", "--folder", "out"],
 }
 
@@ -47,5 +48,7 @@ def test_example_runs(name, tmp_path):
         assert (tmp_path / "out" / "sac.png").stat().st_size > 10_000
     if name == "own_arrays.py":
         assert finished.stdout.count("heat with") == 3
+    if name == "several_processes.py":
+        assert (tmp_path / "gmpo_several_processes.zip").exists()
     if name == "minari_dataset.py":
         assert "normalised score" in finished.stdout

@@ -14,7 +14,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import polyak_update
 from torch import nn
 
-from sb3_genpolicy import GMPG, GMPO
+from sb3_genpolicy import GMPG, GMPO, learn_side_by_side
 from sb3_genpolicy.common import gradient_steps, precision
 from sb3_genpolicy.common.averages import follow
 from sb3_genpolicy.common.device_means import DeviceMeans
@@ -338,3 +338,162 @@ def test_a_gradient_whose_norm_overflows_is_finite():
     parameter.grad[1] = np.inf
     with pytest.raises(FloatingPointError, match="the gradient of actor is not finite"):
         check_gradients(1, dict(actor=th.optim.SGD([parameter], lr=0.0)))
+
+
+# Numbers that are not finite
+
+SECOND = dict(pretraining_steps=2)
+GUARDED = {
+    "advantage": (GMPO, {}, "actor_loss"),
+    "advantage, first phase": (GMPO, dict(pretraining_steps=20), "value_loss"),
+    "softmax": (GMPO, dict(weighting="softmax", n_actions=3, **SECOND), "actor_loss"),
+    "policy gradient, first phase": (GMPG, dict(pretraining_steps=20), "matching_loss"),
+    "target_kl": (GMPG, dict(target_kl=0.1, **SECOND), "policy_loss"),
+    "discrete": (GMPG, dict(kl_estimator="discrete", **SECOND), "policy_loss"),
+    "reinforce": (GMPG, dict(gradient_estimator="reinforce", **SECOND), "policy_loss"),
+    "reinforce_softmax": (GMPG, dict(gradient_estimator="reinforce_softmax", n_actions=2, **SECOND), "policy_loss"),
+    "matching": (GMPG, dict(gradient_estimator="matching", **SECOND), "policy_loss"),
+    "detached": (GMPG, dict(gradient_estimator="detached", **SECOND), "policy_loss"),
+}
+GOOD_STEPS = 5
+
+
+def guarded(case, arrays, broken=None, **more):
+    """A model; from update ``GOOD_STEPS`` on it has a loss that is no number, or a gradient, and so has the KL divergence."""
+    algorithm, options, term = GUARDED[case]
+    options = dict(policy_kwargs=SMALL, seed=0, batch_size=8) | options | more
+    model = algorithm("FlowPolicy", dataset=arrays, **options)
+    plain = model._objective
+
+    def objective(rows, batch):
+        result = plain(rows, batch)
+        # Afterwards numbers are finite again
+        if broken == "loss" and model._n_updates == GOOD_STEPS:
+            losses = {**result.losses, term: result.losses[term] * th.nan}
+            return result._replace(losses=losses, kl=None if result.kl is None else result.kl * th.nan)
+        if broken == "gradient" and model._n_updates == GOOD_STEPS:
+            result.losses[term].register_hook(lambda gradient: gradient * th.inf)
+        return result
+
+    model._objective = objective
+    return model
+
+
+def everything_of(model):
+    optimizers = [
+        (number, *pair) for number, optimizer in enumerate(model._optimizers(True)) for pair in optimizer.state.items()
+    ]
+    moments = {(n, k, name): value for k, (n, _, state) in enumerate(optimizers) for name, value in state.items()}
+    return {**model.policy.state_dict(), **moments, "log_beta": th.as_tensor(getattr(model, "log_beta", 0.0))}
+
+
+def assert_the_same(mine, expected):
+    mine, expected = everything_of(mine), everything_of(expected)
+    assert mine.keys() == expected.keys()
+    for name in expected:
+        th.testing.assert_close(mine[name], expected[name], rtol=1e-4, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.fixture
+def rare_looks(monkeypatch):
+    """As on a GPU."""
+    monkeypatch.setattr(gradient_steps.GradientSteps, "_looks_at_every_step", False)
+
+
+@pytest.mark.parametrize("case", GUARDED)
+def test_a_loss_that_is_not_finite_leaves_the_model_as_it_was(arrays, case):
+    model = guarded(case, arrays, "loss")
+    match = rf"in gradient step 6, {GUARDED[case][2]} = nan.* The parameters are those before this step"
+    with pytest.raises(FloatingPointError, match=match):
+        model.learn(20)
+    assert model.num_timesteps == GOOD_STEPS
+    assert_the_same(model, guarded(case, arrays).learn(GOOD_STEPS))
+
+
+@pytest.mark.parametrize("case", GUARDED)
+def test_where_looks_are_rare_nothing_changes_from_the_first_such_loss_on(arrays, case, rare_looks):
+    """Networks, averages, moments, counts of steps and beta, at the end of a training that went on for a while."""
+    model = guarded(case, arrays, "loss")
+    match = rf"in gradient step 6, {GUARDED[case][2]} = nan.* those before that step, .* the steps since then changed nothing"
+    with pytest.raises(FloatingPointError, match=match):
+        model.learn(12)
+    assert model.num_timesteps == 11
+    assert_the_same(model, guarded(case, arrays).learn(GOOD_STEPS))
+
+
+@pytest.mark.parametrize(
+    ("case", "network"), [("advantage", "actor"), ("target_kl", "actor"), ("advantage, first phase", "value_net")]
+)
+def test_where_looks_are_rare_a_gradient_is_watched_too(arrays, case, network, rare_looks):
+    model = guarded(case, arrays, "gradient")
+    with pytest.raises(
+        FloatingPointError, match=rf"in gradient step 6, the gradient of {network} = (nan|inf).* The parameters are those"
+    ):
+        model.learn(12)
+    assert_the_same(model, guarded(case, arrays).learn(GOOD_STEPS))
+
+
+def test_what_is_noted_on_the_device_is_looked_at_after_so_many_steps(arrays, rare_looks, monkeypatch):
+    monkeypatch.setattr(gradient_steps, "_CHECK_EVERY_ON_GPU", 8)
+    model = guarded("advantage", arrays, "loss")
+    with pytest.raises(FloatingPointError, match="in gradient step 6, "):
+        model.learn(20)
+    assert model.num_timesteps == 7
+
+
+def test_a_phase_does_not_end_on_parameters_that_were_kept(arrays, rare_looks):
+    """The actor would become the average."""
+    model = guarded("policy gradient, first phase", arrays, "loss", pretraining_steps=8)
+    with pytest.raises(FloatingPointError, match="in gradient step 6, matching_loss = nan"):
+        model.learn(20)
+    assert model.num_timesteps == 8 and not model.pretraining_finished
+    expected = guarded("policy gradient, first phase", arrays, pretraining_steps=8).learn(GOOD_STEPS)
+    assert_the_same(model, expected)
+
+
+@pytest.mark.parametrize("case", ["advantage", "target_kl"])
+def test_rare_looks_change_no_number_of_a_training_that_goes_well(arrays, case, monkeypatch):
+    expected = guarded(case, arrays).learn(10)
+    monkeypatch.setattr(gradient_steps.GradientSteps, "_looks_at_every_step", False)
+    model = guarded(case, arrays).learn(10)
+    assert model._keeper is not None
+    assert_the_same(model, expected)
+    # A model that goes on where every step is looked at has nothing of it left
+    monkeypatch.undo()
+    for goes_on in (model, expected):
+        goes_on.learn(3, reset_num_timesteps=False)
+    assert model._keeper is None and all(optimizer.found_inf is None for optimizer in model._optimizers(True))
+    assert_the_same(model, expected)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [dict(optimizer_class=th.optim.SGD), dict(optimizer_kwargs=dict(fused=False))], ids=["SGD", "not fused"]
+)
+def test_other_optimizers_keep_nothing_and_the_message_says_so(arrays, optimizer, rare_looks, monkeypatch):
+    monkeypatch.setattr(gradient_steps, "_CHECK_EVERY_ON_GPU", 5)
+    model = guarded("advantage", arrays, "loss", policy_kwargs=dict(SMALL, **optimizer))
+    with pytest.raises(FloatingPointError, match=r"in gradient step 6, actor_loss = nan.* load a checkpoint"):
+        model.learn(12)
+    assert model._keeper is None
+
+
+def test_a_replay_keeps_the_parameters_before_its_first_bad_step(arrays, recordable, rare_looks):
+    """The step is one that the host wrote before the replay."""
+    model = guarded("target_kl", arrays, "loss", capture=True, pretraining_steps=0)
+    with pytest.raises(FloatingPointError, match="in gradient step 6, policy_loss = nan"):
+        model.learn(12)
+    assert len(Replayed.made) == 1 and Replayed.made[0].replays == 9
+    assert_the_same(model, guarded("target_kl", arrays, pretraining_steps=0).learn(GOOD_STEPS))
+
+
+def test_models_side_by_side_are_looked_at_by_each_step_s_losses(arrays, rare_looks, monkeypatch):
+    monkeypatch.setattr(gradient_steps, "_CHECK_EVERY_ON_GPU", 1)
+    models = [GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL, seed=seed) for seed in range(2)]
+    learn_side_by_side(models, 3)
+    assert all(model._keeper is None for model in models)
+    with th.no_grad():
+        models[1].value_net.value_net[-1].bias.fill_(th.nan)
+    with pytest.raises(
+        FloatingPointError, match=r"model 1 .*: Training diverged: in gradient step 4, .*value_loss = nan.* load a"
+    ):
+        learn_side_by_side(models, 3, reset_num_timesteps=False)

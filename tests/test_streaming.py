@@ -75,6 +75,16 @@ def test_rows_can_be_added_to_those_on_a_disk(path):
         assert th.equal(alone.draw(batch_size)[0], beside.draw(2 * batch_size)[0][:batch_size])
 
 
+def test_parts_of_a_batch_are_parts_of_what_is_drawn(path):
+    """As processes that share a batch have them, from a disk and from memory, also where the part changes on the way."""
+    streamed, held, whole = (buffer_of(load_dataset(path, memory_map=mapped)) for mapped in (True, False, False))
+    for part in (slice(0, 4), slice(0, 4), slice(4, 8), slice(None)):
+        expected_rows, expected = whole.draw(8)
+        for buffer in (streamed, held):
+            rows, batch = buffer.draw(8, None, part)
+            assert th.equal(rows, expected_rows[part]) and th.equal(batch.actions, expected.actions[part])
+
+
 @pytest.mark.parametrize("algorithm", [GMPO, GMPG])
 def test_training_from_a_disk_equals_training_from_memory(algorithm, path):
     options = dict(OPTIONS, pretraining_steps=6) if algorithm is GMPG else OPTIONS

@@ -159,6 +159,13 @@ class OfflineReplayBuffer(ReplayBuffer):
         return self._streams
 
     @property
+    def n_drawn_from(self) -> int:
+        """
+        :return: number of the dataset's rows that are drawn from
+        """
+        return self._store.n_rows if self._drawn_from is None else len(self._drawn_from)
+
+    @property
     def observations_are_at(self) -> int:
         """
         :return: the address of the rows in memory, which changes when there are others
@@ -253,16 +260,17 @@ class OfflineReplayBuffer(ReplayBuffer):
         """
         return self.draw(batch_size, env)[1]
 
-    def draw(self, batch_size: int, env: VecNormalize | None = None) -> tuple[th.Tensor, Any]:
+    def draw(self, batch_size: int, env: VecNormalize | None = None, part: slice = slice(None)) -> tuple[th.Tensor, Any]:
         """
         :param batch_size: number of rows, drawn with replacement
         :param env: VecNormalize wrapper whose statistics are applied to observations and rewards
-        :return: indices of the rows, (batch_size,), and the rows as :meth:`sample` gives them
+        :param part: which of the dataset's rows that are drawn are wanted
+        :return: indices of these rows, and the rows as :meth:`sample` gives them
         """
         n_added = self._added_in_batch(batch_size)
         parts = [self._draw_added(n_added)] if n_added else []
         if batch_size > n_added:
-            parts.insert(0, self._draw_from_dataset(batch_size - n_added))
+            parts.insert(0, self._draw_from_dataset(batch_size - n_added, part))
         rows, batch = parts[0]
         if len(parts) > 1:
             rows, batch = th.cat([rows, parts[1][0].to(rows)]), joined(batch, parts[1][1], self._gamma)
@@ -289,13 +297,13 @@ class OfflineReplayBuffer(ReplayBuffer):
         rows = th.randint(0, self.n_added, (n_rows,), device=self.rows_device, generator=source)
         return rows + self._store.n_rows, self._added.gather(rows)
 
-    def _draw_from_dataset(self, n_rows: int) -> tuple[th.Tensor, Rows]:
+    def _draw_from_dataset(self, n_rows: int, part: slice) -> tuple[th.Tensor, Rows]:
         if not self.streams:
-            rows = self.draw_rows(n_rows)
+            rows = self.draw_rows(n_rows)[part]
             return rows, self._store.gather(rows)
         if self._prefetcher is None:
             self._prefetcher = Prefetcher(self.draw_rows, self._gather_for_device, self._own_generator())
-        rows, batch = self._prefetcher.next(n_rows)
+        rows, batch = self._prefetcher.next(n_rows, part)
         return rows, self._on_device(batch)
 
     def draw_rows(self, batch_size: int) -> th.Tensor:
@@ -303,8 +311,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param batch_size: number of rows of the dataset, drawn with replacement
         :return: their indices, (batch_size,)
         """
-        n_rows = self._store.n_rows if self._drawn_from is None else len(self._drawn_from)
-        drawn = th.randint(0, n_rows, (batch_size,), device=self.rows_device, generator=self.generator)
+        drawn = th.randint(0, self.n_drawn_from, (batch_size,), device=self.rows_device, generator=self.generator)
         return drawn if self._drawn_from is None else self._drawn_from[drawn]
 
     def _own_generator(self) -> th.Generator:
@@ -355,7 +362,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         :return: iterator over the observations of the dataset's rows that are drawn from, some at a time, on the rows' device;
             of rows on a disk, over enough of them, evenly spaced, to know their mean and spread
         """
-        n_rows = self._store.n_rows if self._drawn_from is None else len(self._drawn_from)
+        n_rows = self.n_drawn_from
         step = max(1, n_rows // _SAMPLED_ROWS) if self.streams else 1
         rows = th.arange(0, n_rows, step, device=self.rows_device)
         rows = rows if self._drawn_from is None else self._drawn_from[rows]

@@ -12,7 +12,9 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from sb3_genpolicy.common.averages import follow
-from sb3_genpolicy.common.guards import check_finite, check_gradients
+from sb3_genpolicy.common.data_parallel import processes, world_size
+from sb3_genpolicy.common.data_parallel_checks import begin_together, check_together, layer_obstacle
+from sb3_genpolicy.common.guards import Keeper, check_finite, check_gradients, size_of_gradients
 from sb3_genpolicy.common.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_genpolicy.common.precision import PRECISIONS, Precision, autocast, matmul_precision
 from sb3_genpolicy.common.recorded_update import (
@@ -39,6 +41,8 @@ ELEMENTWISE_OPTIMIZERS: tuple[type[Optimizer], ...] = (
 )
 # On a GPU a look at every loss would make each step wait
 _CHECK_EVERY_ON_GPU = 100
+# Optimizers whose fused step can be told to change nothing
+_TOLD_TO_WAIT = (th.optim.Adam, th.optim.AdamW)
 # Steps of a kind that are made one by one before one is recorded: they create the optimizers' state and the log's sums
 _WARM_UP = 3
 
@@ -82,17 +86,20 @@ class GradientSteps(OfflineToOnlineAlgorithm):
         super()._setup_model()
         # The rate at which the averaged actor follows in this update; a tensor where updates are recorded
         self._actor_rate: float | th.Tensor = 1.0
+        self._keeper: Keeper | None = None
         self._forget_recording()
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         with matmul_precision(self.precision, self.device):
             for _ in range(gradient_steps):
                 self._begin_update()
+                self._note_step()
                 if self._captures:
                     self._update_by_recording(batch_size)
                 else:
                     self._update(batch_size)
                 self._n_updates += 1
+                self._check_kept()
 
     # An update
 
@@ -114,19 +121,22 @@ class GradientSteps(OfflineToOnlineAlgorithm):
         """
 
     def _update(self, batch_size: int) -> None:
-        rows, batch = self.replay_buffer.draw(batch_size, env=self._vec_normalize_env)
-        with autocast(self.precision, self.device):
+        together = processes()
+        rows, batch = self.replay_buffer.draw(batch_size, self._vec_normalize_env, together.part(batch_size))
+        with autocast(self.precision, self.device), together.sharing(self):
             objective = self._objective(rows, batch)
         self._descend(objective)
 
     def _descend(self, objective: Objective) -> None:
         """A step of the networks that the objective is of, and of those that follow them."""
-        self._guard(objective.losses, objective.means)
         optimizers = self._optimizers(objective.trains_critics)
         for optimizer in optimizers:
             clear_gradients(optimizer)
         # Losses share no parameters, so that one pass gives the gradients of all
         th.autograd.backward(list(objective.losses.values()))
+        # Where several processes train, those of the joint batch
+        objective = processes().average(objective, optimizers)
+        self._guard(objective.losses, objective.means)
         self._guard_gradients(objective.trains_critics)
         means = self._before_step(objective)
         for optimizer in optimizers:
@@ -135,8 +145,11 @@ class GradientSteps(OfflineToOnlineAlgorithm):
         self.means.add(**objective.losses, **objective.means, **means)
 
     def _optimizers(self, trains_critics: bool) -> list[Optimizer]:
-        critics = [self.critic.optimizer, self.value_net.optimizer] if trains_critics else []
-        return [self.actor.optimizer, *critics]
+        return list(self._named_optimizers(trains_critics).values())
+
+    def _named_optimizers(self, trains_critics: bool) -> dict[str, Optimizer]:
+        critics = dict(critic=self.critic.optimizer, value_net=self.value_net.optimizer) if trains_critics else {}
+        return {"actor": self.actor.optimizer, **critics}
 
     def _before_step(self, objective: Objective) -> dict[str, th.Tensor]:
         """
@@ -148,27 +161,70 @@ class GradientSteps(OfflineToOnlineAlgorithm):
         return {}
 
     def _follow(self, critics: bool) -> None:
-        follow(*self._actor_and_average, self._actor_rate)
+        follow(*self._actor_and_average, self._unless_broken(self._actor_rate))
         follow(self.actor_batch_norm_stats_ema, self.actor_batch_norm_stats, 1.0)
         if critics:
-            follow(*self._critic_and_target, self.tau)
+            follow(*self._critic_and_target, self._unless_broken(self.tau))
             follow(self.batch_norm_stats_target, self.batch_norm_stats, 1.0)
 
-    def _guard(self, terms: dict[str, th.Tensor], others: dict[str, th.Tensor]) -> None:
-        if self._recorded is not None and self._recorded.recording:
-            # Looked at now and then, after a replay
-            self._terms.update({name: term.detach() for name, term in terms.items()})
-        elif self._looks_at_losses:
-            check_finite(self._n_updates + 1, terms, others, every_step=self.device.type == "cpu")
+    # Numbers that are not finite: on a CPU every step is looked at before it is made. On a GPU they are noted there, and from
+    # the first one on nothing changes, where the optimizers can be told so; looks are rare.
 
-    def _guard_gradients(self, trains_critics: bool) -> None:
-        if self._looks_at_losses and (self._recorded is None or not self._recorded.recording):
-            named = dict(zip(("actor", "critic", "value_net"), self._optimizers(trains_critics), strict=False))
-            check_gradients(self._n_updates + 1, named, every_step=self.device.type == "cpu")
+    @property
+    def _looks_at_every_step(self) -> bool:
+        return self.device.type == "cpu"
 
     @property
     def _looks_at_losses(self) -> bool:
-        return self.device.type == "cpu" or self._n_updates % _CHECK_EVERY_ON_GPU == 0
+        return self._looks_at_every_step or self._n_updates % _CHECK_EVERY_ON_GPU == 0
+
+    def _guard(self, terms: dict[str, th.Tensor], others: dict[str, th.Tensor]) -> None:
+        if self._keeper is not None:
+            self._keeper.note(terms, others)
+        elif self._recorded is not None and self._recorded.recording:
+            # Looked at now and then, after a replay
+            self._terms.update({name: term.detach() for name, term in terms.items()})
+        elif self._looks_at_losses:
+            check_finite(self._n_updates + 1, terms, others, every_step=self._looks_at_every_step)
+
+    def _guard_gradients(self, trains_critics: bool) -> None:
+        optimizers = self._named_optimizers(trains_critics)
+        if self._keeper is not None:
+            sizes = {f"the gradient of {name}": size_of_gradients(optimizer) for name, optimizer in optimizers.items()}
+            self._keeper.note(sizes, {})
+        elif self._looks_at_losses and (self._recorded is None or not self._recorded.recording):
+            check_gradients(self._n_updates + 1, optimizers, every_step=self._looks_at_every_step)
+
+    def _unless_broken(self, change: float | th.Tensor) -> float | th.Tensor:
+        return change if self._keeper is None else self._keeper.unless_found(change)
+
+    def _note_step(self) -> None:
+        if self._keeper is not None:
+            self._keeper.begin(self._n_updates + 1)
+
+    def _check_kept(self, now: bool = False) -> None:
+        """
+        :param now: whether to look in any case, and not only after so many steps and at the end of ``learn``
+        """
+        if self._keeper is None:
+            return
+        is_last = self.num_timesteps + 1 == self._total_timesteps
+        if now or is_last or self._n_updates % _CHECK_EVERY_ON_GPU == 0:
+            self._keeper.check()
+
+    def _keep_parameters(self, wanted: bool) -> None:
+        """
+        :param wanted: whether to keep them as they were before a number that is not finite, where that can be
+        """
+        optimizers = self._optimizers(True)
+        can_wait = all(
+            type(optimizer) in _TOLD_TO_WAIT and bool(group["fused"])
+            for optimizer in optimizers
+            for group in optimizer.param_groups
+        )
+        self._keeper = Keeper(self.device) if wanted and can_wait else None
+        for optimizer in optimizers:
+            optimizer.found_inf = None if self._keeper is None else self._keeper.found  # type: ignore[attr-defined]
 
     def _set_actor_rate(self, rate: float) -> None:
         if isinstance(self._actor_rate, th.Tensor):
@@ -210,12 +266,29 @@ class GradientSteps(OfflineToOnlineAlgorithm):
                 return f"its optimizer is {type(optimizer).__name__}. Take one of {names}"
         return None
 
+    # In several processes
+
+    def _data_parallel_obstacle(self) -> str | None:
+        """
+        :return: why several processes cannot train a model like this one together, and what could be done; None if they may
+        """
+        if self.online:
+            return "it has gone on online, where every process would see rows of its own. Take one process"
+        if not self.actor.model.coupling.independent:
+            return (
+                f"{type(self.actor.model.coupling).__name__} pairs noise with the actions of a whole batch. "
+                "Take coupling='independent'"
+            )
+        return layer_obstacle(self.policy)
+
     # Recording
 
     def _capture_obstacle(self) -> str | None:
         """
         :return: why an update cannot be recorded, None if it may
         """
+        if world_size() > 1:
+            return f"{world_size()} processes train the model together"
         if self.device.type != "cuda":
             return f"the model is on the device '{self.device}', and CUDA graphs are of CUDA devices"
         if self._collecting:
@@ -244,6 +317,7 @@ class GradientSteps(OfflineToOnlineAlgorithm):
         """
         cf `BaseAlgorithm`.
         """
+        check_together(self)
         prepared = super()._setup_learn(*args, **kwargs)
         self._forget_recording()
         obstacle = self._capture_obstacle() if self.capture else "it was not asked for"
@@ -256,6 +330,8 @@ class GradientSteps(OfflineToOnlineAlgorithm):
                 make_recordable(optimizer, self.device)
             else:
                 make_ordinary(optimizer)
+        self._keep_parameters(not self._looks_at_every_step)
+        begin_together(self)
         return prepared
 
     def _update_by_recording(self, batch_size: int) -> None:
@@ -272,7 +348,7 @@ class GradientSteps(OfflineToOnlineAlgorithm):
             return
         assert self._recorded is not None
         self._recorded.replay()
-        if self._n_updates % _CHECK_EVERY_ON_GPU == 0:
+        if self._terms and self._n_updates % _CHECK_EVERY_ON_GPU == 0:
             check_finite(self._n_updates + 1, self._terms, every_step=False)
 
     def _record(self, batch_size: int) -> bool:
@@ -293,7 +369,7 @@ class GradientSteps(OfflineToOnlineAlgorithm):
         return True
 
     def _excluded_save_params(self) -> list[str]:
-        recording = ["_captures", "_recorded", "_kind", "_made", "_terms", "_actor_rate"]
+        recording = ["_captures", "_recorded", "_kind", "_made", "_terms", "_actor_rate", "_keeper"]
         return [*super()._excluded_save_params(), *recording, "_actor_and_average", "_critic_and_target"]
 
     def _create_aliases(self) -> None:

@@ -13,7 +13,7 @@ from sb3_genpolicy.common.gradient_steps import GradientSteps, Objective
 from sb3_genpolicy.common.guards import gradients_are_finite
 from sb3_genpolicy.common.model_stack import ModelStack
 from sb3_genpolicy.common.precision import AutocastOfBatches, autocast, matmul_precision
-from sb3_genpolicy.common.utils import tree_map
+from sb3_genpolicy.common.utils import attributes, tree_map
 from sb3_genpolicy.generative.draws import Draw, Tape
 from sb3_genpolicy.generative.solvers import Sampler
 
@@ -177,24 +177,6 @@ def _unflatten(batch: Any, shape: th.Size) -> Any:
 
 def _of_model(batch: Any, k: int) -> Any:
     return type(batch)(*(None if part is None else tree_map(lambda x: x[k], part) for part in batch))
-
-
-@contextmanager
-def attributes(model: GradientSteps, **values: Any) -> Iterator[None]:
-    """
-    Give a model other attributes for as long as the context lasts.
-
-    :param model: the model
-    :param values: attributes that it has, by name
-    """
-    before = {name: getattr(model, name) for name in values}
-    try:
-        for name, value in values.items():
-            setattr(model, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(model, name, value)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name
@@ -20,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.callbacks import GradientStepProgressBar
 from sb3_genpolicy.common.critics import ValueNetwork
+from sb3_genpolicy.common.data_parallel import processes
 from sb3_genpolicy.common.datasets import DatasetSource, dataset_spaces, load_dataset
 from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
 from sb3_genpolicy.common.device_means import DeviceMeans
@@ -115,7 +117,7 @@ class OfflineAlgorithm(ResumableAlgorithm):
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
-            verbose=verbose,
+            verbose=verbose if processes().is_first else 0,
             device=device,
             seed=seed,
             support_multi_env=True,
@@ -255,6 +257,10 @@ class OfflineAlgorithm(ResumableAlgorithm):
         """
         if self.env is None:
             self.env = SpacesVecEnv(self.observation_space, self.action_space)
+        if not processes().is_first:
+            # The first process logs and is listened to
+            self.verbose, callback, progress_bar = 0, None, False
+            self.set_logger(Logger(None, []))
         self._fill_replay_buffer(dataset)
         self._prepare_random_state()
         self.means = DeviceMeans()
@@ -265,7 +271,7 @@ class OfflineAlgorithm(ResumableAlgorithm):
         if progress_bar:
             callback = CallbackList([callback, GradientStepProgressBar()])
             callback.init_callback(self)
-        return callback
+        return processes().listening(callback)
 
     def learn(  # type: ignore[override]
         self: SelfOfflineAlgorithm,

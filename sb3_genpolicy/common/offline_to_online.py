@@ -10,6 +10,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, TrainFrequencyUnit
 
+from sb3_genpolicy.common.data_parallel import world_size
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.envs import SpacesVecEnv
 from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
@@ -39,6 +40,8 @@ class OfflineToOnlineAlgorithm(OfflineAlgorithm):
         """
         :return: why the model cannot go on online, and what could be done; None if it may
         """
+        if world_size() > 1:
+            return f"{world_size()} processes train it together, of which each would see rows of its own. Take one process"
         if self.env is None or isinstance(self.env, SpacesVecEnv):
             return "it has no environment to act in. Give it one by `model.set_env(env)` or `load(path, env=env)`"
         return None

@@ -175,6 +175,7 @@ class PretrainingAlgorithm(GradientSteps):
 
     def _finish_pretraining(self) -> None:
         """The averaged actor becomes the behaviour model, and the actor starts anew as its copy."""
+        self._check_kept(now=True)
         self.actor.load_state_dict(self.actor_ema.state_dict())
         self.actor.optimizer.state.clear()
         if self.behaviour is not None:
@@ -238,9 +239,9 @@ class PretrainingAlgorithm(GradientSteps):
         means = dict(policy.means, advantage=critics.advantage.mean())
         return Objective(losses, means, trains_critics=True, kl=policy.kl)
 
-    def _optimizers(self, trains_critics: bool) -> list[Optimizer]:
-        behaviour = [self.behaviour.optimizer] if self.online and self.behaviour is not None else []
-        return [*super()._optimizers(trains_critics), *behaviour]
+    def _named_optimizers(self, trains_critics: bool) -> dict[str, Optimizer]:
+        behaviour = dict(behaviour=self.behaviour.optimizer) if self.online and self.behaviour is not None else {}
+        return {**super()._named_optimizers(trains_critics), **behaviour}
 
     def _resting(self) -> AbstractContextManager[None]:
         """While the policy's loss is computed: critics and behaviour model learn by losses of their own alone."""

@@ -14,6 +14,7 @@ from stable_baselines3.common.save_util import open_path, recursive_getattr, sav
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
+from sb3_genpolicy.common.data_parallel import processes
 from sb3_genpolicy.common.datasets.sb3_source import unpickle_buffer
 from sb3_genpolicy.common.model_files import ALGORITHM, encode_settings, open_model_file
 from sb3_genpolicy.common.whole_files import whole_file
@@ -77,6 +78,13 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
             self.replay_buffer.seed_rows(self._row_seed + self.num_timesteps)
         self._resume_random_state = False
 
+    def _note_random_state(self) -> None:
+        """Where files have it."""
+        if not self._resume_random_state:
+            self.random_state = self.generator.get_state()
+            if self.replay_buffer is not None and self.replay_buffer.generator is not None:
+                self.row_random_state = self.replay_buffer.random_state()
+
     # Files
 
     def _excluded_save_params(self) -> list[str]:
@@ -101,10 +109,9 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         :param include: name of parameters that might be excluded but should be included anyway
         :raises OSError: if the file cannot be written
         """
-        if not self._resume_random_state:
-            self.random_state = self.generator.get_state()
-            if self.replay_buffer is not None and self.replay_buffer.generator is not None:
-                self.row_random_state = self.replay_buffer.random_state()
+        if not processes().is_first:
+            return
+        self._note_random_state()
         _, variables = self._get_torch_save_params()
         settings = encode_settings(self._settings_to_save(exclude or (), include or ()))
         # In memory first: torch hides what a full disk says
@@ -120,11 +127,13 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
-        Save the replay buffer as a pickle file, whole or not at all.
+        Save the replay buffer as a pickle file, whole or not at all; of several processes, the first one does.
 
         :param path: path to the file where the replay buffer should be saved
         :raises OSError: if it cannot be written
         """
+        if not processes().is_first:
+            return
         with whole_file(path, "pkl") as file:
             super().save_replay_buffer(file)
 

@@ -11,8 +11,9 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.gradient_steps import GradientSteps
-from sb3_genpolicy.common.model_batch import ModelBatch, attributes
+from sb3_genpolicy.common.model_batch import ModelBatch
 from sb3_genpolicy.common.side_by_side_checks import check_models, name_of, share_dataset
+from sb3_genpolicy.common.utils import attributes
 from sb3_genpolicy.generative.checks import named_arguments
 
 Algorithm = TypeVar("Algorithm", bound=GradientSteps)
@@ -76,6 +77,8 @@ def _prepare(model: GradientSteps, arguments: tuple[Any, ...]) -> tuple[int, Bas
     """As every ``learn`` begins, but that updates are not recorded."""
     with attributes(model, capture=False):
         prepared = model._setup_learn(*arguments)
+    # Their optimizers become others
+    model._keep_parameters(False)
     if model.capture:
         model.logger.warn("Updates are made step by step, not recorded (capture=True): models are trained side by side.")
     return prepared

@@ -12,6 +12,7 @@ import torch as th
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from torch.optim import Optimizer
 
+from sb3_genpolicy.common.data_parallel import world_size
 from sb3_genpolicy.common.gradient_steps import GradientSteps
 from sb3_genpolicy.common.pretrained import describe
 from sb3_genpolicy.generative import Path
@@ -60,6 +61,11 @@ def check_models(models: Sequence[Any], reset_num_timesteps: bool) -> None:
     :param reset_num_timesteps: whether their steps are counted anew
     :raises ValueError: if that cannot be done, with what is in the way, in which model, and what to do
     """
+    if world_size() > 1:
+        raise ValueError(
+            f"{world_size()} processes train one model here (data_parallel), and learn_side_by_side is of one process: leave "
+            "the context, or call `learn` of each model."
+        )
     if not models:
         raise ValueError("There are no models to train: give a list of GMPO or GMPG models.")
     for index, model in enumerate(models):

@@ -17,6 +17,7 @@ _THREADS = 2
 class _Pending(NamedTuple):
     state_before: th.Tensor
     rows: th.Tensor
+    part: slice
     batch: "Future[Any]"
 
 
@@ -35,19 +36,20 @@ class Prefetcher:
         self._pending: deque[_Pending] = deque()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="rows")
 
-    def next(self, batch_size: int) -> tuple[th.Tensor, Any]:
+    def next(self, batch_size: int, part: slice = slice(None)) -> tuple[th.Tensor, Any]:
         """
         :param batch_size: number of rows
-        :return: the rows, and the batch of them
+        :param part: which of them are gathered
+        :return: these rows, and the batch of them
         """
-        if self._pending and len(self._pending[0].rows) != batch_size:
+        if self._pending and (len(self._pending[0].rows), self._pending[0].part) != (batch_size, part):
             self.rewind()
         while len(self._pending) < _AHEAD:
             state = self._generator.get_state()
             rows = self._draw(batch_size)
-            self._pending.append(_Pending(state, rows, self._threads.submit(self._gather, rows)))
+            self._pending.append(_Pending(state, rows, part, self._threads.submit(self._gather, rows[part])))
         pending = self._pending.popleft()
-        return pending.rows, pending.batch.result()
+        return pending.rows[part], pending.batch.result()
 
     def random_state(self) -> th.Tensor:
         """

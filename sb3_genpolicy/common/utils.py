@@ -1,8 +1,9 @@
 """
-Helpers for arrays that may come as dictionaries.
+Helpers for arrays that may come as dictionaries, and for attributes that last for a while.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -79,3 +80,21 @@ def space_items(space: spaces.Space, name: str) -> list[tuple[str, spaces.Space]
     if isinstance(space, spaces.Dict):
         return tree_items(dict(space.spaces), name)
     return [(name, space)]
+
+
+@contextmanager
+def attributes(thing: Any, **values: Any) -> Iterator[None]:
+    """
+    Give an object other attributes for as long as the context lasts.
+
+    :param thing: the object
+    :param values: attributes that it has, by name
+    """
+    before = {name: getattr(thing, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(thing, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(thing, name, value)

@@ -1,5 +1,6 @@
 """
-Random numbers of a loss: from a generator, or made ahead, as where several models are trained by one vectorised pass.
+Random numbers of a loss: from a generator; made ahead, as where several models are trained by one vectorised pass; or a share
+of a joint batch's, as where several processes train one model.
 """
 
 from collections.abc import Sequence
@@ -16,12 +17,14 @@ class Draw(NamedTuple):
     :param shape: how many
     :param device: where the numbers are wanted
     :param dtype: their type
+    :param rows_axis: which axis of the shape is that of the batch's rows
     """
 
     kind: Kind
     shape: tuple[int, ...]
     device: th.device
     dtype: th.dtype
+    rows_axis: int = 0
 
     def make(self, generator: th.Generator | None) -> th.Tensor:
         """
@@ -59,17 +62,40 @@ class Tape:
         return self.ahead[len(self.draws) - 1]
 
 
+class Share:
+    """
+    Draws for the rows of all shares, and hands out those of one.
+
+    :param generator: random state that all who have a share have
+    :param index: which share, from 0
+    :param n_shares: number of shares, of equally many rows that follow each other
+    """
+
+    def __init__(self, generator: th.Generator, index: int, n_shares: int):
+        self.generator, self.index, self.n_shares = generator, index, n_shares
+
+    def take(self, draw: Draw) -> th.Tensor:
+        """
+        :param draw: what is wanted for this share
+        :return: the numbers
+        """
+        axis, n_rows = draw.rows_axis, draw.shape[draw.rows_axis]
+        joint = (*draw.shape[:axis], n_rows * self.n_shares, *draw.shape[axis + 1 :])
+        return draw._replace(shape=joint).make(self.generator).narrow(axis, self.index * n_rows, n_rows)
+
+
 #: Where random numbers come from; None: torch's global generator
-Source = th.Generator | Tape | None
+Source = th.Generator | Tape | Share | None
 
 
-def draw(kind: Kind, shape: Sequence[int], like: th.Tensor, source: Source) -> th.Tensor:
+def draw(kind: Kind, shape: Sequence[int], like: th.Tensor, source: Source, rows_axis: int = 0) -> th.Tensor:
     """
     :param kind: ``normal``, ``uniform`` or ``sign``
     :param shape: how many
     :param like: a tensor of the device and the type that are wanted
     :param source: where they come from
+    :param rows_axis: which axis of the shape is that of the batch's rows
     :return: the numbers, of the shape
     """
-    wanted = Draw(kind, tuple(shape), like.device, like.dtype)
-    return source.take(wanted) if isinstance(source, Tape) else wanted.make(source)
+    wanted = Draw(kind, tuple(shape), like.device, like.dtype, rows_axis)
+    return source.take(wanted) if isinstance(source, (Tape, Share)) else wanted.make(source)

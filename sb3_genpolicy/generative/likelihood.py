@@ -78,7 +78,7 @@ class Likelihood:
         """
         if self.method != "hutchinson":
             return th.eye(x.shape[1], dtype=x.dtype, device=x.device)[:, None]
-        return draw("sign", (self.n_probes, *x.shape), x, generator) / math.sqrt(self.n_probes)
+        return draw("sign", (self.n_probes, *x.shape), x, generator, rows_axis=1) / math.sqrt(self.n_probes)
 
 
 def standard_normal_log_prob(x: th.Tensor, std: float = 1.0) -> th.Tensor:

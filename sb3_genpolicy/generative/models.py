@@ -182,7 +182,7 @@ class GenerativeModel(nn.Module):
         """
         sampler = Sampler() if sampler is None else sampler
         if sampler.solver == "sde" and increments is None:
-            increments = draw("normal", (sampler.steps - 1, *noise.shape), noise, generator)
+            increments = draw("normal", (sampler.steps - 1, *noise.shape), noise, generator, rows_axis=1)
         # An adaptive solver never ends where nothing is finite
         x = self.solve(condition, noise, sampler, increments, check=sampler.solver == "dopri5")
         if values_are_known(x) and not th.isfinite(x).all():

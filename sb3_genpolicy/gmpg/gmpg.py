@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_genpolicy.common.critics import smallest_q
+from sb3_genpolicy.common.data_parallel import batch_mean
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.gradient_steps import Objective
 from sb3_genpolicy.common.option_checks import check_rate
@@ -227,10 +228,10 @@ class GMPG(PretrainingAlgorithm):
             return {}
         parameters = [parameter for parameter in self._actor_and_average[1] if parameter.grad is not None]
         norm = th.nn.utils.clip_grad_norm_(parameters, math.inf if self.max_grad_norm is None else self.max_grad_norm)
-        self._guard(dict(gradient_norm=norm), objective.means)
         if self.target_kl is not None and objective.kl is not None:
             # Beta grows while the policy may still move away, and falls where it went too far
-            self.log_beta += _LOG_BETA_RATE * (1.0 - objective.kl.detach() / self.target_kl).clamp(-1.0, 1.0)
+            change = _LOG_BETA_RATE * (1.0 - objective.kl.detach() / self.target_kl).clamp(-1.0, 1.0)
+            self.log_beta += self._unless_broken(change)
         return dict(gradient_norm=norm)
 
     def policy_loss(self, batch: Any) -> PolicyLoss:
@@ -298,7 +299,7 @@ class GMPG(PretrainingAlgorithm):
         """
         scale = self.current_beta
         if self.normalize_q:
-            scale = scale / (values if q_values is None else q_values).detach().abs().mean().clamp(min=1e-6)
+            scale = scale / batch_mean((values if q_values is None else q_values).abs()).clamp(min=1e-6)
         return scale * values
 
     def _set_rates(self) -> None:
@@ -331,22 +332,34 @@ class GMPG(PretrainingAlgorithm):
             dataset=dataset,
         )
 
-    def _batching_obstacle(self) -> str | None:
+    def _trains_through_dopri5(self) -> bool:
         estimator, solver = self.kl_estimator, self.actor.sampler.solver
         if self.gradient_estimator == "matching":
-            adaptive = solver == "dopri5"
-        elif isinstance(estimator, DiscreteKL):
-            return "kl_estimator='discrete' inverts a sampler in as many iterations as it takes. Take 'path' or 'ode'"
-        elif isinstance(estimator, OdeKL):
-            if estimator.likelihood.gradient == "adjoint":
+            return solver == "dopri5"
+        if isinstance(estimator, OdeKL):
+            own = estimator.likelihood.resolve_sampler(self.actor.sampler).solver
+            return "dopri5" in (own, solver if estimator.detached else "")
+        return False
+
+    def _batching_obstacle(self) -> str | None:
+        if self.gradient_estimator != "matching":
+            estimator = self.kl_estimator
+            if isinstance(estimator, DiscreteKL):
+                return "kl_estimator='discrete' inverts a sampler in as many iterations as it takes. Take 'path' or 'ode'"
+            if isinstance(estimator, OdeKL) and estimator.likelihood.gradient == "adjoint":
                 return "the adjoint's gradient solves another equation for each model. Take Likelihood(gradient='backprop')"
-            solvers = [estimator.likelihood.resolve_sampler(self.actor.sampler).solver, solver if estimator.detached else ""]
-            adaptive = "dopri5" in solvers
-        else:
-            adaptive = False
-        if adaptive:
+        if self._trains_through_dopri5():
             return "the solver dopri5 chooses its steps as it goes. Take one of fixed steps, as 'rk4'"
         return super()._batching_obstacle()
+
+    def _data_parallel_obstacle(self) -> str | None:
+        if self.gradient_estimator != "matching" and isinstance(self.kl_estimator, DiscreteKL):
+            return (
+                "kl_estimator='discrete' inverts a sampler from starts that it draws for a whole batch. Take 'path' or 'ode'"
+            )
+        if self._trains_through_dopri5():
+            return "the solver dopri5 chooses its steps by the errors of a whole batch. Take one of fixed steps, as 'rk4'"
+        return super()._data_parallel_obstacle()
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "policy_lr_schedule", "log_beta"]

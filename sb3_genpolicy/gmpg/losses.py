@@ -1,15 +1,20 @@
 """
-Losses of the policy gradient: every one has the tilted behaviour policy, mu exp(beta Q) / Z, as its aim.
+Losses of the policy gradient: every one has the tilted behaviour policy, mu exp(beta Q) / Z, as its aim. All are means over
+rows, and what they divide by is a mean over the whole batch, so that several processes can average theirs.
 """
 
 from typing import Literal
 
 import torch as th
 
+from sb3_genpolicy.common.data_parallel import batch_mean
 from sb3_genpolicy.generative.kl import KLSample
 
 GradientEstimator = Literal["pathwise", "reinforce", "reinforce_softmax", "matching", "detached"]
 GRADIENT_ESTIMATORS: tuple[GradientEstimator, ...] = ("pathwise", "reinforce", "reinforce_softmax", "matching", "detached")
+
+# In place of no row at all
+_LEAST_SHARE = 1e-8
 
 
 def pathwise_loss(sample: KLSample, scaled_q: th.Tensor) -> th.Tensor:
@@ -21,7 +26,8 @@ def pathwise_loss(sample: KLSample, scaled_q: th.Tensor) -> th.Tensor:
     :param scaled_q: beta Q at these actions, (batch_size,)
     :return: the mean over rows whose log ratio is known, a scalar
     """
-    return (sample.found * (sample.log_ratio - scaled_q)).sum() / sample.found.sum().clamp(min=1)
+    share_found = batch_mean(sample.found.float())
+    return (sample.found * (sample.log_ratio - scaled_q)).mean() / share_found.clamp(min=_LEAST_SHARE)
 
 
 def reinforce_loss(sample: KLSample, scaled_advantage: th.Tensor, weight_clamp: float) -> th.Tensor:
@@ -35,9 +41,9 @@ def reinforce_loss(sample: KLSample, scaled_advantage: th.Tensor, weight_clamp: 
     :return: a scalar, whose gradient alone has a meaning
     """
     weights = sample.found * scaled_advantage.detach().exp().clamp(max=weight_clamp)
-    weights = weights / weights.sum().clamp(min=1e-8)
+    weights = weights / batch_mean(weights).clamp(min=1e-8)
     signal = (sample.log_ratio - scaled_advantage).detach()
-    return (weights * (signal - (weights * signal).sum()) * sample.log_ratio).sum()
+    return (weights * (signal - batch_mean(weights * signal)) * sample.log_ratio).mean()
 
 
 def reinforce_softmax_loss(sample: KLSample, scaled_q: th.Tensor, n_actions: int) -> th.Tensor:

@@ -11,6 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
+from sb3_genpolicy.common.data_parallel import batch_mean
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.gradient_steps import Objective
 from sb3_genpolicy.common.policies import POLICY_ALIASES
@@ -34,11 +35,13 @@ _PRETRAINING_SHARE = 0.5
 def effective_sample_size(weights: th.Tensor) -> th.Tensor:
     """
     Kish's effective sample size as a share of the batch: 1 where all weights are equal, 1 / batch_size where one counts alone.
+    Several processes have that of their joint batch.
 
     :param weights: (batch_size,)
     :return: a scalar
     """
-    return weights.mean().square() / weights.square().mean()
+    mean, squared_mean = batch_mean(th.stack([weights, weights.square()]))
+    return mean.square() / squared_mean
 
 
 def _describe_weights(weights: th.Tensor) -> dict[str, th.Tensor]:
@@ -266,6 +269,11 @@ class GMPO(PretrainingAlgorithm):
         if self.weighting == "softmax" and self.actor.sampler.solver == "dopri5":
             return "the solver dopri5 chooses its steps as it goes. Take one of fixed steps, as 'rk4'"
         return super()._batching_obstacle()
+
+    def _data_parallel_obstacle(self) -> str | None:
+        if self.weighting == "softmax" and self.actor.sampler.solver == "dopri5":
+            return "the solver dopri5 chooses its steps by the errors of a whole batch. Take one of fixed steps, as 'rk4'"
+        return super()._data_parallel_obstacle()
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_behaviour_actions"]
