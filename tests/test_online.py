@@ -269,7 +269,11 @@ def test_callbacks_count_steps_in_the_environment(tmp_path):
     model.learn_online(20, [evaluation, checkpoints], progress_bar=True)
     np.testing.assert_array_equal(np.load(tmp_path / "evaluations.npz")["timesteps"], [11, 16, 21, 26])
     assert (tmp_path / "rl_model_16_steps.zip").exists()
-    assert last_checkpoint(tmp_path) == tmp_path / "rl_model_26_steps.zip"
+    # As the guide goes on from it
+    resumed = GMPG.load(last_checkpoint(tmp_path), env=make_vec_env("Tiny-v0"))
+    resumed.load_replay_buffer(tmp_path / f"rl_model_replay_buffer_{resumed.num_timesteps}_steps.pkl")
+    resumed.learn_online(4)
+    assert resumed.num_timesteps == 30 and resumed.replay_buffer.n_added == 20 + 4
 
 
 def test_a_callback_ends_it():
