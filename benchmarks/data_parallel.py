@@ -69,7 +69,9 @@ def milliseconds(n_processes: int, batch_size: int, args: argparse.Namespace) ->
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)]
     command += ["-m", "benchmarks.data_parallel", "--child", str(batch_size)]
     command += ["--steps", str(args.steps), "--device", args.device]
-    done = subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
 
 

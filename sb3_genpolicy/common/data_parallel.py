@@ -6,6 +6,7 @@ the joint batch and keeps its share of them, so that nothing depends on how many
 mean is computed from means over the joint batch (:func:`batch_mean`).
 """
 
+import importlib
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -262,6 +263,9 @@ def data_parallel(device: str = "auto", timeout: float = 1800.0) -> Iterator[th.
     own = _own_device(device)
     is_new = not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", 1)) > 1
     if is_new:
+        # Torch imports it in the first step of an optimizer; its functions would then have the group as a default for good,
+        # whose threads end the interpreter with an error now and then
+        importlib.import_module("torch.distributed.nn.functional")
         backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout), device_id=own if own.type == "cuda" else None)
     try:
