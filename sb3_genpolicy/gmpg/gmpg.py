@@ -289,7 +289,10 @@ class GMPG(PretrainingAlgorithm):
     @property
     def current_beta(self) -> th.Tensor:
         """The given beta, or where it has come to with ``target_kl``."""
-        return self.log_beta.exp() if self.target_kl is not None else th.as_tensor(self.beta, device=self.device)
+        if self.target_kl is not None:
+            return self.log_beta.exp()
+        # No copy from the host, which no CUDA graph can hold
+        return self.beta if isinstance(self.beta, th.Tensor) else th.full((), self.beta, device=self.device)
 
     def scaled(self, values: th.Tensor, q_values: th.Tensor | None = None) -> th.Tensor:
         """
