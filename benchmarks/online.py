@@ -135,6 +135,7 @@ def plot(path: str) -> None:
                     low, high = curve.scores.min(axis=0), curve.scores.max(axis=0)
                     axis.fill_between(curve.steps, low, high, color=color, alpha=0.15, linewidth=0)
         axis.set(xlabel="steps in the environment", ylabel="normalised score", title=dataset, ylim=(0, None))
+        axis.locator_params(axis="x", nbins=5)
         axis.grid(alpha=0.3)
         axis.legend()
     figure.tight_layout()
