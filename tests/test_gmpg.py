@@ -363,6 +363,20 @@ def test_no_estimate_falls_below_zero_in_a_long_run(pretrained_bandit, estimator
 # Stability
 
 
+@pytest.mark.parametrize("estimator", ["reinforce", "reinforce_softmax"])
+def test_a_density_ratio_that_overflows_lowers_beta(arrays, estimator, monkeypatch):
+    """The loss of such a row may well be finite, as its weight is."""
+    model = small_gmpg(arrays, gradient_estimator=estimator, n_actions=2, target_kl=0.5).learn(11)
+    plain, beta = model._sample, model.log_beta.item()
+    monkeypatch.setattr(model, "_sample", lambda observations: far_away(plain(observations)))
+    model.learn(1, reset_num_timesteps=False)
+    assert model.log_beta.item() == pytest.approx(beta - 0.01, abs=1e-6)
+
+
+def far_away(sample):
+    return sample._replace(log_ratio=sample.log_ratio + 100.0)
+
+
 def test_gradients_are_clipped(arrays):
     model = small_gmpg(arrays, pretraining_steps=0, beta=1e4, max_grad_norm=0.5, kl_estimator="discrete")
     norms = []

@@ -377,4 +377,5 @@ def _kl_from_reference(sample: KLSample) -> th.Tensor:
     KL(pi || mu) from samples of mu: the mean of r log r - r + 1 for the density ratio r, which is never negative.
     """
     log_ratio = sample.log_ratio.detach()
-    return (log_ratio.exp() * log_ratio - log_ratio.exp() + 1.0).mean()
+    # A product: where the ratio overflows, a difference would be no number
+    return (log_ratio.exp() * (log_ratio - 1.0) + 1.0).mean()
