@@ -169,7 +169,7 @@ SENTENCES = {
     "other VecNormalize": "differ in the statistics of VecNormalize: it is mean",
     "side by side": "2 processes train one model here .*, and learn_side_by_side is of one process: leave the context",
     "acting": "2 processes train it together, of which each would see rows of its own. Take one process",
-    "online": "it has gone on online, where every process would see rows of its own. Take one process",
+    "online": r"it has gone on online, where every process would see rows of its own\. Or train it in one process\.",
     "nested": r"These processes train together already: one data_parallel\(\) is enough\.",
 }
 

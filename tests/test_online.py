@@ -16,6 +16,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy import GMPG, GMPO, NStepReturns, last_checkpoint, learn_side_by_side
+from sb3_genpolicy.common import gradient_steps
 from tests.conftest import SMALL
 from tests.test_save_load import same_state
 from tests.tiny_envs import EPISODE_STEPS, make_minari
@@ -275,6 +276,20 @@ def test_callbacks_count_steps_in_the_environment(tmp_path):
     resumed.learn_online(4)
     # SB3's loop keeps the row of a step after its callbacks
     assert resumed.num_timesteps == 30 and resumed.replay_buffer.n_added == 19 + 4
+
+
+def test_where_looks_are_rare_the_last_step_is_looked_at(monkeypatch):
+    """As on a GPU, where numbers are noted and looked at after a hundred steps, and at the end."""
+    monkeypatch.setattr(gradient_steps.GradientSteps, "_looks_at_every_step", False)
+    model = tiny().learn(6)
+    model.learn_online(4)
+    before = copies(model)
+    model._store_transition = lambda buffer, actions, seen, rewards, dones, infos: type(model)._store_transition(
+        model, buffer, actions, seen, rewards * np.nan, dones, infos
+    )
+    with pytest.raises(FloatingPointError, match="critic_loss = nan.* those before that step"):
+        model.learn_online(1, offline_share=0.0)
+    assert not moved(model, before, "critic.") and not moved(model, before, "actor_ema.")
 
 
 def test_a_callback_ends_it():

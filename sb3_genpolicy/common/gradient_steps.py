@@ -208,7 +208,8 @@ class GradientSteps(OfflineToOnlineAlgorithm):
         """
         if self._keeper is None:
             return
-        is_last = self.num_timesteps + 1 == self._total_timesteps
+        # A step in the environment is counted before its updates, a gradient step after
+        is_last = self.num_timesteps + (not self._collecting) >= self._total_timesteps
         if now or is_last or self._n_updates % _CHECK_EVERY_ON_GPU == 0:
             self._keeper.check()
 
@@ -273,7 +274,7 @@ class GradientSteps(OfflineToOnlineAlgorithm):
         :return: why several processes cannot train a model like this one together, and what could be done; None if they may
         """
         if self.online:
-            return "it has gone on online, where every process would see rows of its own. Take one process"
+            return "it has gone on online, where every process would see rows of its own"
         if not self.actor.model.coupling.independent:
             return (
                 f"{type(self.actor.model.coupling).__name__} pairs noise with the actions of a whole batch. "
