@@ -132,10 +132,10 @@ def test_candidates_of_dict_observations_follow_their_observation():
 
 def test_observation_statistics_are_the_datasets_and_stay(arrays):
     model = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL).learn(1)
-    part = model.actor.features_extractor.normalizer.parts[0]
+    part = model.actor.normalizer.parts[0]
     np.testing.assert_allclose(part.mean, arrays["observations"].mean(0), rtol=1e-5)
     np.testing.assert_allclose(part.std, arrays["observations"].std(0), rtol=1e-5)
-    assert model.critic_target.features_extractor.normalizer is model.actor.features_extractor.normalizer
+    assert model.critic_target.normalizer is model.actor.normalizer is model.policy.normalizer
     # Networks that were trained on one set of statistics do not get another
     model.learn(1, dataset=make_arrays(seed=5, n_episodes=2))
     np.testing.assert_allclose(part.mean, arrays["observations"].mean(0), rtol=1e-5)
@@ -157,7 +157,7 @@ class BatchNormDropout(BaseFeaturesExtractor):
 def test_training_mode_is_on_in_training_and_off_in_prediction(arrays):
     kwargs = dict(features_extractor_class=BatchNormDropout, **SMALL)
     model = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=kwargs, seed=0, tau=0.1).learn(5)
-    norm, target = (net.features_extractor.extractor.layers[0] for net in (model.critic, model.critic_target))
+    norm, target = (net.features_extractor.layers[0] for net in (model.critic, model.critic_target))
     assert norm.num_batches_tracked == 5
     np.testing.assert_array_equal(norm.running_mean, target.running_mean)
     assert model.policy.training and not model.critic_target.training
@@ -297,8 +297,6 @@ PLAIN, ONE_ACTION = spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,))
 @pytest.mark.parametrize(
     ("observation_space", "action_space", "message"),
     [
-        (PLAIN, spaces.Box(0.0, np.array([1.0, np.inf], np.float32)), "action space .* has bounds that are infinite"),
-        (PLAIN, spaces.Box(-1e300, 1e300, (2,), np.float64), "too far apart for float32"),
         (PLAIN, spaces.Box(np.array([0, 1, 2], np.float32), np.array([1, 2, 2], np.float32)), r"leaves no choice at \[2\]"),
         (PLAIN, spaces.Box(-3, 3, (2,), np.int32), "holds numbers of type int32"),
         (PLAIN, spaces.Box(-1, 1, ()), r"has no entries along its shape \(\)"),

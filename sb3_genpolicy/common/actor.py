@@ -12,6 +12,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_genpolicy.common.normalization import NormalizedExtractor, NormalizedModel, ObservationNormalizer
 from sb3_genpolicy.generative import Coupling, GenerativeModel, Likelihood, MatchingLoss, Path, Prediction, Sampler
 from sb3_genpolicy.generative.checks import blaming
 from sb3_genpolicy.generative.draws import Source
@@ -20,9 +21,10 @@ from sb3_genpolicy.generative.draws import Source
 _SAMPLER_SEED = 0
 
 
-class GenerativeActor(BasePolicy):
+class GenerativeActor(NormalizedModel, BasePolicy):
     """
-    Actor whose actions are samples of a generative model p(a | s), scaled to [-1, 1].
+    Actor whose actions are samples of a generative model p(a | s), scaled to [-1, 1] between the ends of the policy's
+    :class:`~sb3_genpolicy.common.action_range.ActionRange`.
 
     :param observation_space: observation space
     :param action_space: action space
@@ -38,6 +40,7 @@ class GenerativeActor(BasePolicy):
     :param sampler: solver, steps and time grid
     :param activation_fn: activation function
     :param normalize_images: whether to divide images by 255
+    :param normalizer: of observations, shared by every network of a policy
     """
 
     action_space: spaces.Box
@@ -58,7 +61,10 @@ class GenerativeActor(BasePolicy):
         sampler: Sampler,
         activation_fn: type[nn.Module] = nn.SiLU,
         normalize_images: bool = True,
+        normalizer: ObservationNormalizer | None = None,
     ):
+        if isinstance(features_extractor, NormalizedExtractor):
+            normalizer, features_extractor = features_extractor.taken_apart(observation_space)
         super().__init__(
             observation_space,
             action_space,
@@ -66,6 +72,7 @@ class GenerativeActor(BasePolicy):
             normalize_images=normalize_images,
             squash_output=True,
         )
+        self.normalizer = normalizer
         self.net_arch = net_arch
         self.features_dim = features_dim
         self.activation_fn = activation_fn
@@ -97,6 +104,7 @@ class GenerativeActor(BasePolicy):
                 net_arch=self.net_arch,
                 features_extractor=self.features_extractor,
                 features_dim=self.features_dim,
+                normalizer=self.normalizer,
                 path=self.model.path,
                 prediction=self.model.prediction,
                 network=self.network,
@@ -120,24 +128,33 @@ class GenerativeActor(BasePolicy):
         return self.model.matching_loss(actions, features, generator)
 
     def sample(
-        self, features: th.Tensor, noise: th.Tensor, deterministic: bool = False, generator: Source = None
+        self,
+        features: th.Tensor,
+        noise: th.Tensor,
+        deterministic: bool = False,
+        generator: Source = None,
+        sampler: Sampler | None = None,
     ) -> th.Tensor:
         """
         :param features: extracted features, (batch_size, features_dim)
         :param noise: standard normal draws, (batch_size, action_dim)
         :param deterministic: whether a sampler that draws noise on its way is to draw the same one always, for every row
         :param generator: source of that noise; torch's global one by default
+        :param sampler: solver, steps and time grid; the actor's own by default
         :return: actions, (batch_size, action_dim), clamped to [-1, 1]
         """
-        increments = self.fixed_increments().to(noise) if deterministic and self.sampler.solver == "sde" else None
-        return self.model.sample(features, noise, self.sampler, increments, generator).clamp(-1.0, 1.0)
+        sampler = sampler or self.sampler
+        increments = self.fixed_increments(sampler).to(noise) if deterministic and sampler.solver == "sde" else None
+        return self.model.sample(features, noise, sampler, increments, generator).clamp(-1.0, 1.0)
 
-    def fixed_increments(self) -> th.Tensor:
+    def fixed_increments(self, sampler: Sampler | None = None) -> th.Tensor:
         """
-        :return: the noise that a sampler draws on the way of deterministic actions, the same for every row,
+        :param sampler: the sampler; the actor's own by default
+        :return: the noise that it draws on the way of deterministic actions, the same for every row,
             (n_increments, 1, action_dim); none but for ``sde``
         """
-        n_increments = self.sampler.steps - 1 if self.sampler.solver == "sde" else 0
+        sampler = sampler or self.sampler
+        n_increments = sampler.steps - 1 if sampler.solver == "sde" else 0
         generator = th.Generator().manual_seed(_SAMPLER_SEED)
         return th.randn((n_increments, 1, self.action_dim), generator=generator)
 
@@ -169,11 +186,11 @@ class GenerativeActor(BasePolicy):
             raise ValueError(f"noise has shape {tuple(noise.shape)}, but needs one draw per action dimension: {shape}.")
         return self.model.sample_with_log_prob(features, noise, likelihood, self.sampler)
 
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+    def forward(self, obs: PyTorchObs, deterministic: bool = False, sampler: Sampler | None = None) -> th.Tensor:
         features = self.extract_features(obs, self.features_extractor)
         shape = (features.shape[0], self.action_dim)
         noise = features.new_zeros(shape) if deterministic else th.randn(shape, device=features.device)
-        return self.sample(features, noise, deterministic)
+        return self.sample(features, noise, deterministic, sampler=sampler)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self(observation, deterministic)

@@ -11,6 +11,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_genpolicy.common.action_range import ActionRange
 from sb3_genpolicy.common.added_rows import AddedRows
 from sb3_genpolicy.common.rewards import AffineReward, RewardFunction, transform_rewards
 from sb3_genpolicy.common.row_store import Rows, as_tensor, joined, store_of
@@ -43,7 +44,7 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     :param buffer_size: most rows to hold when transitions are added one by one
     :param observation_space: observation space, a Dict allowed
-    :param action_space: action space, bounded
+    :param action_space: action space, a Box
     :param device: where batches are wanted, and rows live if they fit
     :param n_envs: number of environments that :meth:`add` is given rows of
     :param optimize_memory_usage: not supported: nothing is stored twice anyway
@@ -70,6 +71,11 @@ class OfflineReplayBuffer(ReplayBuffer):
         #: Random state of the rows that are drawn, of nobody else's use; None: torch's own
         self.generator: th.Generator | None = None
         self.reward_function: RewardFunction = AffineReward()
+        #: Whether :meth:`add` is given rewards that the reward function was applied to
+        self.rewards_arrive_transformed = False
+        #: Between whose ends actions are scaled, a policy's own; the whole space by default
+        assert isinstance(action_space, spaces.Box)
+        self.action_range = ActionRange(action_space)
         self._normalizer = TensorNormalizer()
         self._prefetcher: Prefetcher | None = None
         #: Rows that are drawn from, None: all
@@ -141,6 +147,13 @@ class OfflineReplayBuffer(ReplayBuffer):
         """
         return _end_to_end(self._store.dones, self._all_added().dones)
 
+    @property
+    def states(self) -> Any:
+        """
+        :return: every observation of the dataset once, or a dictionary of such tensors
+        """
+        return self._store.states
+
     def _all_added(self) -> Rows:
         return self._added.gather(th.arange(self.n_added)).to(self.rows_device)
 
@@ -210,11 +223,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         return data.nbytes < _GPU_SHARE * free
 
     def _scale(self, actions: th.Tensor) -> th.Tensor:
-        assert isinstance(self.action_space, spaces.Box)
-        low, high = (
-            th.as_tensor(bound.reshape(-1), device=actions.device) for bound in (self.action_space.low, self.action_space.high)
-        )
-        return (2.0 * (actions - low) / (high - low) - 1.0).clamp(-1.0, 1.0).float()
+        return self.action_range.scale(actions).clamp(-1.0, 1.0).float()
 
     def add(
         self,
@@ -230,7 +239,9 @@ class OfflineReplayBuffer(ReplayBuffer):
         """
         cut = np.array([info.get("TimeLimit.truncated", False) for info in infos]) & self.handle_timeout_termination
         terminated = np.asarray(done, dtype=np.float32) * (1.0 - cut)
-        rewards = np.asarray(self.reward_function(np.asarray(reward, dtype=np.float32)))
+        rewards = np.asarray(reward, dtype=np.float32)
+        if not self.rewards_arrive_transformed:
+            rewards = np.asarray(self.reward_function(rewards))
         for env in range(self.n_envs):
             before, after = (tree_map(lambda array, env=env: array[env], value) for value in (obs, next_obs))
             self._added.add(before, after, np.asarray(action)[env].reshape(-1), rewards[env], terminated[env])
@@ -369,6 +380,31 @@ class OfflineReplayBuffer(ReplayBuffer):
         for indices in rows.split(_CHUNK):
             yield tree_map(lambda array, indices=indices: array[indices], self._store.states)
 
+    def watched_rows(self, n_rows: int) -> th.Tensor:
+        """
+        :param n_rows: number of rows, about
+        :return: rows of the dataset, evenly spaced, and as many of those that lead to an observation that is no row's own
+        """
+        led_to = self._store.next_rows
+        loose = th.nonzero(led_to >= self._store.n_rows)[:, 0]
+        every = th.arange(self._store.n_rows, device=self.rows_device)
+        return th.cat([rows[:: max(1, -(-len(rows) // n_rows))] for rows in (every, loose)])
+
+    def return_bounds(self, env: VecNormalize | None, gamma: float) -> tuple[float, float]:
+        """
+        :param env: VecNormalize wrapper whose statistics are applied to rewards
+        :param gamma: discount factor, below 1
+        :return: the least and the largest return that its rewards allow, discounted, over any number of steps
+        """
+        discounts = gamma if self._store.discounts is None else self._store.discounts
+        rewards = self._store.rewards if env is None else self._normalizer.rewards(env, self._store.rewards)
+        forever = rewards / (1.0 - discounts)
+        if self.n_added:
+            added = self._all_added().rewards
+            added = added if env is None else self._normalizer.rewards(env, added)
+            forever = th.cat([forever, added / (1.0 - gamma)])
+        return min(float(forever.min()), 0.0), max(float(forever.max()), 0.0)
+
     # Random state
 
     def seed_rows(self, seed: int) -> None:
@@ -427,7 +463,13 @@ class OfflineReplayBuffer(ReplayBuffer):
                 "dataset by name."
             )
         own = dict(generator=None, _source_of_added=None, _prefetcher=None, _normalizer=TensorNormalizer())
-        return {**self.__dict__, **own}
+        # The policy has it
+        return {name: value for name, value in {**self.__dict__, **own}.items() if name != "action_range"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({"rewards_arrive_transformed": False, **state})
+        assert isinstance(self.action_space, spaces.Box)
+        self.action_range = ActionRange(self.action_space)
 
 
 def _end_to_end(first: Any, second: Any) -> Any:

@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_genpolicy.common.normalization import NormalizedModel, ObservationNormalizer
 from sb3_genpolicy.common.twin_critic import TwinCritic, in_place
 from sb3_genpolicy.generative.networks import in_float32
 
 
-class ValueNetwork(BaseModel):
+class ValueNetwork(NormalizedModel):
     """
     State value V(s).
 
@@ -27,6 +27,7 @@ class ValueNetwork(BaseModel):
     :param activation_fn: activation function
     :param normalize_images: whether to divide images by 255
     :param share_features_extractor: whether the extractor is the actor's; it then gets no gradient from here
+    :param normalizer: of observations, shared by every network of a policy
     """
 
     features_extractor: BaseFeaturesExtractor
@@ -41,10 +42,12 @@ class ValueNetwork(BaseModel):
         activation_fn: type[nn.Module] = nn.ReLU,
         normalize_images: bool = True,
         share_features_extractor: bool = False,
+        normalizer: ObservationNormalizer | None = None,
     ):
         super().__init__(
             observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
         )
+        self.normalizer = normalizer
         self.share_features_extractor = share_features_extractor
         self.value_net = nn.Sequential(*create_mlp(features_dim, 1, net_arch, in_place(activation_fn)))  # type: ignore[arg-type]
 

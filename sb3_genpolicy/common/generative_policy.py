@@ -11,9 +11,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
+from sb3_genpolicy.common.action_range import ActionRange
 from sb3_genpolicy.common.actor import GenerativeActor
 from sb3_genpolicy.common.critics import ValueNetwork
-from sb3_genpolicy.common.normalization import NormalizedExtractor, ObservationNormalizer
+from sb3_genpolicy.common.normalization import ObservationNormalizer
 from sb3_genpolicy.common.option_checks import check_activation, check_extractor, check_kwargs, check_optimizer
 from sb3_genpolicy.common.policy_options import (
     make_coupling,
@@ -39,7 +40,7 @@ class GenerativePolicy(SamplingPolicy):
     model of the behaviour policy, which does not change any more.
 
     :param observation_space: observation space
-    :param action_space: action space, a bounded Box
+    :param action_space: action space, a Box, bounded or not
     :param lr_schedule: learning rate schedule (could be constant)
     :param net_arch: widths of the hidden layers: one list for every network, or a dictionary with the keys ``pi`` (actor),
         ``qf`` and ``vf`` (critics). Default: the network's own for the actor, two layers of 256 for the critics (as in IQL).
@@ -65,6 +66,9 @@ class GenerativePolicy(SamplingPolicy):
         1, the default, samples the policy itself, as the paper does. Can be changed later: ``model.policy.n_candidates = 8``.
     :param normalize_observations: whether observations are standardised inside the policy, by statistics of the dataset
         (images and discrete observations are not)
+    :param normalize_actions: whether actions are modelled in the data's own range of each dimension, with half of what they
+        span on either side as far as the space goes, see :class:`~sb3_genpolicy.common.action_range.ActionRange`. Without, in
+        the whole space, which has to be bounded.
     :param features_extractor_class: features extractor. Default: the policy class's.
     :param features_extractor_kwargs: keyword arguments of the features extractor
     :param normalize_images: whether to divide images by 255
@@ -109,6 +113,7 @@ class GenerativePolicy(SamplingPolicy):
         time_grid: str | None = None,
         n_candidates: int = 1,
         normalize_observations: bool = True,
+        normalize_actions: bool = True,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
@@ -125,6 +130,7 @@ class GenerativePolicy(SamplingPolicy):
         check_optimizer(optimizer_class, optimizer_kwargs)
         for name, flag in (
             ("normalize_observations", normalize_observations),
+            ("normalize_actions", normalize_actions),
             ("normalize_images", normalize_images),
             ("share_features_extractor", share_features_extractor),
             ("behaviour_model", behaviour_model),
@@ -166,6 +172,13 @@ class GenerativePolicy(SamplingPolicy):
         self.behaviour_model = behaviour_model
         self.normalize_observations = normalize_observations
         self.normalizer = ObservationNormalizer(observation_space)
+        self.normalize_actions = normalize_actions
+        if not normalize_actions and not action_space.is_bounded():
+            raise ValueError(
+                f"normalize_actions=False needs bounds to scale actions between, but the action space is "
+                f"{on_one_line(action_space)}: leave it out, and actions are modelled in the data's own range."
+            )
+        self.action_range = ActionRange(action_space)
         self._build(lr_schedule)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -198,8 +211,7 @@ class GenerativePolicy(SamplingPolicy):
         with blaming(
             f"{beginning} for {on_one_line(self.observation_space)}", AssertionError, RuntimeError, TypeError, ValueError
         ):
-            extractor = super().make_features_extractor()
-        return NormalizedExtractor(self.observation_space, self.normalizer, extractor)
+            return super().make_features_extractor()
 
     def _make_optimizer(self, parameters: Iterable[nn.Parameter], lr_schedule: Schedule) -> th.optim.Optimizer:
         beginning = (
@@ -210,7 +222,10 @@ class GenerativePolicy(SamplingPolicy):
 
     def _network_kwargs(self, features_extractor: BaseFeaturesExtractor | None) -> dict[str, Any]:
         spaces_and_images = dict(
-            observation_space=self.observation_space, action_space=self.action_space, normalize_images=self.normalize_images
+            observation_space=self.observation_space,
+            action_space=self.action_space,
+            normalize_images=self.normalize_images,
+            normalizer=self.normalizer,
         )
         return self._update_features_extractor(spaces_and_images, features_extractor)
 
@@ -291,6 +306,7 @@ class GenerativePolicy(SamplingPolicy):
                 solver=self.sampler,
                 n_candidates=self.n_candidates,
                 normalize_observations=self.normalize_observations,
+                normalize_actions=self.normalize_actions,
                 features_extractor_class=self.features_extractor_class,
                 features_extractor_kwargs=self.features_extractor_kwargs,
                 optimizer_class=self.optimizer_class,

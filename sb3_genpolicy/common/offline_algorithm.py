@@ -11,12 +11,13 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.callbacks import GradientStepProgressBar
@@ -27,14 +28,17 @@ from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
 from sb3_genpolicy.common.device_means import DeviceMeans
 from sb3_genpolicy.common.envs import SpacesVecEnv, find_dataset
 from sb3_genpolicy.common.generative_policy import GenerativeActor, GenerativePolicy
+from sb3_genpolicy.common.normalization import check_float32_suffices
 from sb3_genpolicy.common.option_checks import check_base_options
 from sb3_genpolicy.common.resumable_algorithm import ResumableAlgorithm
 from sb3_genpolicy.common.rewards import RewardFunction, RewardTransform, check_reward_transform, fit_reward_transform
 from sb3_genpolicy.common.space_checks import check_model_spaces
 from sb3_genpolicy.common.transforms import Transform, action_transforms, check_transforms, prepare
+from sb3_genpolicy.common.transitions import Transitions, label_of
 from sb3_genpolicy.common.twin_critic import TwinCritic
 from sb3_genpolicy.common.utils import on_one_line
-from sb3_genpolicy.common.vec_normalize import fit_vec_normalize
+from sb3_genpolicy.common.value_watch import ValueWatch
+from sb3_genpolicy.common.vec_normalize import fit_observations, fit_rewards
 from sb3_genpolicy.generative import Sampler
 from sb3_genpolicy.generative.checks import check_class, check_number, did_you_mean
 
@@ -108,7 +112,7 @@ class OfflineAlgorithm(ResumableAlgorithm):
             env = SpacesVecEnv(*dataset_spaces(dataset, check_actions=not action_transforms(transforms)))
         super().__init__(
             policy,
-            env,  # type: ignore[arg-type]
+            None,  # type: ignore[arg-type]
             learning_rate,
             batch_size=batch_size,
             tau=tau,
@@ -123,6 +127,8 @@ class OfflineAlgorithm(ResumableAlgorithm):
             support_multi_env=True,
             sde_support=False,
         )
+        if env is not None:
+            self._take_env(env, policy)
         self._check_action_space()
         check_number("batch_size", batch_size, low=1, whole=True)
         check_number("tau", tau, low=0.0, high=1.0)
@@ -140,6 +146,18 @@ class OfflineAlgorithm(ResumableAlgorithm):
         # Fitted to the first dataset: critics that were trained on one scale cannot go over to another
         self.reward_function: RewardFunction | None = None
         self._normalizer_is_fitted = False
+        self._action_range_is_fitted = False
+        # A wrapper may come with statistics of rewards that no transform was applied to
+        self._vec_rewards_are_fitted = False
+
+    def _take_env(self, env: GymEnv | str, policy: str | type[BasePolicy]) -> None:
+        """As SB3's constructor does, which refuses unbounded actions."""
+        made = self._wrap_env(maybe_make_env(env, self.verbose), self.verbose)  # type: ignore[arg-type]
+        self.env, self.n_envs = made, made.num_envs
+        self.observation_space, self.action_space = made.observation_space, made.action_space
+        self._vec_normalize_env = unwrap_vec_normalize(made)
+        if policy in ("MlpPolicy", "CnnPolicy") and isinstance(self.observation_space, spaces.Dict):
+            raise ValueError(f"The observations are a dictionary: use 'MultiInputPolicy' in place of '{policy}'.")
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
@@ -166,11 +184,17 @@ class OfflineAlgorithm(ResumableAlgorithm):
                 "`dataset=` (a Minari id, a replay buffer or a mapping of arrays) where there is no simulator."
             )
         self._held_out: Any = None
+        self._value_watch = ValueWatch()
         super()._setup_model()
-        if self.reward_function is not None:
-            self.replay_buffer.reward_function = self.reward_function
+        self._connect_replay_buffer()
         self.means = DeviceMeans()
         self._create_aliases()
+
+    def _connect_replay_buffer(self) -> None:
+        """Let it scale rewards and actions as this model was trained with."""
+        self.replay_buffer.action_range = self.policy.action_range
+        if self.reward_function is not None:
+            self.replay_buffer.reward_function = self.reward_function
 
     def _create_aliases(self) -> None:
         self.actor = self.policy.actor
@@ -216,23 +240,52 @@ class OfflineAlgorithm(ResumableAlgorithm):
         self.dataset_name, self.reference_scores = data.name, data.reference_scores
         self._dataset_on_disk = data.memory_mapped
         if self.reward_function is None:
-            self.reward_function = fit_reward_transform(self.reward_transform, data)
+            self.reward_function = fit_reward_transform(self.reward_transform, data, self.gamma)
         chosen = prepare(data, self.transforms)
+        self._fit_action_range(chosen.data)
         self.replay_buffer.fill(chosen.data, self.reward_function, chosen.learnt, chosen.n_steps, self.gamma)
-        if self._vec_normalize_env is not None:
-            fit_vec_normalize(self._vec_normalize_env, chosen.data, self.replay_buffer.observation_chunks(), self.gamma)
-        self._fit_observation_normalizer()
+        self._fit_vec_normalize(chosen.data)
+        self._fit_observation_normalizer(label_of(data))
         self._hold_out(chosen.held_out)
         if self.verbose >= 1:
             print(data.describe())
 
-    def _fit_observation_normalizer(self) -> None:
-        """Once only: networks that were trained on one set of statistics cannot go over to another."""
-        vec_normalize = self._vec_normalize_env
-        by_wrapper = vec_normalize is not None and vec_normalize.norm_obs
-        if self.policy.normalize_observations and not self._normalizer_is_fitted and not by_wrapper:
-            self.policy.normalizer.fit(self.replay_buffer.observation_chunks())
-            self._normalizer_is_fitted = True
+    def _fit_vec_normalize(self, data: Transitions) -> None:
+        wrapper = self._vec_normalize_env
+        if wrapper is None:
+            return
+        assert self.reward_function is not None
+        fit_observations(wrapper, self.replay_buffer.observation_chunks(), label_of(data))
+        fit_rewards(wrapper, data, self.reward_function, self.gamma, known=self._vec_rewards_are_fitted)
+        self._vec_rewards_are_fitted = True
+
+    # Both once only: networks that were trained on one set of statistics cannot go over to another
+
+    def _fit_action_range(self, data: Transitions) -> None:
+        least, largest = data.action_extent()
+        action_range, label = self.policy.action_range, label_of(data)
+        if not self.policy.normalize_actions:
+            return
+        # A model of release 0.1 was trained on the whole space
+        if self._action_range_is_fitted or self._n_updates > 0:
+            action_range.say_beyond(least, largest, label)
+            return
+        action_range.fit(least, largest)
+        action_range.say(label)
+        self._action_range_is_fitted = True
+
+    def _fit_observation_normalizer(self, label: str) -> None:
+        if self._normalizer_is_fitted:
+            return
+        if not self.policy.normalize_observations:
+            check_float32_suffices(self.replay_buffer.states, label)
+            return
+        wrapper = self._vec_normalize_env
+        by_wrapper: list[str | None] = []
+        if wrapper is not None and wrapper.norm_obs:
+            by_wrapper = [*wrapper.obs_rms] if isinstance(wrapper.obs_rms, dict) else [None]
+        self.policy.normalizer.fit(self.replay_buffer.observation_chunks(), left_alone=by_wrapper)
+        self._normalizer_is_fitted = True
 
     def _hold_out(self, rows: np.ndarray) -> None:
         """Rows that losses are watched on: at most so many, evenly spaced."""
@@ -317,6 +370,7 @@ class OfflineAlgorithm(ResumableAlgorithm):
                 break
             if log_interval is not None and self.num_timesteps % log_interval == 0:
                 self.dump_logs()
+        self._watch_values()
         callback.on_training_end()
         return self
 
@@ -358,6 +412,12 @@ class OfflineAlgorithm(ResumableAlgorithm):
 
     # Log
 
+    def _watch_values(self) -> None:
+        """Whether critics say what no policy can earn."""
+        if not self._value_watch.has_spoken:
+            self.policy.set_training_mode(False)
+            self._value_watch.look(self.policy, self.replay_buffer, self._vec_normalize_env, self.gamma, self.logger)
+
     def dump_logs(self) -> None:
         """
         Write log data.
@@ -367,6 +427,7 @@ class OfflineAlgorithm(ResumableAlgorithm):
         if self._held_out is not None:
             for name, loss in self._validation_losses().items():
                 self.logger.record(f"validation/{name}", float(loss))
+        self._watch_values()
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
         self.logger.record("time/seconds_per_step", elapsed / max(self.num_timesteps - self._num_timesteps_at_start, 1))
@@ -377,7 +438,7 @@ class OfflineAlgorithm(ResumableAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         networks = ["actor", "actor_ema", "critic", "critic_target", "value_net"]
         statistics = [name for name in vars(self) if "batch_norm_stats" in name]
-        return [*super()._excluded_save_params(), *networks, *statistics, "dataset", "means", "_held_out"]
+        return [*super()._excluded_save_params(), *networks, *statistics, "dataset", "means", "_held_out", "_value_watch"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()

@@ -3,6 +3,8 @@ Going on online: a model that was trained on a dataset acts in an environment, a
 """
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +16,8 @@ from sb3_genpolicy.common.data_parallel import world_size
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.envs import SpacesVecEnv
 from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
+from sb3_genpolicy.common.utils import attributes
+from sb3_genpolicy.common.vec_normalize import seeing_transformed_rewards
 from sb3_genpolicy.generative.checks import check_number, named_arguments
 
 SelfOfflineToOnlineAlgorithm = TypeVar("SelfOfflineToOnlineAlgorithm", bound="OfflineToOnlineAlgorithm")
@@ -109,13 +113,26 @@ class OfflineToOnlineAlgorithm(OfflineAlgorithm):
         self._last_obs = None
         self._collecting = True
         try:
-            # SB3's own loop
-            OffPolicyAlgorithm.learn(
-                self, total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar  # type: ignore
-            )
+            with self._vec_normalize_seeing_what_critics_see():
+                # SB3's own loop
+                OffPolicyAlgorithm.learn(
+                    self, total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar  # type: ignore
+                )
         finally:
             self._collecting = False
         return self
+
+    @contextmanager
+    def _vec_normalize_seeing_what_critics_see(self) -> Iterator[None]:
+        wrapper = self._vec_normalize_env
+        if wrapper is None or not wrapper.norm_reward or self.reward_function is None:
+            yield
+            return
+        with (
+            seeing_transformed_rewards(wrapper, self.reward_function),
+            attributes(self.replay_buffer, rewards_arrive_transformed=True),
+        ):
+            yield
 
     def _set_train_freq(self, train_freq: int | tuple[int, str]) -> None:
         self.train_freq = train_freq  # type: ignore[assignment]

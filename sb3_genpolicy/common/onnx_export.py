@@ -19,6 +19,7 @@ from torch import nn
 
 import sb3_genpolicy
 from sb3_genpolicy.common.candidates import choose_candidates
+from sb3_genpolicy.common.normalization import Standardizer
 from sb3_genpolicy.common.utils import space_items, tree_of
 from sb3_genpolicy.generative import SOLVERS, Sampler
 
@@ -70,7 +71,7 @@ def _trace(acting: "_Acting", example: tuple[th.Tensor, ...], inputs: "list[_Inp
         )
     except th.onnx.OnnxExporterError as error:
         actor = acting.actor
-        parts = (actor.model.network, actor.features_extractor.extractor, actor.model.path)
+        parts = (actor.model.network, actor.features_extractor, actor.model.path)
         raise ValueError(
             "torch cannot write this policy as operations (why is said above): something in "
             f"{', '.join(type(part).__name__ for part in parts)} looks at the values of tensors, as an `if` of one does."
@@ -131,8 +132,14 @@ class _Input(NamedTuple):
 
 def _inputs_of(policy: "SamplingPolicy") -> list[_Input]:
     space = policy.observation_space
-    parts = space.spaces if isinstance(space, spaces.Dict) else {"observation": space}
-    inputs = [_Input(name, ("batch", *(part.shape or ())), _dtype(part)) for name, part in parts.items()]
+    single = {"observation": space}
+    parts = space.spaces if isinstance(space, spaces.Dict) else single
+    inputs = [
+        _Input(
+            name, ("batch", *(part.shape or ())), _dtype(part, policy.normalizer.part(name if parts is not single else None))
+        )
+        for name, part in parts.items()
+    ]
     noise = _Input("noise", ("batch", *policy.noise_shape), th.float32)
     inputs.append(noise)
     n_increments = len(policy.actor_ema.fixed_increments())
@@ -147,8 +154,10 @@ def _inputs_of(policy: "SamplingPolicy") -> list[_Input]:
     return inputs
 
 
-def _dtype(space: spaces.Space) -> th.dtype:
-    """Of any precision, observations are cast to float32 first of all."""
+def _dtype(space: spaces.Space, standardizer: Standardizer | None) -> th.dtype:
+    """Of any precision, observations are cast to float32 first of all, but for numbers that this would merge."""
+    if standardizer is not None and standardizer.has_offset and np.issubdtype(space.dtype, np.floating):
+        return th.float64
     return th.float32 if np.issubdtype(space.dtype, np.floating) else th.as_tensor(np.zeros(1, space.dtype)).dtype
 
 
@@ -166,8 +175,10 @@ class _Acting(nn.Module):
         self.n_candidates = policy.n_candidates
         self.actor = _copy(policy.actor_ema)
         self.critic = _copy(policy.critic) if self.n_candidates > 1 else None
-        self.register_buffer("low", th.as_tensor(policy.action_space.low).float())
-        self.register_buffer("high", th.as_tensor(policy.action_space.high).float())
+        self.action_range = policy.action_range
+        least, largest = _within_float32(policy.action_space)
+        self.register_buffer("low", th.as_tensor(least))
+        self.register_buffer("high", th.as_tensor(largest))
 
     def forward(self, *inputs: th.Tensor) -> th.Tensor:
         """
@@ -183,10 +194,23 @@ class _Acting(nn.Module):
         scaled = self.actor.model.solve(features, noise.flatten(0, -2), self.actor.sampler, increments).clamp(-1.0, 1.0)
         if self.critic is not None:
             scaled = choose_candidates(self.critic, observation, scaled.unflatten(0, (-1, self.n_candidates)))
-        low, high = self.low, self.high
-        actions = low + 0.5 * (scaled.reshape(-1, *self.action_shape) + 1.0) * (high - low)
+        actions = self.action_range.unscale(scaled).reshape(-1, *self.action_shape)
         # Rounding may lead past a bound
-        return actions.clamp(low, high)
+        return actions.clamp(self.low, self.high)
+
+
+def _within_float32(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds as float32, rounded inwards."""
+    low, high = (bound.astype(np.float32) for bound in (space.low, space.high))
+    low = np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low)
+    return low, np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high)
+
+
+def _finite_or_none(bounds: np.ndarray) -> Any:
+    """JSON knows no infinity."""
+    listed = bounds.astype(object)
+    listed[~np.isfinite(bounds)] = None
+    return listed.tolist()
 
 
 def _copy(module: Module) -> Module:
@@ -216,8 +240,8 @@ def _metadata(policy: "SamplingPolicy") -> dict[str, Any]:
         "sampling_steps": sampler.steps,
         "time_grid": sampler.time_grid,
         "n_candidates": policy.n_candidates,
-        "action_low": bounds.low.tolist(),
-        "action_high": bounds.high.tolist(),
+        "action_low": _finite_or_none(bounds.low),
+        "action_high": _finite_or_none(bounds.high),
         "deterministic_noise": noise.tolist(),
         "deterministic_increments": increments.reshape(-1, *policy.noise_shape).tolist(),
     }

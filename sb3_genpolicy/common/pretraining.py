@@ -101,7 +101,7 @@ class PretrainingAlgorithm(GradientSteps):
         self._check_same_kind(source)
         pairs: list[tuple[str, nn.Module, nn.Module]] = [
             (name, getattr(self.policy, name), getattr(source.policy, name))
-            for name in ("normalizer", "critic", "critic_target", "value_net")
+            for name in ("normalizer", "action_range", "critic", "critic_target", "value_net")
         ]
         if source.behaviour is not None:
             pairs += [("actor", actor, source.behaviour) for actor in (self.actor, self.actor_ema)]
@@ -110,9 +110,10 @@ class PretrainingAlgorithm(GradientSteps):
         for name, mine, theirs in pairs:
             copy_network(name, mine, theirs, source)
         self.reward_function = source.settings["reward_function"]
-        if self.reward_function is not None:
-            self.replay_buffer.reward_function = self.reward_function
+        self._connect_replay_buffer()
         self._normalizer_is_fitted = source.settings["_normalizer_is_fitted"]
+        # Release 0.1 modelled actions in the whole space
+        self._action_range_is_fitted = source.settings.get("_action_range_is_fitted", True)
         if self.dataset_name is None:
             self.dataset_name = source.settings["dataset_name"]
         self.reference_scores = source.settings["reference_scores"]

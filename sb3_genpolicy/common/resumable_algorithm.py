@@ -78,6 +78,9 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
             self.replay_buffer.seed_rows(self._row_seed + self.num_timesteps)
         self._resume_random_state = False
 
+    def _connect_replay_buffer(self) -> None:
+        """Let another replay buffer treat rows as this model does."""
+
     def _note_random_state(self) -> None:
         """Where files have it."""
         if not self._resume_random_state:
@@ -252,6 +255,7 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         if not isinstance(self.replay_buffer, OfflineReplayBuffer):
             raise ValueError("This is a replay buffer of SB3: give it as `dataset=`, which learns from it.")
         self.replay_buffer.to(self.device)
+        self._connect_replay_buffer()
 
 
 def _without_neighbours(tree: Any) -> Any:

@@ -3,18 +3,28 @@ Reward transforms: rewards are brought to a common scale before the critics see 
 was fitted to a dataset is saved with the model.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from sb3_genpolicy.common.transitions import Transitions
+from sb3_genpolicy.common.transitions import Transitions, label_of
 from sb3_genpolicy.generative.checks import check_choice, check_number, with_named_options
 
 #: From rewards to rewards, both (n_rows,)
 RewardFunction = Callable[[np.ndarray], np.ndarray]
 
 REWARD_TRANSFORMS = ("locomotion", "antmaze", "none")
+
+# Standard deviations that rewards are taken to span, where returns say nothing
+_DEVIATIONS = 4.0
+# Returns that span a smaller share of what rewards could make of them differ by noise or rounding
+_SAME = 0.02
+# A cut-off episode of no more steps than that is a row out of its place
+_FRAGMENT = 2
+# Longest horizon, where nothing is discounted
+_LONGEST = 1000.0
 
 
 @with_named_options
@@ -35,8 +45,11 @@ class AffineReward:
 @dataclass(frozen=True)
 class ReturnRange:
     """
-    Rewards times ``span / (best return - worst return of the dataset)``, whatever their units (left as they are where all
-    episodes have the same return).
+    Rewards times ``span / (best return - worst return of the dataset)``, whatever their units.
+
+    Returns say nothing where most episodes are rows out of their place (shuffled transitions), or where all come to the same
+    but for rounding. Four standard deviations of the rewards, over an episode's length or the discount's horizon
+    ``1 / (1 - gamma)`` if that is shorter, take their place then, with a warning.
 
     :param span: what the returns of the dataset span afterwards (paper: 1000 for locomotion)
     """
@@ -46,14 +59,44 @@ class ReturnRange:
     def __post_init__(self) -> None:
         check_number("ReturnRange: span", self.span, low=0.0, low_open=True)
 
-    def fit(self, data: Transitions) -> AffineReward:
+    def fit(self, data: Transitions, gamma: float = 0.99) -> AffineReward:
         """
         :param data: the dataset
-        :return: the scale of its rewards
+        :param gamma: discount factor
+        :return: the scale of its rewards; 1 where all rewards are the same
         """
         returns = data.episode_returns()
         spread = float(returns.max() - returns.min())
+        fragments = _count_fragments(data)
+        horizon = 1.0 / max(1.0 - gamma, 1.0 / _LONGEST)
+        if fragments == 0:
+            horizon = min(horizon, data.n_rows / data.n_episodes)
+        likely = _DEVIATIONS * horizon * float(np.std(data.rewards, dtype=np.float64))
+        reason = None
+        if fragments:
+            reason = f"{fragments} of {data.n_episodes} episodes are single steps or cuts that were inferred"
+        elif spread <= _SAME * likely:
+            reason = f"the returns of all {data.n_episodes} episodes are about the same ({returns.mean():.6g})"
+        if reason is not None and likely > 0.0:
+            spread = likely
+            warnings.warn(
+                f"{label_of(data)}: {reason}, so that no scale can be taken from returns. Rewards are scaled by "
+                f"{self.span / likely:.4g}, from their own spread over {horizon:.4g} steps; "
+                "`reward_transform=AffineReward(scale)` gives them another one.",
+                stacklevel=2,
+            )
         return AffineReward(scale=self.span / spread) if spread > 0.0 else AffineReward()
+
+
+def _count_fragments(data: Transitions) -> int:
+    """Episodes that are none, where they hold most of the rows; else 0."""
+    starts = data.episode_starts
+    lengths = np.diff(starts)
+    ends = starts[1:] - 1
+    short = (lengths <= _FRAGMENT) & (np.asarray(data.terminals[ends]) == 0)
+    if 2 * int(lengths[short].sum()) > data.n_rows:
+        return int(short.sum())
+    return data.inferred_cuts if 2 * data.inferred_cuts > data.n_episodes else 0
 
 
 #: What a reward transform can be given as
@@ -69,21 +112,22 @@ def check_reward_transform(transform: RewardTransform | None) -> None:
         check_choice("reward_transform", transform, REWARD_TRANSFORMS)
 
 
-def fit_reward_transform(transform: RewardTransform | None, data: Transitions) -> RewardFunction:
+def fit_reward_transform(transform: RewardTransform | None, data: Transitions, gamma: float = 0.99) -> RewardFunction:
     """
     :param transform: ``locomotion``: :class:`ReturnRange`, the scale at which the paper's inverse temperatures are given;
         ``antmaze``: reward - 1, for tasks that pay 1 at the goal; ``none`` or None: as they are; :class:`AffineReward`: scaled
         and shifted; or any function of an array of rewards.
     :param data: the dataset that a scale is taken from
+    :param gamma: discount factor
     :return: the function of the rewards
     """
     check_reward_transform(transform)
     if isinstance(transform, ReturnRange):
-        return transform.fit(data)
+        return transform.fit(data, gamma)
     if callable(transform):
         return transform
     named: dict[str, RewardFunction] = {"antmaze": AffineReward(shift=-1.0), "none": AffineReward()}
-    return ReturnRange().fit(data) if transform == "locomotion" else named[transform or "none"]
+    return ReturnRange().fit(data, gamma) if transform == "locomotion" else named[transform or "none"]
 
 
 def transform_rewards(reward_function: RewardFunction, rewards: np.ndarray) -> np.ndarray:

@@ -10,8 +10,10 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs
 
+from sb3_genpolicy.common.action_range import ActionRange
 from sb3_genpolicy.common.actor import GenerativeActor
 from sb3_genpolicy.common.candidates import choose_candidates
+from sb3_genpolicy.common.normalization import ObservationNormalizer
 from sb3_genpolicy.common.onnx_export import export_onnx
 from sb3_genpolicy.common.policy_files import PlainPolicy
 from sb3_genpolicy.common.policy_options import make_sampler
@@ -29,6 +31,8 @@ class SamplingPolicy(PlainPolicy):
     """
 
     action_space: spaces.Box
+    action_range: ActionRange
+    normalizer: ObservationNormalizer
     actor: GenerativeActor
     actor_ema: GenerativeActor
     critic: TwinCritic
@@ -52,10 +56,13 @@ class SamplingPolicy(PlainPolicy):
         :param time_grid: where the steps are; None keeps it
         :raises ValueError: for an unknown name or a number of steps that is not positive
         """
+        self.actor.sampler = self.actor_ema.sampler = self._sampler_with(solver, sampling_steps, time_grid)
+
+    def _sampler_with(self, solver: str | Sampler | None, sampling_steps: int | None, time_grid: str | None) -> Sampler:
+        """The one that acts, with other options."""
         if isinstance(solver, str):
             solver = replace(self.sampler, solver=solver)
-        sampler = make_sampler(solver or self.sampler, sampling_steps, time_grid)
-        self.actor.sampler = self.actor_ema.sampler = sampler
+        return make_sampler(solver or self.sampler, sampling_steps, time_grid)
 
     def predict(
         self,
@@ -77,16 +84,39 @@ class SamplingPolicy(PlainPolicy):
         :param solver: for this prediction alone, see :meth:`set_sampler`
         :param sampling_steps: for this prediction alone
         :param time_grid: for this prediction alone
-        :return: the action, clipped to its bounds, and ``state``
+        :return: the action, in the action space by ``space.contains``, and ``state``
         """
-        if solver is None and sampling_steps is None and time_grid is None:
+        if isinstance(observation, tuple):
+            # What gymnasium's reset gives: SB3 says so
             return super().predict(observation, state, episode_start, deterministic)
-        before = self.sampler
-        self.set_sampler(solver, sampling_steps, time_grid)
-        try:
-            return super().predict(observation, state, episode_start, deterministic)
-        finally:
-            self.set_sampler(before)
+        sampler = None
+        if not (solver is None and sampling_steps is None and time_grid is None):
+            # It travels with the call: other threads may predict meanwhile
+            sampler = self._sampler_with(solver, sampling_steps, time_grid)
+        self.set_training_mode(False)
+        obs_tensor, is_batch = self.obs_to_tensor(observation)
+        with th.no_grad():
+            scaled = self._predict(obs_tensor, deterministic, sampler).cpu().numpy()
+        actions = self.unscale_action(scaled.reshape(-1, *self.action_space.shape))
+        return actions if is_batch else actions.squeeze(axis=0), state
+
+    def scale_action(self, action: np.ndarray) -> np.ndarray:
+        """
+        Rescale the action to [-1, 1], between the ends of the range that the policy models.
+
+        :param action: in the environment's units, (n, \\*action_shape)
+        :return: scaled action
+        """
+        return self.action_range.scale_array(action)
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """
+        Rescale the action from [-1, 1] to the environment's units.
+
+        :param scaled_action: (n, \\*action_shape), between the ends of the range that the policy models
+        :return: the action, of the space's type and within its bounds
+        """
+        return self.action_range.unscale_array(scaled_action)
 
     def export_onnx(self, path: str | os.PathLike[str]) -> None:
         """
@@ -122,10 +152,10 @@ class SamplingPolicy(PlainPolicy):
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(obs, deterministic=deterministic)
 
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False, sampler: Sampler | None = None) -> th.Tensor:
         if self.n_candidates == 1:
-            return self.actor_ema(observation, deterministic)
-        return self._best_candidate(observation, deterministic)
+            return self.actor_ema(observation, deterministic, sampler)
+        return self._best_candidate(observation, deterministic, sampler)
 
     def candidate_noise(self, n_candidates: int) -> th.Tensor:
         """
@@ -137,7 +167,7 @@ class SamplingPolicy(PlainPolicy):
         noise[0] = 0.0
         return noise
 
-    def _best_candidate(self, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
+    def _best_candidate(self, obs: PyTorchObs, deterministic: bool, sampler: Sampler | None) -> th.Tensor:
         """Draw ``n_candidates`` actions per observation and keep the one whose smallest Q is largest."""
         actor, n = self.actor_ema, self.n_candidates
         features = actor.extract_features(obs, actor.features_extractor)
@@ -146,7 +176,7 @@ class SamplingPolicy(PlainPolicy):
             noise = self.candidate_noise(n).to(features).repeat(batch_size, 1)
         else:
             noise = th.randn((batch_size * n, actor.action_dim), device=features.device)
-        actions = actor.sample(features.repeat_interleave(n, dim=0), noise, deterministic)
+        actions = actor.sample(features.repeat_interleave(n, dim=0), noise, deterministic, sampler=sampler)
         return choose_candidates(self.critic, obs, actions.reshape(batch_size, n, -1))
 
     # Likelihood
@@ -166,9 +196,8 @@ class SamplingPolicy(PlainPolicy):
         batch_size = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
         actions = check_actions(actions, self.action_space, batch_size, self.device)
         actions = actions.to(next(self.actor_ema.model.parameters()).dtype)
-        low, high = self._action_bounds(actions)
-        scaled = 2.0 * (actions.flatten(1) - low) / (high - low) - 1.0
-        return self.actor_ema.log_prob(observations, scaled, likelihood) - self._log_action_scale()
+        scaled = self.action_range.scale(actions.flatten(1)).to(actions.dtype)
+        return self.actor_ema.log_prob(observations, scaled, likelihood) - self.action_range.log_scale()
 
     def sample_with_log_prob(
         self, observations: PyTorchObs, noise: th.Tensor | None = None, likelihood: Likelihood | None = None
@@ -187,14 +216,5 @@ class SamplingPolicy(PlainPolicy):
         """
         observations = check_observations(observations, self.observation_space, self.device)
         scaled, log_prob = self.actor_ema.sample_with_log_prob(observations, noise, likelihood)
-        low, high = self._action_bounds(scaled)
-        actions = low + 0.5 * (scaled + 1.0) * (high - low)
-        return actions.reshape(-1, *self.action_space.shape), log_prob - self._log_action_scale()
-
-    def _action_bounds(self, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        low, high = self.action_space.low.reshape(-1), self.action_space.high.reshape(-1)
-        return th.as_tensor(low).to(actions), th.as_tensor(high).to(actions)
-
-    def _log_action_scale(self) -> float:
-        """Log of the volume of an action box, in the environment's units, over that of [-1, 1]^d."""
-        return float(np.log((self.action_space.high - self.action_space.low) / 2.0).sum())
+        actions = self.action_range.unscale(scaled).reshape(-1, *self.action_space.shape)
+        return actions, log_prob - self.action_range.log_scale()

@@ -15,7 +15,7 @@ def check_model_spaces(observation_space: spaces.Space, action_space: spaces.Spa
     """
     :param observation_space: of an environment
     :param action_space: of an environment; others than boxes are not looked at
-    :raises ValueError: if observations cannot be made numbers for a network, or actions cannot be scaled to [-1, 1]
+    :raises ValueError: if observations cannot be made numbers for a network, or actions leave no choice
     """
     for name, space in space_items(observation_space, "observations"):
         fault = _fault_of_observations(space)
@@ -46,18 +46,15 @@ def _fault_of_observations(space: spaces.Space) -> str | None:
 def _fault_of_actions(space: spaces.Box) -> str | None:
     if space.dtype.kind != "f":
         return f"holds numbers of type {space.dtype}: actions are continuous here, give it as a Box of float32"
+    if np.isnan(space.low).any() or np.isnan(space.high).any():
+        return "has a bound that is no number: give every one, infinite where there is none"
     with np.errstate(over="ignore"):
-        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-        width = high - low
-    if not np.isfinite(width).all():
-        return "has bounds that are infinite, or too far apart for float32: actions are scaled between finite ones"
+        width = space.high.astype(np.float64) - space.low
     if (width <= 0.0).any():
         where = np.argwhere(width <= 0.0)[0].tolist()
         return f"leaves no choice at {where}, where its lowest and its highest action are the same: leave that entry out"
-    return _fault_of_shape(space)
+    return _fault_of_shape(space) if space.shape else "has no entries along its shape (): give it (1,) or more"
 
 
 def _fault_of_shape(space: spaces.Box) -> str | None:
-    return (
-        None if space.shape and 0 not in space.shape else f"has no entries along its shape {space.shape}: give it (1,) or more"
-    )
+    return None if 0 not in space.shape else f"has no entries along its shape {space.shape}: give it (1,) or more"

@@ -19,16 +19,18 @@ class TensorNormalizer:
 
     def _mean_and_scale(self, key: str, rms: Any, epsilon: float, like: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         cached = self._moments.get(key)
-        if cached is None or cached[0] != rms.count or cached[1].device != like.device:
-            mean = th.as_tensor(rms.mean, dtype=th.float32, device=like.device)
-            scale = th.as_tensor(np.sqrt(rms.var + epsilon), dtype=th.float32, device=like.device)
+        # Numbers that float32 would merge are stored as float64
+        dtype = th.float64 if like.dtype == th.float64 else th.float32
+        if cached is None or cached[0] != rms.count or cached[1].device != like.device or cached[1].dtype != dtype:
+            mean = th.as_tensor(rms.mean, dtype=dtype, device=like.device)
+            scale = th.as_tensor(np.sqrt(rms.var + epsilon), dtype=dtype, device=like.device)
             cached = self._moments[key] = (rms.count, mean, scale)
         return cached[1], cached[2]
 
     def observations(self, env: VecNormalize, *batches: Any) -> list[Any]:
         def normalize(key: str, rms: Any, batch: th.Tensor) -> th.Tensor:
             mean, scale = self._mean_and_scale(key, rms, env.epsilon, batch)
-            return ((batch.float() - mean) / scale).clamp(-env.clip_obs, env.clip_obs)
+            return ((batch.to(mean.dtype) - mean) / scale).clamp(-env.clip_obs, env.clip_obs).float()
 
         if not env.norm_obs:
             return list(batches)

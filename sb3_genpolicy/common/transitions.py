@@ -52,6 +52,7 @@ class Transitions(Mapping[str, Any]):
     env_id: str | None = None
     reference_scores: tuple[float, float] | None = None
     memory_mapped: bool = False
+    inferred_cuts: int = 0
 
     def __getitem__(self, key: str) -> Any:
         if key not in KEYS:
@@ -109,6 +110,16 @@ class Transitions(Mapping[str, Any]):
         """
         return np.add.reduceat(self.rewards, self.episode_starts[:-1], dtype=np.float64)
 
+    def action_extent(self) -> tuple[np.ndarray, np.ndarray]:
+        """
+        :return: the least and the largest action in each dimension, (action_dim,) each
+        """
+        least, largest = (np.full(int(np.prod(self.action_space.shape)), sign * np.inf) for sign in (1.0, -1.0))
+        for start in range(0, self.n_rows, _CHUNK):
+            actions = self.actions[start : start + _CHUNK].reshape(-1, len(least))
+            least, largest = np.minimum(least, actions.min(axis=0)), np.maximum(largest, actions.max(axis=0))
+        return least, largest
+
     def rows_of(self, episodes: np.ndarray) -> np.ndarray:
         """
         :param episodes: numbers of episodes, or a mask over them
@@ -161,6 +172,8 @@ class Transitions(Mapping[str, Any]):
 
 
 _FLAT_KEYS = ("actions", "rewards", "terminals", "timeouts")
+# Rows at a time when something is computed over all of them
+_CHUNK = 2**16
 
 
 def where(row: int, episode_starts: np.ndarray) -> str:
@@ -171,6 +184,14 @@ def where(row: int, episode_starts: np.ndarray) -> str:
     """
     episode = int(np.searchsorted(episode_starts, row, side="right")) - 1
     return f"row {row} (episode {episode}, step {row - episode_starts[episode]})"
+
+
+def label_of(data: Transitions) -> str:
+    """
+    :param data: a record
+    :return: what it is called in messages
+    """
+    return f"Dataset '{data.name}'" if data.name else "The dataset"
 
 
 def normalized_score(returns: Any, reference_scores: tuple[float, float]) -> Any:

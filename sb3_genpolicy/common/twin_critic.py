@@ -14,6 +14,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_genpolicy.common.normalization import NormalizedModel, ObservationNormalizer
 from sb3_genpolicy.generative.networks import in_float32
 from sb3_genpolicy.generative.tracing import sizes_are_known
 
@@ -55,7 +56,7 @@ def _linear(bias: th.Tensor, weight: th.Tensor, x: th.Tensor) -> th.Tensor:
     return th.addmm(bias, x, weight)
 
 
-class TwinCritic(ContinuousCritic):
+class TwinCritic(NormalizedModel, ContinuousCritic):
     """
     Q networks of one architecture, two as a rule, with SB3's interface: a tuple of values. One matrix product computes a layer
     of all of them. The numbers are those of ``ContinuousCritic``, also what the same seed starts from.
@@ -69,6 +70,7 @@ class TwinCritic(ContinuousCritic):
     :param normalize_images: whether to divide images by 255
     :param n_critics: number of Q networks
     :param share_features_extractor: whether the extractor is the actor's; it then gets no gradient from here
+    :param normalizer: of observations, shared by every network of a policy
     """
 
     def __init__(
@@ -82,10 +84,12 @@ class TwinCritic(ContinuousCritic):
         normalize_images: bool = True,
         n_critics: int = 2,
         share_features_extractor: bool = True,
+        normalizer: ObservationNormalizer | None = None,
     ):
         BaseModel.__init__(
             self, observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
         )
+        self.normalizer = normalizer
         self.share_features_extractor = share_features_extractor
         self.n_critics = n_critics
         widths = [features_dim + get_action_dim(action_space), *net_arch, 1]

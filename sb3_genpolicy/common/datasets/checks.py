@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape, is_image_space
 
 from sb3_genpolicy.common.datasets.columns import slices
-from sb3_genpolicy.common.transitions import Transitions
+from sb3_genpolicy.common.transitions import Transitions, label_of
 from sb3_genpolicy.common.utils import on_one_line, space_items, tree_items
 
 #: Space of one number for each row
@@ -127,7 +127,10 @@ def check_action_bounds(actions: np.ndarray, space: spaces.Box, name: str, where
     :raises ValueError: if actions lie outside the space's bounds by more than rounding
     """
     low, high = space.low, space.high
-    margin = ACTION_TOLERANCE * (high - low)
+    with np.errstate(over="ignore", invalid="ignore"):
+        width = high.astype(np.float64) - low
+    # A bound beside an open side is kept to as it is
+    margin = ACTION_TOLERANCE * np.where(np.isfinite(width), width, 0.0)
     for part in slices(len(actions)):
         outside = (actions[part] < low - margin) | (actions[part] > high + margin)
         if outside.any():
@@ -153,14 +156,6 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, la
         raise ValueError(
             f"{label} has actions in {on_one_line(action_space)}; only continuous actions (a Box space) can be learnt."
         )
-
-
-def label_of(data: Transitions) -> str:
-    """
-    :param data: a record
-    :return: what it is called in messages
-    """
-    return f"Dataset '{data.name}'" if data.name else "The dataset"
 
 
 def check_transitions(data: Transitions) -> Transitions:
