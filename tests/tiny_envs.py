@@ -99,3 +99,29 @@ def stacked(observations):
     if isinstance(observations[0], dict):
         return {key: np.array([observation[key] for observation in observations]) for key in observations[0]}
     return np.array(observations)
+
+
+class SpacesEnv(gym.Env):
+    """
+    Any spaces: observations are drawn at random, every step pays ``reward``, a number or a function of the action.
+
+    :param observation_space: of the observations
+    :param action_space: of the actions, which have to be in it
+    """
+
+    def __init__(self, observation_space, action_space, reward=0.0, steps=EPISODE_STEPS):
+        self.observation_space, self.action_space = observation_space, action_space
+        self.reward, self.steps = reward, steps
+        self.actions = []
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
+        self.actions.append(action)
+        self.t += 1
+        reward = self.reward(action) if callable(self.reward) else self.reward
+        return self.observation_space.sample(), float(reward), False, self.t >= self.steps, {}

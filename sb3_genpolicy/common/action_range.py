@@ -108,7 +108,8 @@ class ActionRange(nn.Module):
             shown = ", ".join(f"{k}: {self.ends[0][k]:.4g} to {self.ends[1][k]:.4g}" for k in narrow[:5])
             more = f", and {len(narrow) - 5} more" if len(narrow) > 5 else ""
             warnings.warn(
-                f"{label}: the actions fill a small part of their space in {len(narrow)} of {len(self.shares)} dimensions. "
+                f"{label}: the actions fill a small part of their space, or it has no bounds, in {len(narrow)} of "
+                f"{len(self.shares)} dimensions. "
                 f"The policy models and takes actions in the data's own range with room around it (dimension {shown}{more}); "
                 "policy_kwargs=dict(normalize_actions=False) gives it the whole space.",
                 stacklevel=2,

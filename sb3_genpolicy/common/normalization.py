@@ -59,7 +59,7 @@ class Standardizer(nn.Module):
         super().__init__()
         self.register_buffer("mean", th.zeros(shape))
         self.register_buffer("std", th.ones(shape))
-        self.register_buffer("clip", th.full(shape, _CLIP))
+        self.register_buffer("clip", th.full(shape, np.inf))
         # Subtracted in the precision that observations come in, before they become float32
         self.register_buffer("offset", th.zeros(shape))
         #: Whether there is an offset: numbers that float32 would merge
@@ -203,7 +203,7 @@ def _complete(state_dict: dict[str, Any], prefix: str, normalizer: ObservationNo
             number = normalizer.positions[key]
             identity = Standardizer(tuple(space.shape or ())).state_dict()
             if np.issubdtype(space.dtype, np.floating):
-                identity.update(before.pop(0))
+                identity.update(before.pop(0), clip=th.full_like(identity["clip"], _CLIP))
             # What is missing of a damaged file is missed by torch
             found = {f"{names[number]}{name}": value for name, value in identity.items() if value is not None}
             state_dict.update(found)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sb3_genpolicy.common.transitions import Transitions, label_of
+from sb3_genpolicy.common.transitions import Transitions, count_fragments, label_of
 from sb3_genpolicy.generative.checks import check_choice, check_number, with_named_options
 
 #: From rewards to rewards, both (n_rows,)
@@ -21,8 +21,6 @@ REWARD_TRANSFORMS = ("locomotion", "antmaze", "none")
 _DEVIATIONS = 4.0
 # Returns that span a smaller share of what rewards could make of them differ by noise or rounding
 _SAME = 0.02
-# A cut-off episode of no more steps than that is a row out of its place
-_FRAGMENT = 2
 # Longest horizon, where nothing is discounted
 _LONGEST = 1000.0
 
@@ -67,7 +65,7 @@ class ReturnRange:
         """
         returns = data.episode_returns()
         spread = float(returns.max() - returns.min())
-        fragments = _count_fragments(data)
+        fragments = count_fragments(data)
         horizon = 1.0 / max(1.0 - gamma, 1.0 / _LONGEST)
         if fragments == 0:
             horizon = min(horizon, data.n_rows / data.n_episodes)
@@ -86,17 +84,6 @@ class ReturnRange:
                 stacklevel=2,
             )
         return AffineReward(scale=self.span / spread) if spread > 0.0 else AffineReward()
-
-
-def _count_fragments(data: Transitions) -> int:
-    """Episodes that are none, where they hold most of the rows; else 0."""
-    starts = data.episode_starts
-    lengths = np.diff(starts)
-    ends = starts[1:] - 1
-    short = (lengths <= _FRAGMENT) & (np.asarray(data.terminals[ends]) == 0)
-    if 2 * int(lengths[short].sum()) > data.n_rows:
-        return int(short.sum())
-    return data.inferred_cuts if 2 * data.inferred_cuts > data.n_episodes else 0
 
 
 #: What a reward transform can be given as

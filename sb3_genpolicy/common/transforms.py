@@ -5,6 +5,7 @@ Rewards have objects of their own, see :mod:`sb3_genpolicy.common.rewards`; obse
 """
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from sb3_genpolicy.common.transitions import Transitions
+from sb3_genpolicy.common.transitions import Transitions, count_fragments, label_of
 from sb3_genpolicy.generative.checks import check_number, shown, with_named_options
 
 
@@ -112,6 +113,14 @@ class BestEpisodes(DatasetTransform):
         check_number("BestEpisodes: share", self.share, low=0.0, high=1.0, low_open=True)
 
     def __call__(self, prepared: Prepared) -> Prepared:
+        fragments = count_fragments(prepared.data)
+        if fragments:
+            warnings.warn(
+                f"{label_of(prepared.data)}: BestEpisodes chooses by returns, but {fragments} of {prepared.data.n_episodes} "
+                "episodes are single steps or cuts that were inferred: what is kept are single rewards. Give episodes whole, "
+                "in their order, or leave it out.",
+                stacklevel=2,
+            )
         candidates = np.flatnonzero(prepared.learnt)
         n_kept = max(1, math.ceil(self.share * len(candidates) - 1e-9))
         returns = prepared.data.episode_returns()[candidates]

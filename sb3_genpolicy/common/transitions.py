@@ -172,6 +172,8 @@ class Transitions(Mapping[str, Any]):
 
 
 _FLAT_KEYS = ("actions", "rewards", "terminals", "timeouts")
+# A cut-off episode of no more steps than that is taken for a row out of its place
+_FRAGMENT = 2
 # Rows at a time when something is computed over all of them
 _CHUNK = 2**16
 
@@ -184,6 +186,20 @@ def where(row: int, episode_starts: np.ndarray) -> str:
     """
     episode = int(np.searchsorted(episode_starts, row, side="right")) - 1
     return f"row {row} (episode {episode}, step {row - episode_starts[episode]})"
+
+
+def count_fragments(data: Transitions) -> int:
+    """
+    :param data: a record
+    :return: how many of its episodes are none, but rows out of their place, as of shuffled transitions: where these hold most
+        of the rows, or most ends of episodes were inferred; else 0
+    """
+    starts = data.episode_starts
+    lengths = np.diff(starts)
+    short = (lengths <= _FRAGMENT) & (np.asarray(data.terminals[starts[1:] - 1]) == 0)
+    if 2 * int(lengths[short].sum()) > data.n_rows:
+        return int(short.sum())
+    return data.inferred_cuts if 2 * data.inferred_cuts > data.n_episodes else 0
 
 
 def label_of(data: Transitions) -> str:

@@ -1,0 +1,73 @@
+"""
+Files that release 0.1 wrote: they load, act as they did, and go on.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from sb3_genpolicy import GMPG, GMPO
+
+FOLDER = Path(__file__).parent / "files_of_0_1"
+ALGORITHMS = dict(gmpo_flow=GMPO, gmpo_softmax_vp=GMPO, gmpg_dict=GMPG, gmpo_integers=GMPO)
+
+
+def written(name):
+    with np.load(FOLDER / f"{name}.npz") as file:
+        observations = {key.removeprefix("obs/"): file[key] for key in file if key.startswith("obs/")}
+        only = observations.get("observations")
+        return observations if only is None else only, file["actions"], file["log_probs"]
+
+
+@pytest.mark.parametrize("name", list(ALGORITHMS))
+def test_they_act_as_they_did(name):
+    model = ALGORITHMS[name].load(FOLDER / name)
+    observations, actions, log_probs = written(name)
+    np.testing.assert_allclose(model.predict(observations, deterministic=True)[0], actions, atol=1e-6)
+    np.testing.assert_allclose(model.policy.log_prob(observations, actions).detach(), log_probs, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(ALGORITHMS))
+def test_they_are_saved_again_and_go_on(name, tmp_path):
+    model = ALGORITHMS[name].load(FOLDER / name)
+    observations, actions, _ = written(name)
+    model.save(tmp_path / "again")
+    again = ALGORITHMS[name].load(tmp_path / "again")
+    np.testing.assert_allclose(again.predict(observations, deterministic=True)[0], actions, atol=1e-6)
+    low, high = (end.copy() for end in model.policy.action_range.ends)
+    statistics = {key: value.clone() for key, value in model.policy.normalizer.state_dict().items()}
+    n, space = 40, model.action_space
+    rows = _rows(model.observation_space, n)
+    data = dict(
+        observations=rows,
+        next_observations=rows,
+        # A small part of the space: a model that was trained on the whole of it keeps that
+        actions=np.random.default_rng(0).uniform(0.0, 0.1, (n, *space.shape)),
+        rewards=np.arange(n) % 3.0,
+        terminals=np.arange(n) % 10 == 9,
+        timeouts=np.zeros(n),
+    )
+    model.learn(5, dataset=data, reset_num_timesteps=False)
+    np.testing.assert_array_equal(model.policy.action_range.ends, (low, high))
+    np.testing.assert_array_equal((low, high), (space.low, space.high))
+    for key, value in model.policy.normalizer.state_dict().items():
+        np.testing.assert_array_equal(value, statistics[key])
+
+
+def test_a_behaviour_model_is_handed_on():
+    pretrained = GMPG.load(FOLDER / "gmpg_dict")
+    model = GMPG("FlowMultiInputPolicy", pretrained=str(FOLDER / "gmpg_dict"))
+    observations, _, _ = written("gmpg_dict")
+    np.testing.assert_array_equal(
+        model.predict(observations, deterministic=True)[0],
+        GMPG("FlowMultiInputPolicy", pretrained=pretrained).predict(observations, deterministic=True)[0],
+    )
+
+
+def _rows(space, n):
+    if isinstance(space, spaces.Dict):
+        return {key: _rows(part, n) for key, part in space.spaces.items()}
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 9, (n, *space.shape)) if space.dtype.kind == "i" else rng.normal(size=(n, *space.shape))
