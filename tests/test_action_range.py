@@ -7,12 +7,12 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.evaluation import evaluate_policy
-from tests.conftest import SMALL, make_arrays
-from tests.tiny_envs import SpacesEnv
 
 from sb3_genpolicy import GMPG, GMPO
 from sb3_genpolicy.common.action_range import ActionRange
 from sb3_genpolicy.generative import Likelihood, Sampler
+from tests.conftest import SMALL, make_arrays
+from tests.tiny_envs import SpacesEnv
 
 OBSERVATIONS = spaces.Box(-5, 5, (1,))
 FREE = spaces.Box(-np.inf, np.inf, (2,))

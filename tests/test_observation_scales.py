@@ -10,11 +10,11 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from tests.conftest import SMALL
-from tests.tiny_envs import SpacesEnv
 
 from sb3_genpolicy import GMPO
 from sb3_genpolicy.common.normalization import ObservationNormalizer, Standardizer
+from tests.conftest import SMALL
+from tests.tiny_envs import SpacesEnv
 
 TWO = np.array([-1.0, 1.0])
 

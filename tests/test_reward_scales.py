@@ -9,11 +9,11 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from tests.conftest import SMALL
-from tests.tiny_envs import SpacesEnv
 
 from sb3_genpolicy import GMPO, AffineReward, BestEpisodes, ReturnRange, load_dataset
 from sb3_genpolicy.common.vec_normalize import discounted_returns_so_far
+from tests.conftest import SMALL
+from tests.tiny_envs import SpacesEnv
 
 STATES, ACTIONS = spaces.Box(-5, 5, (3,)), spaces.Box(-1, 1, (2,))
 
