@@ -335,3 +335,23 @@ def test_spaces_that_no_policy_can_learn_in_are_refused(observation_space, actio
 def test_policies_for_other_observations_are_refused(policy, space, message):
     with pytest.raises(ValueError, match=message):
         GMPO(policy, SpacesVecEnv(space, ONE_ACTION))
+
+
+def test_the_features_extractor_is_the_users_own_object():
+    """SB3's tests, and its users, reach through it."""
+    data = dataset_of(spaces.Box(-1, 1, (3,)))
+    kwargs = dict(SMALL, features_extractor_class=BatchNormDropout)
+    model = GMPO("FlowPolicy", dataset=data, policy_kwargs=kwargs, tau=0.0, seed=1)
+    networks = dict(actor=model.policy.actor, critic=model.critic, value=model.value_net, target=model.critic_target)
+    before = {}
+    for name, network in networks.items():
+        assert type(network.features_extractor) is BatchNormDropout
+        norm = network.features_extractor.layers[0]
+        before[name] = norm.bias.detach().clone(), norm.running_mean.clone()
+    model.learn(5)
+    for name, network in networks.items():
+        norm = network.features_extractor.layers[0]
+        same_bias = th.equal(norm.bias, before[name][0])
+        # The target's statistics are the critic's as they are; its parameters follow at the rate tau
+        assert same_bias == (name == "target")
+        assert not th.isclose(norm.running_mean, before[name][1]).all()

@@ -2,6 +2,8 @@
 How a policy acts: samplers by name and at predict time, and the probability of its actions in the environment's units.
 """
 
+import threading
+
 import numpy as np
 import pytest
 import torch as th
@@ -257,3 +259,26 @@ def test_diverged_parameters_are_named_when_acting(arrays):
     model.policy.actor_ema.model.network.head.weight.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="midpoint step 1 of 5.*parameters are not finite: training diverged"):
         model.predict(ROWS)
+
+
+def test_options_of_a_prediction_are_its_own_also_in_threads(arrays):
+    model = GMPO("FlowPolicy", dataset=arrays, seed=0, policy_kwargs=SMALL)
+    before, observation = model.policy.sampler, np.zeros(3, np.float32)
+    options = [dict(sampling_steps=1), dict(sampling_steps=7), dict(solver="sde", sampling_steps=6), dict(time_grid="uniform"), {}]
+    wanted = [model.predict(observation, deterministic=True, **option)[0] for option in options]
+    assert len({tuple(action) for action in wanted}) == len(options)
+    seen = []
+
+    def ask(k):
+        for _ in range(60):
+            seen.append((k, model.predict(observation, deterministic=True, **options[k])[0], model.policy.sampler))
+
+    threads = [threading.Thread(target=ask, args=(k,)) for k in range(len(options))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 60 * len(options)
+    for k, action, sampler in seen:
+        np.testing.assert_array_equal(action, wanted[k])
+        assert sampler == before
