@@ -48,8 +48,7 @@ def discounted_returns_so_far(data: Transitions, gamma: float) -> np.ndarray:
     :return: (n_rows,)
     """
     returns, total = np.zeros(data.n_rows), 0.0
-    ends = (data.terminals + data.timeouts) > 0
-    for row, (reward, end) in enumerate(zip(data.rewards, ends, strict=True)):
+    for row, (reward, end) in enumerate(zip(data.rewards, data.ends, strict=True)):
         total = gamma * total + float(reward)
         returns[row] = total
         if end:
