@@ -130,10 +130,10 @@ class _Options:
 def _load_list(sources: Sequence[Any], options: _Options) -> Transitions:
     if not sources:
         raise ValueError("The list of sources is empty: give at least one.")
-    if options.memory_map is None:
-        options.memory_map = _stays_on_disk(None, sum(_bytes_of(part, options.download) for part in sources)) or None
     if len(sources) == 1:
         return _load_one(sources[0], options)
+    if options.memory_map is None:
+        options.memory_map = _stays_on_disk(None, sum(_bytes_of(part, options.download) for part in sources)) or None
     if not options.memory_map and options.relabel is None:
         whole = _read_joined(sources, options.known)
         if whole is not None:

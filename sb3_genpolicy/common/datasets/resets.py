@@ -27,6 +27,10 @@ _CHANCE = 1e-3
 _LEAP, _LEAP_OF_UNPAID = 0.1, 0.2
 # Of the steps in question, so many have to be alike; of all others, at most so many may earn nothing by chance
 _NEARLY_ALL, _RARE = 0.9, 0.2
+# Where successors are not known, a row starts near the end before within so many times what nearly all steps go
+_NEARBY = 1.5
+# Least unit of an entry, as a share of its spread
+_STILL = 0.01
 # Steps that others are compared to, and numbers of an observation that are held of them
 _COMPARED, _NUMBERS = 4000, 2**22
 
@@ -103,9 +107,11 @@ class _Look:
         rows = self.last[~self.linked] + 1
         if len(rows) < 3 or self.data.rewards[0] == 0 or not (self.data.rewards[rows] == 0).any() or not self.steps.usable:
             return rows[:0]
-        near = self.steps.lengths(self.data.next_rows[rows - 1], rows) <= np.quantile(self.steps.compared, 0.95)
-        rows = rows[near]
-        return rows if len(rows) >= 3 and self._are_resets(rows, exactly=False) else rows[:0]
+        near = self.steps.lengths(self.data.next_rows[rows - 1], rows) <= _NEARBY * np.quantile(self.steps.compared, 0.95)
+        if near.sum() < 3 or not self._are_resets(rows[near], exactly=False):
+            return rows[:0]
+        # Those that fell far in the step before are alike
+        return rows[self.data.rewards[rows] == 0]
 
     def _are_resets(self, rows: np.ndarray, exactly: bool) -> bool:
         data = self.data
@@ -138,29 +144,35 @@ class _Look:
 
 class _Steps:
     """
-    How far steps lead, in units of what each entry of an observation spreads over.
+    How far steps lead: in the entry of an observation that moves most, in units of what it moves in a step elsewhere.
 
     :param data: the rows
     :param inside: rows that neither end nor start an episode
     """
 
     def __init__(self, data: Transitions, inside: np.ndarray):
-        self.data = data
-        arrays = [array for _, array in tree_items(data.states, "")]
-        width = sum(int(np.prod(array.shape[1:], dtype=np.int64)) for array in arrays)
+        self._arrays = [array for _, array in tree_items(data.states, "")]
+        self._next_rows = data.next_rows
+        width = sum(int(np.prod(array.shape[1:], dtype=np.int64)) for array in self._arrays)
         self._size = int(np.clip(_NUMBERS // max(1, width), 64, _COMPARED))
-        chosen = np.unique(np.linspace(0, data.n_rows - 1, min(self._size, data.n_rows)).astype(np.int64))
-        spreads = [np.asarray(array[chosen], dtype=np.float64).std(axis=0) for array in arrays]
-        self._factors = [np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0) for spread in spreads]
-        self._n_moving = sum(int((spread > 0).sum()) for spread in spreads)
-        rows = inside[np.unique(np.linspace(0, len(inside) - 1, min(self._size, len(inside))).astype(np.int64))]
+        rows, anywhere = self._some(inside), self._some(np.arange(data.n_rows))
+        led_to = data.next_rows[rows]
+        units = []
+        for array in self._arrays:
+            spread = array[anywhere].astype(np.float64).std(axis=0)
+            step = array[led_to].astype(np.float64) - array[rows] if len(rows) else np.zeros((1, *array.shape[1:]))
+            # What stays in an episode, as a goal does, has a unit too
+            units.append(np.maximum(np.sqrt((step**2).mean(axis=0)), _STILL * spread))
+        self._factors = [np.divide(1.0, unit, out=np.zeros_like(unit), where=unit > 0) for unit in units]
         #: Whether there is anything to compare
-        self.usable = self._n_moving > 0 and len(rows) > 0
-        if self.usable:
-            self.compared = np.sort(self.lengths(rows, data.next_rows[rows]))
-            apart = self.lengths(chosen, np.random.default_rng(0).permutation(chosen))
-            #: Whether a step leads to what is nearby
-            self.smooth = bool(np.median(self.compared) <= 0.5 * np.median(apart))
+        self.usable = len(rows) > 0 and any(factor.any() for factor in self._factors)
+        self.compared = np.sort(self.lengths(rows, led_to))
+        apart = self.lengths(anywhere, np.random.default_rng(0).permutation(anywhere))
+        #: Whether a step leads to what is nearby
+        self.smooth = self.usable and bool(np.median(self.compared) <= 0.5 * np.median(apart))
+
+    def _some(self, rows: np.ndarray) -> np.ndarray:
+        return rows[np.unique(np.linspace(0, len(rows) - 1, min(self._size, len(rows))).astype(np.int64))]
 
     def lengths(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         """
@@ -168,12 +180,12 @@ class _Steps:
         :param other: likewise
         :return: (n,), distances between them
         """
-        total = np.zeros(len(one))
-        for (_, array), factor in zip(tree_items(self.data.states, ""), self._factors, strict=True):
+        most = np.zeros(len(one))
+        for array, factor in zip(self._arrays, self._factors, strict=True):
             for part in slices(len(one), self._size):
-                difference = (array[one[part]].astype(np.float64) - array[other[part]]) * factor
-                total[part] += (difference**2).reshape(len(difference), -1).sum(axis=1)
-        return np.sqrt(total / self._n_moving)
+                difference = np.abs((array[one[part]].astype(np.float64) - array[other[part]]) * factor)
+                most[part] = np.maximum(most[part], difference.reshape(len(difference), -1).max(axis=1))
+        return most
 
     def chance_of_leaps(self, rows: np.ndarray, share: float) -> float | None:
         """
@@ -183,7 +195,7 @@ class _Steps:
         """
         if len(rows) == 0:
             return None
-        lengths = self.lengths(rows, self.data.next_rows[rows])
+        lengths = self.lengths(rows, self._next_rows[rows])
         chances = []
         # All but a fifth of them go at least so far, half of them so far
         for level, weight in ((0.2, 0.8), (0.5, 0.5)):
