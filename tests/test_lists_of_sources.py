@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecTransposeImage
 
 from sb3_genpolicy import load_dataset
-from sb3_genpolicy.common.datasets import loading
+from sb3_genpolicy.common.datasets import mappings
 from sb3_genpolicy.common.datasets.fitting import fit_to_spaces, is_transposed
 from sb3_genpolicy.common.transitions import KEYS
 from tests.conftest import make_arrays
@@ -58,8 +58,8 @@ def test_many_mappings_are_read_as_one(case, monkeypatch):
     sources = LISTS[case]
     expected = load_dataset([load_dataset(source) for source in sources])
     reads = []
-    read_flat = loading.read_flat
-    monkeypatch.setattr(loading, "read_flat", lambda *args: reads.append(1) or read_flat(*args))
+    read_flat = mappings.read_flat
+    monkeypatch.setattr(mappings, "read_flat", lambda *args: reads.append(1) or read_flat(*args))
     data, messages = quietly(sources)
     assert len(reads) == 1 and not messages
     for key in KEYS:

@@ -5,7 +5,6 @@ Every source of logged data becomes one :class:`~sb3_genpolicy.common.transition
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,13 +27,12 @@ from sb3_genpolicy.common.datasets.checks import (
     storage_dtype,
     stored_shape,
 )
-from sb3_genpolicy.common.datasets.columns import ArrayColumn
 from sb3_genpolicy.common.datasets.concatenation import concatenate
 from sb3_genpolicy.common.datasets.download import download_minari, is_remote, local_id
 from sb3_genpolicy.common.datasets.embedded import EMBEDDED, read_embedded
-from sb3_genpolicy.common.datasets.files import HDF5_SUFFIXES, NPZ_SUFFIXES, Relabel, opened_columns, read_file, relabelled
-from sb3_genpolicy.common.datasets.flat import read_flat
-from sb3_genpolicy.common.datasets.lists import SAID, joined_mappings, merged_warnings
+from sb3_genpolicy.common.datasets.files import HDF5_SUFFIXES, NPZ_SUFFIXES, Relabel, opened_columns, read_file
+from sb3_genpolicy.common.datasets.lists import merged_warnings
+from sb3_genpolicy.common.datasets.mappings import mapping_columns, read_joined, read_mapping
 from sb3_genpolicy.common.datasets.minari_source import local_minari_datasets, minari_name, read_minari, same_env
 from sb3_genpolicy.common.datasets.names import (
     Columns,
@@ -42,7 +40,6 @@ from sb3_genpolicy.common.datasets.names import (
     infer_action_space,
     infer_observation_space,
     missing_key,
-    named_columns,
 )
 from sb3_genpolicy.common.datasets.sb3_source import PICKLE_SUFFIXES, load_buffer, read_buffer
 from sb3_genpolicy.common.datasets.time_limits import suspect_time_limit
@@ -135,7 +132,7 @@ def _load_list(sources: Sequence[Any], options: _Options) -> Transitions:
     if options.memory_map is None:
         options.memory_map = _stays_on_disk(None, sum(_bytes_of(part, options.download) for part in sources)) or None
     if not options.memory_map and options.relabel is None:
-        whole = _read_joined(sources, options.known)
+        whole = read_joined(sources, options.known)
         if whole is not None:
             return whole
     with merged_warnings():
@@ -151,25 +148,6 @@ def _load_list(sources: Sequence[Any], options: _Options) -> Transitions:
     return concatenate(parts, name, MemoryWriter())
 
 
-def _read_joined(sources: Sequence[Any], known: Known) -> Transitions | None:
-    """Many mappings as one; None where they are no such, or have a fault, which is then found in the one that has it."""
-    joined = joined_mappings(sources)
-    if joined is None:
-        return None
-    mapping, part_ends = joined
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            columns, known = _mapping_columns(mapping, known, None)
-            columns.part_ends = part_ends
-            data = read_flat(columns, MemoryWriter(), known, "The dataset", None)
-        except ValueError:
-            return None
-    for warning in caught:
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return data
-
-
 def _load_one(source: Any, options: _Options, place: str = "") -> Transitions:
     known, relabel = options.known, options.relabel
     if isinstance(source, Transitions):
@@ -179,7 +157,7 @@ def _load_one(source: Any, options: _Options, place: str = "") -> Transitions:
     if isinstance(source, MinariDataset):
         return _load_minari(source, options)
     if isinstance(source, Mapping):
-        return _read_mapping(source, known, relabel, f"The dataset{place}")
+        return read_mapping(source, known, relabel, f"The dataset{place}")
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(
             f"A dataset cannot be a {type(source).__name__}: give a Minari id or dataset, a file (HDF5, npz, pkl), the name "
@@ -294,28 +272,6 @@ def _kept_if_slow(entry: CacheEntry, read: Callable[[ArrayWriter], Transitions])
     return data
 
 
-def _read_mapping(mapping: Mapping[str, Any], known: Known, relabel: Relabel | None, label: str) -> Transitions:
-    columns, known = _mapping_columns(mapping, known, relabel, label)
-    return read_flat(columns, MemoryWriter(), known, label, None)
-
-
-def _mapping_columns(
-    mapping: Mapping[str, Any], known: Known, relabel: Relabel | None, label: str = "The dataset"
-) -> tuple[Columns, Known]:
-    arrays = {key: value for key, value in mapping.items() if key not in SAID}
-    said = {key: mapping[key] for key in SAID if mapping.get(key) is not None}
-    if relabel is not None:
-        arrays = dict(relabelled(arrays, relabel, label))
-    return named_columns(arrays, lambda array, key: _as_column(array, key, label)), replace(known, **said)
-
-
-def _as_column(array: Any, key: str, label: str) -> ArrayColumn:
-    try:
-        return ArrayColumn(np.asarray(array))
-    except ValueError as error:
-        raise ValueError(f"{label}: {key} is no array ({error}): give one with a row for every step.") from error
-
-
 def dataset_spaces(source: DatasetSource, check_actions: bool = True) -> tuple[spaces.Space, spaces.Space]:
     """
     The spaces of a dataset, without reading all rows.
@@ -339,7 +295,7 @@ def dataset_spaces(source: DatasetSource, check_actions: bool = True) -> tuple[s
     if isinstance(source, (MinariDataset, ReplayBuffer, Transitions)):
         return source.observation_space, source.action_space
     if isinstance(source, Mapping):
-        columns, known = _mapping_columns(source, Known(), None)
+        columns, known = mapping_columns(source, Known(), None)
         return _spaces_of_columns(columns, known, "The dataset", check_actions)
     data = load_dataset(source)
     return data.observation_space, data.action_space
