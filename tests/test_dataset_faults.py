@@ -116,9 +116,9 @@ FLAT_FAULTS = {
         lambda columns: [columns.pop("next_observations"), columns.update(timeouts=np.ones(26), terminals=np.zeros(26))],
         "has no steps: each of its rows is the last of an episode",
     ),
-    "two names": (
-        lambda columns: columns.update(obs=columns["observations"]),
-        "has both 'ob.*, which mean the same: leave one out",
+    "a slip": (
+        lambda columns: columns.update(rewrds=columns.pop("rewards")),
+        "has no key 'rewards'; it has .*rewrds.* Did you mean 'rewards' by 'rewrds'",
     ),
     **{
         f"no {key}": (lambda columns, key=key: columns.pop(key), f"has no key '{key}'")
@@ -171,18 +171,6 @@ def test_a_ragged_array_and_objects_in_an_npz_are_refused(tmp_path):
     ragged = np.array([[1.0]] * 26 + [[2.0, 3.0]], dtype=object)
     path = write_npz(tmp_path / "objects.npz", {**columns, "rewards": ragged})
     assert_refused(path, r"objects.npz: rewards is a ragged array of objects", path=path)
-
-
-def test_unknown_keys_of_files_are_ignored_unless_they_resemble_a_known_one(tmp_path):
-    columns = flat_columns(EPISODES)
-    path = write_hdf5(
-        tmp_path / "d4rl.hdf5", {**columns, "infos/qpos": np.zeros(26), "metadata/seed": np.zeros(1), "zeta": np.zeros(3)}
-    )
-    assert load_dataset(path).n_rows == 26
-    path = write_npz(tmp_path / "typo.npz", {**without(columns, "timeouts"), "timouts": columns["timeouts"]})
-    assert_refused(path, r"typo.npz: the key 'timouts' is unknown. Did you mean 'timeouts'", path=path)
-    with pytest.raises(ValueError, match="key 'zeta' is unknown"):
-        load_dataset({**columns, "zeta": np.zeros(26)})
 
 
 # Damaged files

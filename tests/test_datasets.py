@@ -263,7 +263,10 @@ def set_value(key, row, value):
             lambda arrays: [arrays.pop(key) for key in ("next_observations", "timeouts")],
             "neither 'next_observations' nor 'timeouts'",
         ),
-        (lambda arrays: arrays.update(timouts=arrays.pop("timeouts")), "key 'timouts' is unknown. Did you mean 'timeouts'"),
+        (
+            lambda arrays: [arrays.update(timouts=arrays.pop("timeouts")), arrays.pop("next_observations")],
+            "neither 'next_observations' nor 'timeouts'.*Did you mean 'timeouts' by 'timouts'",
+        ),
         (lambda arrays: arrays.update(rewards=arrays["rewards"][:-1]), "different lengths"),
         (lambda arrays: arrays.update({k: v[:0] for k, v in arrays.items() if k != "action_space"}), "is empty"),
         (lambda arrays: arrays.update(actions=arrays["actions"][:, :1]), r"rows of shape \(1,\).*shape \(2,\)"),

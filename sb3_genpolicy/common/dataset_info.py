@@ -35,7 +35,7 @@ class DatasetInfo:
     :param nbytes: bytes that it takes
     :param returns: (n_episodes,), undiscounted returns
     :param lengths: (n_episodes,), steps
-    :param terminated: (n_episodes,), whether the environment ended the episode, else it was cut off
+    :param terminated: (n_episodes,), whether nothing is earned after the episode's last step, else it was cut off
     :param reference_scores: returns that count as normalised scores of 0 and 100, if known
     :param reward_range: least, mean and largest reward
     :param action_range: (2, action_dim), least and largest action in each dimension

@@ -180,7 +180,8 @@ class Returns(NamedTuple):
 
 def n_step_returns(data: Transitions, rewards: np.ndarray, n_steps: int, gamma: float) -> Returns:
     """
-    Returns of n steps, of fewer where the episode ends before (SB3's ``NStepReplayBuffer`` gives the same).
+    Returns of n steps, of fewer where the episode ends before, or nothing is earned afterwards (SB3's ``NStepReplayBuffer``
+    gives the same).
 
     :param data: the dataset
     :param rewards: (n_rows,), transformed
@@ -188,7 +189,7 @@ def n_step_returns(data: Transitions, rewards: np.ndarray, n_steps: int, gamma: 
     :param gamma: discount factor
     :return: the returns
     """
-    ends = (data.terminals > 0) | (data.timeouts > 0)
+    ends = data.ends | (data.terminals > 0)
     last = np.arange(data.n_rows)
     total, discounts = rewards.astype(np.float64), np.full(data.n_rows, gamma)
     for _ in range(1, n_steps):

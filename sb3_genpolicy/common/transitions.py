@@ -19,8 +19,8 @@ KEYS = ("observations", "actions", "rewards", "next_observations", "terminals", 
 @dataclass(frozen=True, eq=False)
 class Transitions(Mapping[str, Any]):
     """
-    Logged transitions, episode after episode, as float32 arrays (images keep their uint8). Where a step leads to the
-    observation of the row after it, that observation is stored once.
+    Logged transitions, episode after episode, as float32 arrays (images keep their uint8, and observations that float32 would
+    merge are float64). Where a step leads to the observation of the row after it, that observation is stored once.
 
     It reads like a mapping too: ``transitions["rewards"]``, as D4RL's ``env.get_dataset()`` does.
 
@@ -29,15 +29,18 @@ class Transitions(Mapping[str, Any]):
     :param next_rows: (n_rows,), which of ``states`` the step led to
     :param actions: (n_rows, \\*action_shape), in the environment's units
     :param rewards: (n_rows,)
-    :param terminals: (n_rows,), 1 where the environment ended the episode: nothing is earned afterwards
-    :param timeouts: (n_rows,), 1 where the episode was cut off: the value of the next observation still counts.
-        An episode ends where either flag is set; the last row always ends one.
+    :param terminals: (n_rows,), 1 where nothing is earned afterwards: the environment ended the episode, or a goal was reached
+        and the trajectory goes on
+    :param timeouts: (n_rows,), 1 where the episode was cut off: the value of the next observation still counts
     :param observation_space: space of the observations
     :param action_space: space of the actions, bounded
     :param name: the name that the data can be loaded by again, if any
     :param env_id: the id of the environment that it came from, if known
     :param reference_scores: returns that count as normalised scores of 0 and 100, if known
     :param memory_mapped: whether the arrays are files that are read as they are looked at
+    :param ends: (n_rows,), True in the last row of every episode. Default: where either flag is set, and in the last row
+    :param inferred_cuts: number of ends that no flag of the source names, where a step leads to another observation than the
+        next row's
     """
 
     states: Arrays
@@ -52,7 +55,15 @@ class Transitions(Mapping[str, Any]):
     env_id: str | None = None
     reference_scores: tuple[float, float] | None = None
     memory_mapped: bool = False
+    ends: np.ndarray = None  # type: ignore[assignment]
     inferred_cuts: int = 0
+
+    def __post_init__(self) -> None:
+        if self.ends is None:
+            ends = (np.asarray(self.terminals) > 0) | (np.asarray(self.timeouts) > 0)
+            ends[-1:] = True
+            # Frozen for all others
+            object.__setattr__(self, "ends", ends)
 
     def __getitem__(self, key: str) -> Any:
         if key not in KEYS:
@@ -97,8 +108,7 @@ class Transitions(Mapping[str, Any]):
         """
         :return: (n_episodes + 1,), the first row of every episode, and the number of rows last
         """
-        ends = np.flatnonzero((self.terminals > 0) | (self.timeouts > 0)) + 1
-        return np.concatenate([[0], ends])
+        return np.concatenate([[0], np.flatnonzero(self.ends) + 1])
 
     @property
     def n_episodes(self) -> int:
@@ -134,22 +144,34 @@ class Transitions(Mapping[str, Any]):
         :param episodes: numbers of episodes, or a mask over them
         :return: a record of these episodes alone, in memory and without a name
         """
-        rows = self.rows_of(episodes)
-        position = np.full(len(self.terminals), -1, dtype=np.int64)
+        return self.select_rows(self.rows_of(episodes))
+
+    def select_rows(self, rows: np.ndarray) -> "Transitions":
+        """
+        Where rows of an episode are left out, those before them are cut off there.
+
+        :param rows: numbers of rows, ascending
+        :return: a record of these rows alone, in memory and without a name
+        """
+        position = np.full(self.n_rows, -1, dtype=np.int64)
         position[rows] = np.arange(len(rows))
         led_to = np.asarray(self.next_rows[rows])
         is_row = led_to < self.n_rows
         next_rows = np.where(is_row, position[np.where(is_row, led_to, 0)], -1)
-        # Observations that are no row's own, and rows of episodes that were left out
+        # Observations that are no row's own, and rows that were left out
         extra = next_rows < 0
         next_rows[extra] = len(rows) + np.arange(extra.sum())
         taken = np.concatenate([rows, led_to[extra]])
         flat: dict[str, Any] = {key: np.asarray(getattr(self, key)[rows]) for key in _FLAT_KEYS}
+        cut = ~flat["ends"] & (np.append(rows[1:], -1) != rows + 1)
+        flat["ends"] = flat["ends"] | cut
+        flat["timeouts"] = np.where(cut & (flat["terminals"] == 0), np.float32(1.0), flat["timeouts"])
         return replace(
             self,
             states=tree_map(lambda array: array[taken], self.states),
             next_rows=next_rows,
             **flat,
+            inferred_cuts=min(self.inferred_cuts, int(flat["ends"].sum())),
             name=None,
             memory_mapped=False,
         )
@@ -171,7 +193,7 @@ class Transitions(Mapping[str, Any]):
         return f"Dataset {name}: {size}, return {returns.mean():.1f} +/- {returns.std():.1f}"
 
 
-_FLAT_KEYS = ("actions", "rewards", "terminals", "timeouts")
+_FLAT_KEYS = ("actions", "rewards", "terminals", "timeouts", "ends")
 # A cut-off episode of no more steps than that is taken for a row out of its place
 _FRAGMENT = 2
 # Rows at a time when something is computed over all of them

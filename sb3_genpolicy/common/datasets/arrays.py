@@ -24,7 +24,7 @@ class ArrayWriter(Protocol):
 
     def allocate(self, name: str, shape: tuple[int, ...], dtype: Any, spare_rows: int = 0) -> np.ndarray:
         """
-        :param name: of the array
+        :param name: of the array; one that was allocated before is forgotten
         :param shape: (n_rows, ...)
         :param dtype: of its entries
         :param spare_rows: rows by which the array will probably be extended
@@ -82,13 +82,17 @@ class FileWriter:
         self.folder = folder
         #: name -> file, shape and dtype
         self.layout: dict[str, dict[str, Any]] = {}
+        self._n_files = 0
 
     def allocate(self, name: str, shape: tuple[int, ...], dtype: Any, spare_rows: int = 0) -> np.ndarray:
         self._enter(name, shape, dtype)
         return self._map(name, "w+")
 
     def _enter(self, name: str, shape: tuple[int, ...], dtype: Any) -> Path:
-        file = f"{len(self.layout):02d}_{''.join(c if c.isalnum() else '_' for c in name)}.bin"
+        if name in self.layout:
+            (self.folder / self.layout[name]["file"]).unlink(missing_ok=True)
+        file = f"{self._n_files:02d}_{''.join(c if c.isalnum() else '_' for c in name)}.bin"
+        self._n_files += 1
         self.layout[name] = dict(file=file, shape=list(shape), dtype=np.dtype(dtype).str)
         return self.folder / file
 

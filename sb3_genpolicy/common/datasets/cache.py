@@ -21,10 +21,10 @@ from sb3_genpolicy.common.utils import space_items, tree_items, tree_of
 #: Environment variable: the folder of flat files
 CACHE_VARIABLE = "SB3_GENPOLICY_CACHE"
 # Files of another version of the layout are written anew
-_VERSION = 1
-_COLUMNS = ("actions", "rewards", "terminals", "timeouts", "next_rows")
+_VERSION = 2
+_COLUMNS = ("actions", "rewards", "terminals", "timeouts", "ends", "next_rows")
 # Those that are looked at as a whole
-_WHOLE = ("rewards", "terminals", "timeouts")
+_WHOLE = ("rewards", "terminals", "timeouts", "ends")
 
 
 def cache_root() -> Path:
@@ -127,6 +127,7 @@ def _describe(data: Transitions) -> dict[str, Any]:
         name=data.name,
         env_id=data.env_id,
         reference_scores=data.reference_scores,
+        inferred_cuts=data.inferred_cuts,
     )
 
 
@@ -146,5 +147,6 @@ def _load(folder: Path, record: dict[str, Any], memory_map: bool) -> Transitions
         name=record["name"],
         env_id=record["env_id"],
         reference_scores=None if scores is None else tuple(scores),
+        inferred_cuts=int(record["inferred_cuts"]),
         memory_mapped=memory_map,
     )

@@ -48,13 +48,14 @@ def check_numeric(dtype: np.dtype, name: str) -> None:
         raise ValueError(f"{name} holds entries of type {dtype}; it needs numbers.")
 
 
-def shaped(array: Any, space: spaces.Space, name: str) -> np.ndarray:
+def shaped(array: Any, space: spaces.Space, name: str, dtype: type | None = None) -> np.ndarray:
     """
     Bring an array of rows to the space's shape and to the dtype that it is stored in.
 
     :param array: (n_rows, ...), of numbers, whose rows were seen to have the space's shape
     :param space: space of one row
     :param name: what the array is called, for the message
+    :param dtype: another than the one that such arrays are stored in
     :return: (n_rows, \\*shape)
     :raises ValueError: if the rows are to be images and are no bytes
     """
@@ -62,7 +63,7 @@ def shaped(array: Any, space: spaces.Space, name: str) -> np.ndarray:
     if is_image_space(space) and array.dtype != np.uint8:
         raise ValueError(f"{name} is of type {array.dtype}, but its space holds images, which are uint8.")
     with np.errstate(over="ignore"):
-        return array.reshape(len(array), *stored_shape(space)).astype(storage_dtype(space), copy=False)
+        return array.reshape(len(array), *stored_shape(space)).astype(dtype or storage_dtype(space), copy=False)
 
 
 def check_row_shape(shape: tuple[int, ...], space: spaces.Space, name: str) -> None:
@@ -158,6 +159,9 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space, la
         )
 
 
+_FLAT = ("actions", "rewards", "terminals", "timeouts")
+
+
 def check_transitions(data: Transitions) -> Transitions:
     """
     Check a record that a user made; records that were read here were checked piece by piece.
@@ -167,7 +171,7 @@ def check_transitions(data: Transitions) -> Transitions:
     :raises ValueError: for an empty dataset, arrays of unequal length, NaN or infinite entries
     """
     label = label_of(data)
-    lengths = {key: len(getattr(data, key)) for key in ("actions", "rewards", "terminals", "timeouts", "next_rows")}
+    lengths = {key: len(getattr(data, key)) for key in (*_FLAT, "ends", "next_rows")}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{label} has arrays of different lengths: {lengths}. Every array needs one row for each step.")
     if data.n_rows == 0:
@@ -175,7 +179,18 @@ def check_transitions(data: Transitions) -> Transitions:
     check_spaces(data.observation_space, data.action_space, label)
     if data.memory_mapped:
         return data
-    for key in ("states", "actions", "rewards", "terminals", "timeouts"):
+    _check_ends(data, label)
+    for key in ("states", *_FLAT):
         for name, array in tree_items(getattr(data, key), "observations" if key == "states" else key):
             check_finite(array, f"{label}: {name}", lambda row: data.where(min(row, data.n_rows - 1)))
     return data
+
+
+def _check_ends(data: Transitions, label: str) -> None:
+    astray = (np.asarray(data.timeouts) > 0) & ~data.ends
+    astray[-1] |= not data.ends[-1]
+    if astray.any():
+        raise ValueError(
+            f"{label}: `ends` is not set in row {int(np.argmax(astray))}, where an episode ends: set it in every row that is "
+            "flagged in `timeouts`, and in the last one, or leave it out."
+        )

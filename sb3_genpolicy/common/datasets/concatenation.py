@@ -12,7 +12,7 @@ from gymnasium import spaces
 from sb3_genpolicy.common.datasets.arrays import ArrayWriter
 from sb3_genpolicy.common.datasets.checks import label_of
 from sb3_genpolicy.common.transitions import Transitions
-from sb3_genpolicy.common.utils import tree_items, tree_of
+from sb3_genpolicy.common.utils import space_items, tree_items, tree_of
 
 
 def concatenate(parts: Sequence[Transitions], name: str | None, writer: ArrayWriter) -> Transitions:
@@ -29,17 +29,19 @@ def concatenate(parts: Sequence[Transitions], name: str | None, writer: ArrayWri
     for number, part in enumerate(parts[1:], 1):
         _check_same_spaces(first, part, number)
     n_rows = sum(part.n_rows for part in parts)
+    trees = [dict(tree_items(part.states, "observations")) for part in parts]
     states = {}
-    for key, array in tree_items(first.states, "observations"):
-        arrays = [dict(tree_items(part.states, "observations"))[key] for part in parts]
-        states[key] = writer.allocate(key, (sum(map(len, arrays)), *array.shape[1:]), array.dtype)
+    for key, _ in space_items(first.observation_space, "observations"):
+        arrays = [tree[key] for tree in trees]
+        dtype = np.result_type(*{array.dtype for array in arrays})
+        states[key] = writer.allocate(key, (sum(map(len, arrays)), *arrays[0].shape[1:]), dtype)
         row, extra = 0, n_rows
         for part, rows in zip(parts, arrays, strict=True):
             states[key][row : row + part.n_rows] = rows[: part.n_rows]
             states[key][extra : extra + len(rows) - part.n_rows] = rows[part.n_rows :]
             row, extra = row + part.n_rows, extra + len(rows) - part.n_rows
     columns: dict[str, Any] = {}
-    for key in ("actions", "rewards", "terminals", "timeouts"):
+    for key in ("actions", "rewards", "terminals", "timeouts", "ends"):
         array = getattr(first, key)
         columns[key] = writer.allocate(key, (n_rows, *array.shape[1:]), array.dtype)
         np.concatenate([getattr(part, key) for part in parts], out=columns[key])
@@ -54,6 +56,7 @@ def concatenate(parts: Sequence[Transitions], name: str | None, writer: ArrayWri
         states=tree_of(first.observation_space, states.values()),
         next_rows=next_rows,
         **columns,
+        inferred_cuts=sum(part.inferred_cuts for part in parts),
         name=name,
         env_id=first.env_id if all(part.env_id == first.env_id for part in parts) else None,
         reference_scores=(
@@ -67,10 +70,19 @@ def _check_same_spaces(first: Transitions, part: Transitions, number: int) -> No
     label = f"{label_of(part)} (number {number} of the list)"
     for key in ("observation_space", "action_space"):
         mine, theirs = getattr(first, key), getattr(part, key)
-        if isinstance(mine, spaces.Box) and isinstance(theirs, spaces.Box) and key == "observation_space":
-            # Bounds of observations are not looked at, and differ between a file and its environment
-            differ = mine.shape != theirs.shape or (mine.dtype == np.uint8) != (theirs.dtype == np.uint8)
-        else:
+        if mine is theirs:
+            continue
+        if key == "action_space":
             differ = mine != theirs
+        else:
+            ours, others = (dict(space_items(space, "")) for space in (mine, theirs))
+            differ = ours.keys() != others.keys() or any(_differ(ours[name], others[name]) for name in ours)
         if differ:
             raise ValueError(f"{label} has the {key.replace('_', ' ')} {theirs}, but the first of the list has {mine}.")
+
+
+def _differ(one: spaces.Space, other: spaces.Space) -> bool:
+    """Bounds of observations are not looked at, and differ between a file and its environment."""
+    if isinstance(one, spaces.Box) and isinstance(other, spaces.Box):
+        return one.shape != other.shape or (one.dtype == np.uint8) != (other.dtype == np.uint8)
+    return one != other

@@ -13,8 +13,9 @@ import numpy as np
 
 from sb3_genpolicy.common.datasets.arrays import ArrayWriter
 from sb3_genpolicy.common.datasets.columns import ArrayColumn, NpzColumn, read
-from sb3_genpolicy.common.datasets.flat import READ_ERRORS, read_flat
+from sb3_genpolicy.common.datasets.flat import read_flat
 from sb3_genpolicy.common.datasets.names import Columns, Known, named_columns
+from sb3_genpolicy.common.datasets.row_reader import READ_ERRORS
 from sb3_genpolicy.common.transitions import Transitions
 
 HDF5_SUFFIXES = (".hdf5", ".h5", ".hdf")
@@ -56,9 +57,9 @@ def opened_columns(path: Path) -> Iterator[Columns]:
         if path.suffix in HDF5_SUFFIXES:
             with h5py.File(path, "r") as file:
                 _refuse_minari(file, path)
-                yield named_columns(_hdf5_columns(file), label, strict=False)
+                yield named_columns(_hdf5_columns(file))
         else:
-            yield named_columns(_npz_columns(path), label, strict=False)
+            yield named_columns(_npz_columns(path))
     except READ_ERRORS as error:
         raise ValueError(f"{label} is damaged or cut off ({error}): fetch or write it again.") from error
 
@@ -67,11 +68,11 @@ def _read(
     given: Mapping[str, Any], writer: ArrayWriter, known: Known, relabel: Relabel | None, label: str, name: str
 ) -> Transitions:
     if relabel is None:
-        return read_flat(named_columns(given, label, strict=False), writer, known, label, name)
+        return read_flat(named_columns(given), writer, known, label, name)
     given = relabelled({key: read(column) for key, column in given.items()}, relabel, label)
     columns = {key: ArrayColumn(np.asarray(array)) for key, array in given.items()}
     # Without a name: loaded by it again, the data would be others
-    return read_flat(named_columns(columns, label, strict=False), writer, known, label, None)
+    return read_flat(named_columns(columns), writer, known, label, None)
 
 
 def relabelled(arrays: dict[str, Any], relabel: Relabel, label: str) -> Mapping[str, Any]:

@@ -59,10 +59,11 @@ def is_transposed(ours: spaces.Space, theirs: spaces.Space) -> bool:
     :param theirs: a model's observation space
     :return: whether the model sees the dataset's images with their channels first
     """
-    pairs = zip(space_items(ours, ""), space_items(theirs, ""), strict=False)
+    theirs_by_name = dict(space_items(theirs, ""))
+    pairs = [(mine, theirs_by_name[name]) for name, mine in space_items(ours, "") if name in theirs_by_name]
     return any(
         _is_channels_last(mine) and mine.shape != his.shape and VecTransposeImage.transpose_space(mine).shape == his.shape
-        for (_, mine), (_, his) in pairs
+        for mine, his in pairs
         if isinstance(mine, spaces.Box)
     )
 

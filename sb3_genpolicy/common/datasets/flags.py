@@ -2,30 +2,28 @@
 Where episodes end, what ended them, and which rows are steps, by the flags of each convention.
 """
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 
 from sb3_genpolicy.common.datasets.columns import Column
-from sb3_genpolicy.common.datasets.names import Columns
-
-# A time limit is suspected where at least so many episodes have one length, of at least so many steps
-_SUSPICIOUS_EPISODES, _SUSPICIOUS_LENGTH = 3, 50
+from sb3_genpolicy.common.datasets.names import Columns, slip_of
 
 
 class Flags(NamedTuple):
     """
     What is known of every row of a source, (n_file_rows,) each.
 
-    :param terminals: whether the environment ended the episode with this step
+    :param terminals: whether nothing is earned after this step
     :param timeouts: whether the episode was cut off after this step
+    :param ends: whether an episode ends with this step
     :param kept: whether the row is a step; others only hold the observation that the step before led to
     :param followed: whether the next row holds the observation that this step led to, where successors are not given apart
     """
 
     terminals: np.ndarray
     timeouts: np.ndarray
+    ends: np.ndarray
     kept: np.ndarray
     followed: np.ndarray
 
@@ -35,7 +33,7 @@ class Flags(NamedTuple):
         :return: the first row of every episode, rows that are no steps counted in
         """
         next_is_step = np.append(self.kept[1:], True)
-        ends = ~self.kept | ((self.terminals | self.timeouts) & next_is_step)
+        ends = ~self.kept | (self.ends & next_is_step)
         return np.concatenate([[0], np.flatnonzero(ends) + 1])
 
 
@@ -43,14 +41,14 @@ def read_flags(columns: Columns, label: str) -> Flags:
     """
     :param columns: of a source
     :param label: what the source is called, for messages
-    :return: its flags. Without ``next_observations``, rows of OGBench (``valids``, or no ``timeouts`` but ``masks``) end with
-        one that is no step; elsewhere the last row of a cut episode has no successor and is none.
+    :return: its flags. ``masks`` say where nothing is earned afterwards, all others where episodes end; where there are no
+        others, ``masks`` say that too. Without ``next_observations``, rows of OGBench (``valids``, or no ``timeouts`` but
+        ``masks``) end with one that is no step; elsewhere the last row of a cut episode has no successor and is none.
     :raises ValueError: if flags are no flags, or do not say where episodes were cut off
     """
     keys: tuple[str, ...] = ("terminals", "timeouts", "dones", "masks")
     given = {key: _read_flag(columns[key], key, label) for key in keys if key in columns}
-    n_file_rows = columns["actions"].shape[0]
-    nothing = np.zeros(n_file_rows, dtype=bool)
+    nothing = np.zeros(columns["actions"].shape[0], dtype=bool)
     if "valids" in columns or ("next_observations" not in columns and "timeouts" not in given and "masks" in given):
         return _flags_of_trajectories(columns, given, label)
     cut = given.get("timeouts", nothing)
@@ -60,38 +58,45 @@ def read_flags(columns: Columns, label: str) -> Flags:
         terminals = given["terminals"]
     else:
         terminals = given["dones"] & ~cut
-    ends = terminals | cut | given.get("terminals", nothing) | given.get("dones", nothing)
-    ends[-1] = True
+    ended = given.get("terminals", nothing) | given.get("dones", nothing)
+    if not ended.any():
+        # Nothing else says where episodes end that were not cut off
+        ended = terminals
+    ends = ended | cut
+    ends[columns.part_ends] = ends[-1] = True
     if "next_observations" in columns:
-        if not given.keys() & {"timeouts", "masks"}:
-            suspect_time_limit(ends, label)
-        return Flags(terminals, cut | (ends & ~terminals), ~nothing, nothing)
+        return Flags(terminals, cut | (ends & ~terminals), ends, ~nothing, nothing)
     if not given.keys() & {"timeouts", "dones", "masks"}:
         raise ValueError(
             f"{label} has neither 'next_observations' nor 'timeouts', so that nobody can say where episodes were cut off: add "
-            "'timeouts' (zeros if every episode ended by itself)."
+            f"'timeouts' (zeros if every episode ended by itself).{slip_of(columns, 'timeouts', 'next_observations')}"
         )
     # The last row of a cut episode has no successor in the file: it only tells what the step before it led to
     kept = ~(ends & ~terminals)
-    followed = kept & ~terminals
-    timeouts = (cut & terminals) | (followed & np.append(~kept[1:], False))
-    return Flags(terminals, timeouts, kept, followed)
+    followed = kept & ~ends
+    before_last = followed & np.append(~kept[1:], False)
+    return Flags(terminals, (cut & terminals) | (before_last & ~terminals), (ends & kept) | before_last, kept, followed)
 
 
 def _flags_of_trajectories(columns: Columns, given: dict[str, np.ndarray], label: str) -> Flags:
     """OGBench: every trajectory has one row more than steps, whose action leads nowhere; ``terminals``, or where not valid."""
-    final = ~_read_flag(columns["valids"], "valids", label) if "valids" in columns else given.get("terminals")
+    given_ends = given.get("terminals", given.get("dones"))
+    final = ~_read_flag(columns["valids"], "valids", label) if "valids" in columns else given_ends
     if final is None:
         raise ValueError(f"{label} has neither 'next_observations' nor 'terminals' that say where its trajectories end.")
     final = final.copy()
-    final[-1] = True
+    told = final.any()
+    final[columns.part_ends] = final[-1] = True
     empty = np.flatnonzero(final & np.insert(final[:-1], 0, True))
     if len(empty):
         episode = int(final[: empty[0]].sum())
         raise ValueError(f"{label}: episode {episode} has no steps, only the observation of row {empty[0]}: remove it.")
     kept = ~final
     terminals = kept & ~given["masks"] if "masks" in given else np.zeros_like(kept)
-    return Flags(terminals, kept & np.append(final[1:], False) & ~terminals, kept, kept)
+    last = kept & np.append(final[1:], False)
+    # Where nothing else says where episodes end, `masks` do
+    ends = last if told else last | terminals
+    return Flags(terminals, last & ~terminals, ends, kept, kept)
 
 
 def _read_flag(column: Column, key: str, label: str) -> np.ndarray:
@@ -109,19 +114,3 @@ def _read_flag(column: Column, key: str, label: str) -> np.ndarray:
         flags[start : start + len(values)] = values > 0
         start += len(values)
     return flags
-
-
-def suspect_time_limit(ends: np.ndarray, label: str) -> None:
-    """
-    Warn where ends of episodes look like cuts.
-
-    :param ends: (n_rows,), whether an episode ends with a row, where nothing tells what ended it
-    :param label: what the source is called
-    """
-    lengths = np.diff(np.flatnonzero(ends), prepend=-1)
-    if len(lengths) >= _SUSPICIOUS_EPISODES and lengths.min() == lengths.max() >= _SUSPICIOUS_LENGTH:
-        warnings.warn(
-            f"{label}: all {len(lengths)} episodes end after {lengths[0]} steps, which looks like a time limit, yet no key "
-            "('timeouts') says so: they are taken for ends after which nothing is earned.",
-            stacklevel=2,
-        )

@@ -27,18 +27,25 @@ from sb3_genpolicy.common.datasets.checks import (
     storage_dtype,
     stored_shape,
 )
-from sb3_genpolicy.common.datasets.columns import ArrayColumn
 from sb3_genpolicy.common.datasets.concatenation import concatenate
 from sb3_genpolicy.common.datasets.download import download_minari, is_remote, local_id
 from sb3_genpolicy.common.datasets.embedded import EMBEDDED, read_embedded
-from sb3_genpolicy.common.datasets.files import HDF5_SUFFIXES, NPZ_SUFFIXES, Relabel, opened_columns, read_file, relabelled
-from sb3_genpolicy.common.datasets.flat import read_flat
+from sb3_genpolicy.common.datasets.files import HDF5_SUFFIXES, NPZ_SUFFIXES, Relabel, opened_columns, read_file
+from sb3_genpolicy.common.datasets.lists import merged_warnings
+from sb3_genpolicy.common.datasets.mappings import mapping_columns, read_joined, read_mapping
 from sb3_genpolicy.common.datasets.minari_source import local_minari_datasets, minari_name, read_minari, same_env
-from sb3_genpolicy.common.datasets.names import Columns, Known, infer_action_space, infer_observation_space, named_columns
+from sb3_genpolicy.common.datasets.names import (
+    Columns,
+    Known,
+    infer_action_space,
+    infer_observation_space,
+    missing_key,
+)
 from sb3_genpolicy.common.datasets.sb3_source import PICKLE_SUFFIXES, load_buffer, read_buffer
+from sb3_genpolicy.common.datasets.time_limits import suspect_time_limit
 from sb3_genpolicy.common.transforms import ActionTransform
 from sb3_genpolicy.common.transitions import Transitions
-from sb3_genpolicy.common.utils import space_items, tree_items, tree_map
+from sb3_genpolicy.common.utils import space_items, tree_items
 from sb3_genpolicy.generative.checks import named_arguments
 
 #: One source, see :func:`load_dataset`
@@ -102,9 +109,12 @@ def load_dataset(
     options = _Options(download, memory_map, known, relabel)
     if isinstance(source, str) and JOINT in source and not Path(source).exists():
         source = source.split(JOINT)
-    if isinstance(source, Sequence) and not isinstance(source, str):
-        return _load_list(source, options)
-    return _load_one(source, options)
+    parts: Sequence[Any] = source if isinstance(source, Sequence) and not isinstance(source, str) else [source]
+    data = _load_list(parts, options)
+    if not all(isinstance(part, Transitions) for part in parts):
+        # Of a record it was said when it was read
+        suspect_time_limit(data, "The replay buffer" if isinstance(source, ReplayBuffer) else label_of(data))
+    return data
 
 
 class _Options:
@@ -117,11 +127,16 @@ class _Options:
 def _load_list(sources: Sequence[Any], options: _Options) -> Transitions:
     if not sources:
         raise ValueError("The list of sources is empty: give at least one.")
+    if len(sources) == 1:
+        return _load_one(sources[0], options)
     if options.memory_map is None:
         options.memory_map = _stays_on_disk(None, sum(_bytes_of(part, options.download) for part in sources)) or None
-    parts = [_load_one(part, options) for part in sources]
-    if len(parts) == 1:
-        return parts[0]
+    if not options.memory_map and options.relabel is None:
+        whole = read_joined(sources, options.known)
+        if whole is not None:
+            return whole
+    with merged_warnings():
+        parts = [_load_one(part, options, f" (number {number} of the list)") for number, part in enumerate(sources)]
     names = [part.name for part in parts]
     name = JOINT.join(str(name) for name in names) if all(names) else None
     if options.memory_map or any(part.memory_mapped for part in parts):
@@ -133,16 +148,16 @@ def _load_list(sources: Sequence[Any], options: _Options) -> Transitions:
     return concatenate(parts, name, MemoryWriter())
 
 
-def _load_one(source: Any, options: _Options) -> Transitions:
+def _load_one(source: Any, options: _Options, place: str = "") -> Transitions:
     known, relabel = options.known, options.relabel
     if isinstance(source, Transitions):
         return check_transitions(_with_transformed_actions(source, known))
     if isinstance(source, ReplayBuffer):
-        return read_buffer(source, MemoryWriter(), known)
+        return read_buffer(source, MemoryWriter(), known, f"The replay buffer{place}")
     if isinstance(source, MinariDataset):
         return _load_minari(source, options)
     if isinstance(source, Mapping):
-        return _read_mapping(source, known, relabel)
+        return read_mapping(source, known, relabel, f"The dataset{place}")
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(
             f"A dataset cannot be a {type(source).__name__}: give a Minari id or dataset, a file (HDF5, npz, pkl), the name "
@@ -257,31 +272,6 @@ def _kept_if_slow(entry: CacheEntry, read: Callable[[ArrayWriter], Transitions])
     return data
 
 
-# What a mapping may say of itself beside its arrays
-_SAID = ("observation_space", "action_space", "env_id", "reference_scores")
-
-
-def _read_mapping(mapping: Mapping[str, Any], known: Known, relabel: Relabel | None) -> Transitions:
-    columns, known = _mapping_columns(mapping, known, relabel)
-    return read_flat(columns, MemoryWriter(), known, "The dataset", None)
-
-
-def _mapping_columns(mapping: Mapping[str, Any], known: Known, relabel: Relabel | None) -> tuple[Columns, Known]:
-    arrays = {key: value for key, value in mapping.items() if key not in _SAID}
-    said = {key: mapping[key] for key in _SAID if mapping.get(key) is not None}
-    if relabel is not None:
-        arrays = dict(relabelled(arrays, relabel, "The dataset"))
-    columns = {key: tree_map(lambda array, key=key: _as_column(array, key), value) for key, value in arrays.items()}
-    return named_columns(columns, "The dataset", strict=True), replace(known, **said)
-
-
-def _as_column(array: Any, key: str) -> ArrayColumn:
-    try:
-        return ArrayColumn(np.asarray(array))
-    except ValueError as error:
-        raise ValueError(f"The dataset: {key} is no array ({error}): give one with a row for every step.") from error
-
-
 def dataset_spaces(source: DatasetSource, check_actions: bool = True) -> tuple[spaces.Space, spaces.Space]:
     """
     The spaces of a dataset, without reading all rows.
@@ -305,7 +295,7 @@ def dataset_spaces(source: DatasetSource, check_actions: bool = True) -> tuple[s
     if isinstance(source, (MinariDataset, ReplayBuffer, Transitions)):
         return source.observation_space, source.action_space
     if isinstance(source, Mapping):
-        columns, known = _mapping_columns(source, Known(), None)
+        columns, known = mapping_columns(source, Known(), None)
         return _spaces_of_columns(columns, known, "The dataset", check_actions)
     data = load_dataset(source)
     return data.observation_space, data.action_space
@@ -319,7 +309,7 @@ def _spaces_of_file(path: Path, check_actions: bool) -> tuple[spaces.Space, spac
 def _spaces_of_columns(columns: Columns, known: Known, label: str, check_actions: bool) -> tuple[spaces.Space, spaces.Space]:
     for key in ("observations", "actions"):
         if key not in columns:
-            raise ValueError(f"{label} has no key '{key}'; it has {', '.join(columns)}.")
+            raise ValueError(missing_key(columns, label, key))
     observation_space = known.observation_space or infer_observation_space(columns["observations"])
     action_space = known.action_space or infer_action_space(columns["actions"], label, check_actions)
     check_spaces(observation_space, action_space, label)

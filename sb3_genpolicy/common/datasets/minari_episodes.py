@@ -22,6 +22,7 @@ from sb3_genpolicy.common.datasets.checks import (
     stored_shape,
 )
 from sb3_genpolicy.common.datasets.names import Known
+from sb3_genpolicy.common.datasets.value_ranges import ValueRanges
 from sb3_genpolicy.common.utils import space_items
 from sb3_genpolicy.generative.checks import did_you_mean
 
@@ -79,6 +80,9 @@ class EpisodeReader:
         self.action_space: Any = dataset.action_space
         self.label = f"Dataset '{dataset.id}' ({dataset.storage.data_path})"
         self._indices = [int(index) for index in dataset.episode_indices]
+        #: Of the observations that were read, and names of those that are read as float64
+        self.ranges = ValueRanges()
+        self.finer: set[str] = set()
         keys = list(self.observation_space.spaces) if isinstance(self.observation_space, spaces.Dict) else [None]
         #: Name and key of every part of an observation, and its space
         self._observed = [
@@ -156,6 +160,8 @@ class EpisodeReader:
         """The values of all episodes together; a fault is looked for in each."""
         joined = {key: np.concatenate(arrays) for key, arrays in columns.items()}
         observations = {name: self._stored(joined[name], space, name, lengths + 1, ids) for name, _, space in self._observed}
+        for name in observations.keys() - self.finer:
+            self.ranges.see(name, joined[name])
         actions = self._stored(joined["actions"], self.action_space, "actions", lengths, ids)
         actions = self.known.transformed(actions, self.action_space)
         check_action_bounds(actions, self.action_space, f"{self.label}: actions", _Where(lengths, ids))
@@ -167,7 +173,8 @@ class EpisodeReader:
         return Episodes(lengths, observations, actions, rewards, **flags)
 
     def _stored(self, array: np.ndarray, space: spaces.Space, name: str, lengths: np.ndarray, ids: list[int]) -> np.ndarray:
-        stored, where = shaped(array, space, f"{self.label}: {name}"), _Where(lengths, ids)
+        dtype = np.float64 if name in self.finer else None
+        stored, where = shaped(array, space, f"{self.label}: {name}", dtype), _Where(lengths, ids)
         check_finite(stored, f"{self.label}: {name}", where)
         check_members(stored, space, f"{self.label}: {name}", where)
         return stored

@@ -4,6 +4,7 @@ Minari datasets, local and remote, in any storage.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import minari
 import numpy as np
@@ -16,6 +17,7 @@ from sb3_genpolicy.common.datasets.checks import check_spaces, storage_dtype, st
 from sb3_genpolicy.common.datasets.columns import PATIENCE
 from sb3_genpolicy.common.datasets.minari_episodes import EpisodeReader
 from sb3_genpolicy.common.datasets.names import Known
+from sb3_genpolicy.common.datasets.resets import without_resets
 from sb3_genpolicy.common.transitions import Transitions
 from sb3_genpolicy.common.utils import space_items, tree_of
 
@@ -35,13 +37,35 @@ def read_minari(dataset: MinariDataset, writer: ArrayWriter, known: Known) -> Tr
     n_rows, n_episodes = dataset.total_steps, dataset.total_episodes
     if n_episodes == 0 or n_rows == 0:
         raise ValueError(f"{reader.label} is empty: it has no steps to learn from.")
+    arrays = _read(reader, n_rows, n_episodes, writer)
+    reader.finer = reader.ranges.finer(reader.label)
+    if reader.finer:
+        arrays = _read(reader, n_rows, n_episodes, writer)
+    env_spec, metadata = dataset.env_spec, dataset.storage.metadata
+    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    data = Transitions(
+        **arrays,
+        observation_space=reader.observation_space,
+        action_space=reader.action_space,
+        name=minari_name(dataset),
+        env_id=env_spec.id if env_spec is not None else None,
+        reference_scores=(float(low), float(high)) if low is not None and high is not None else None,  # type: ignore[arg-type]
+    )
+    return without_resets(data, reader.label, data.where, writer)
+
+
+def _read(reader: EpisodeReader, n_rows: int, n_episodes: int, writer: ArrayWriter) -> dict[str, Any]:
+    """All arrays of the record, by the record's names."""
     parts = space_items(reader.observation_space, "observations")
-    states = {
-        name: writer.allocate(name, (n_rows + n_episodes, *stored_shape(space)), storage_dtype(space)) for name, space in parts
-    }
+    states = {}
+    for name, space in parts:
+        dtype = np.float64 if name in reader.finer else storage_dtype(space)
+        states[name] = writer.allocate(name, (n_rows + n_episodes, *stored_shape(space)), dtype)
     actions = writer.allocate("actions", (n_rows, *reader.action_space.shape), np.float32)
     flat = ("rewards", "terminals", "timeouts")
     rewards, terminals, timeouts = (writer.allocate(key, (n_rows,), np.float32) for key in flat)
+    ends = writer.allocate("ends", (n_rows,), bool)
+    ends[:] = False
     next_rows = writer.allocate("next_rows", (n_rows,), np.int64)
 
     start, number = 0, 0
@@ -56,27 +80,22 @@ def read_minari(dataset: MinariDataset, writer: ArrayWriter, known: Known) -> Tr
         actions[rows], rewards[rows] = episodes.actions, episodes.rewards
         terminals[rows], timeouts[rows] = episodes.terminations, episodes.truncations
         next_rows[rows] = np.arange(rows.start + 1, rows.stop + 1)
-        next_rows[start + np.cumsum(episodes.lengths) - 1] = n_rows + np.arange(numbers.start, numbers.stop)
+        last = start + np.cumsum(episodes.lengths) - 1
+        ends[last] = True
+        next_rows[last] = n_rows + np.arange(numbers.start, numbers.stop)
         start, number = rows.stop, numbers.stop
         bar.update(len(episodes.lengths))
     bar.close()
     if start != n_rows:
         raise ValueError(reader.miscounted())
-
-    env_spec, metadata = dataset.env_spec, dataset.storage.metadata
-    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
-    return Transitions(
+    return dict(
         states=tree_of(reader.observation_space, states.values()),
         next_rows=next_rows,
         actions=actions,
         rewards=rewards,
         terminals=terminals,
         timeouts=timeouts,
-        observation_space=reader.observation_space,
-        action_space=reader.action_space,
-        name=minari_name(dataset),
-        env_id=env_spec.id if env_spec is not None else None,
-        reference_scores=(float(low), float(high)) if low is not None and high is not None else None,  # type: ignore[arg-type]
+        ends=ends,
     )
 
 

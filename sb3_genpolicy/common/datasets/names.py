@@ -2,7 +2,9 @@
 What each convention calls its columns, and what a source of bare arrays does not say of itself.
 """
 
-from collections.abc import Mapping
+import difflib
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +15,15 @@ from sb3_genpolicy.common.datasets.checks import ACTION_TOLERANCE
 from sb3_genpolicy.common.datasets.columns import Column
 from sb3_genpolicy.common.transforms import ActionTransform
 from sb3_genpolicy.common.utils import tree_map
-from sb3_genpolicy.generative.checks import did_you_mean
 
-#: Column -> what it is called by Minari, D4RL, OGBench, RL Unplugged's npz files, SB3 and their users
+#: Column -> what it is called by Minari, D4RL, OGBench, RL Unplugged's npz files, SB3 and their users. Of several names that
+#: are given, the first is used.
 ALIASES = {
     "observations": ("observations", "observation", "obs", "states", "state"),
     "actions": ("actions", "action"),
     "rewards": ("rewards", "reward"),
     "next_observations": ("next_observations", "next_observation", "next_obs", "next_states", "next_state"),
-    "terminals": ("terminals", "terminal", "terminations", "terminated"),
+    "terminals": ("terminals", "terminal", "terminations", "terminated", "is_terminal"),
     "timeouts": ("timeouts", "timeout", "truncations", "truncated"),
     # Ends of either kind
     "dones": ("dones", "done", "dones_float", "done_floats"),
@@ -33,8 +35,32 @@ ALIASES = {
 _BY_ALIAS = {alias: key for key, aliases in ALIASES.items() for alias in aliases}
 #: Prefixes of what files carry beside: simulator states, infos
 IGNORED = ("infos", "metadata", "qpos", "qvel", "button_states", "physics", "oracle_reps", "next_oracle_reps")
+#: What tells time steps of dm_env, and of those who write likewise, from other rows
+MARKS = ("is_first", "is_last", "is_terminal", "step_type", "discount", "physics")
+# A name that nobody knows is taken for a slip of one that would be used from this likeness on, and of one that is needed
+_SLIP, _NEEDED_SLIP = 0.85, 0.7
+# Names said in one sentence
+_SAID = 8
 
-Columns = dict[str, Any]
+
+class Columns(dict[str, Any]):
+    """
+    The names of :data:`ALIASES` -> column, or dictionary of columns.
+
+    :param given: every name that the source has
+    :param sources: the names of :data:`ALIASES` -> what the source calls it
+    :param unused: names that are not used
+    :param marks: those of :data:`MARKS` -> column
+    :param part_ends: last rows of the sources that were joined to this one, without the last of all
+    """
+
+    def __init__(self, given: list[str]):
+        super().__init__()
+        self.given = given
+        self.sources: dict[str, str] = {}
+        self.unused: list[str] = []
+        self.marks: dict[str, Any] = {}
+        self.part_ends = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -66,33 +92,77 @@ class Known:
         return actions
 
 
-def named_columns(given: Mapping[str, Any], label: str, strict: bool) -> Columns:
+def named_columns(given: Mapping[str, Any], as_column: Callable[[Any, str], Any] | None = None) -> Columns:
     """
     :param given: name -> column, dictionaries of observations nested or with a slash (``observations/position``)
-    :param label: what the source is called, for the message
-    :param strict: whether every unknown name is a fault, or only those that resemble a known one
-    :return: the names of :data:`ALIASES` -> column, or dictionary of columns
-    :raises ValueError: if a name is unknown, or two names mean the same
+    :param as_column: makes a column of what is used, from it and its name
+    :return: the columns that are used, and the names of those that are not
     """
-    columns: Columns = {}
-    sources: dict[str, str] = {}
+    outers = list(dict.fromkeys(str(name).partition("/")[0] for name in given))
+    columns = Columns(outers)
+    for key, aliases in ALIASES.items():
+        present = [alias for alias in aliases if alias in outers]
+        if present:
+            columns.sources[key] = present[0]
+    used = {outer: key for key, outer in columns.sources.items()}
+    columns.unused = [outer for outer in outers if outer not in used and not outer.startswith(IGNORED)]
     for name, column in given.items():
-        outer, _, inner = name.partition("/")
-        if outer.startswith(IGNORED):
+        outer, _, inner = str(name).partition("/")
+        if as_column is not None and (outer in used or outer in MARKS):
+            column = tree_map(lambda array, outer=outer: as_column(array, outer), column)
+        if outer in MARKS and not inner:
+            columns.marks[outer] = column
+        if outer not in used:
             continue
-        key = _BY_ALIAS.get(outer)
-        if key is None:
-            hint = did_you_mean(outer, _BY_ALIAS)
-            if strict or hint.startswith("Did"):
-                raise ValueError(f"{label}: the key '{name}' is unknown. {hint}")
-            continue
-        if sources.setdefault(key, outer) != outer:
-            raise ValueError(f"{label} has both '{sources[key]}' and '{outer}', which mean the same: leave one out.")
         if inner:
-            columns.setdefault(key, {})[inner] = column
+            columns.setdefault(used[outer], {})[inner] = column
         else:
-            columns[key] = column
+            columns[used[outer]] = column
     return columns
+
+
+def warn_of_unused(columns: Columns, label: str) -> None:
+    """
+    Name the columns that are not used, once.
+
+    :param columns: of a source
+    :param label: what the source is called
+    """
+    names = columns.unused
+    if not names:
+        return
+    said = ", ".join(names[:_SAID]) + (f" and {len(names) - _SAID} more" if len(names) > _SAID else "")
+    absent = [alias for key, aliases in ALIASES.items() if key not in columns for alias in aliases]
+    hint = _hint(names, absent, _SLIP)
+    what = f"column {said} is" if len(names) == 1 else f"columns {said} are"
+    warnings.warn(f"{label}: the {what} not used.{hint}", stacklevel=2)
+
+
+def missing_key(columns: Columns, label: str, key: str) -> str:
+    """
+    :param columns: of a source
+    :param label: what the source is called
+    :param key: of :data:`ALIASES`, which it lacks
+    :return: the sentence that says so, and which of its unknown names may be meant
+    """
+    return f"{label} has no key '{key}'; it has {', '.join(columns.given)}.{slip_of(columns, key)}"
+
+
+def slip_of(columns: Columns, *keys: str) -> str:
+    """
+    :param columns: of a source
+    :param keys: of :data:`ALIASES`, which it lacks
+    :return: which of its unknown names may be meant, in a sentence after a space; empty if none
+    """
+    return _hint(columns.unused, [alias for key in keys for alias in ALIASES[key]], _NEEDED_SLIP)
+
+
+def _hint(unused: list[str], aliases: list[str], cutoff: float) -> str:
+    for name in unused:
+        nearest = difflib.get_close_matches(name, aliases, n=1, cutoff=cutoff)
+        if nearest:
+            return f" Did you mean '{nearest[0]}' by '{name}'?"
+    return ""
 
 
 def infer_observation_space(observations: Any) -> spaces.Space:

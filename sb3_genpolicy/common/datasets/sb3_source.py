@@ -17,9 +17,8 @@ from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.datasets.arrays import ArrayWriter
 from sb3_genpolicy.common.datasets.checks import ACTION_TOLERANCE, check_spaces
 from sb3_genpolicy.common.datasets.columns import ArrayColumn, MappedColumn, StreamsColumn, read
-from sb3_genpolicy.common.datasets.flags import suspect_time_limit
 from sb3_genpolicy.common.datasets.flat import read_flat
-from sb3_genpolicy.common.datasets.names import Known
+from sb3_genpolicy.common.datasets.names import Known, named_columns
 from sb3_genpolicy.common.transitions import Transitions
 from sb3_genpolicy.common.utils import tree_items, tree_map
 
@@ -67,8 +66,6 @@ def read_buffer(buffer: ReplayBuffer, writer: ArrayWriter, known: Known, label: 
 
     timeouts, dones = read(column(buffer.timeouts)) > 0, read(column(buffer.dones)) > 0
     terminals = dones & ~timeouts
-    if not buffer.handle_timeout_termination:
-        suspect_time_limit(dones, label)
     # Where the rows of one environment stop without an end of the episode, the recording was cut off
     last = np.arange(1, buffer.n_envs + 1) * n_steps - 1
     timeouts[last] |= ~terminals[last]
@@ -76,13 +73,16 @@ def read_buffer(buffer: ReplayBuffer, writer: ArrayWriter, known: Known, label: 
         next_observations = tree_map(lambda array: column(array, shift=1), buffer.observations)
     else:
         next_observations = tree_map(column, buffer.next_observations)
-    columns = dict(
-        observations=tree_map(column, buffer.observations),
-        next_observations=next_observations,
-        actions=MappedColumn(column(buffer.actions), unscaled),
-        rewards=column(buffer.rewards),
-        masks=ArrayColumn(~terminals),
-        timeouts=ArrayColumn(timeouts),
+    columns = named_columns(
+        dict(
+            observations=tree_map(column, buffer.observations),
+            next_observations=next_observations,
+            actions=MappedColumn(column(buffer.actions), unscaled),
+            rewards=column(buffer.rewards),
+            masks=ArrayColumn(~terminals),
+            dones=ArrayColumn(dones),
+            timeouts=ArrayColumn(timeouts),
+        )
     )
     known = replace(known, observation_space=buffer.observation_space, action_space=action_space)
     return read_flat(columns, writer, known, label, None)

@@ -1,0 +1,74 @@
+"""
+Which observations float32 would merge: those that are far from zero and near each other, as metres of a map, or Unix time.
+"""
+
+from typing import Any
+
+import numpy as np
+
+# The resolution of a type, relative to a number's size, may be this share of what the number ranges over
+_SHARE = 1e-5
+_FLOAT32, _FLOAT64 = 2.0**-23, 2.0**-52
+# Numbers of a row that are looked at together: rows of few numbers are folded
+_FOLDED = 1024
+
+
+class ValueRanges:
+    """
+    The lowest and the highest value of every entry, by the name of the array.
+    """
+
+    def __init__(self) -> None:
+        self._bounds: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def see(self, name: str, rows: np.ndarray) -> None:
+        """
+        :param name: of the array that the rows belong to
+        :param rows: (n_rows, ...), in the type that they come in; those of four bytes and floating, or fewer, lose nothing
+        """
+        if not len(rows) or rows.dtype.kind not in "fiu" or rows.dtype.itemsize < (8 if rows.dtype.kind == "f" else 4):
+            return
+        low, high = _bounds(rows.reshape(len(rows), -1))
+        if name in self._bounds:
+            low, high = np.minimum(low, self._bounds[name][0]), np.maximum(high, self._bounds[name][1])
+        self._bounds[name] = low, high
+
+    def width(self, name: str) -> Any:
+        """
+        :param name: of an array that was seen
+        :return: what each of its entries ranges over, in the array's units
+        """
+        low, high = self._bounds[name]
+        # Of integers, the difference may be larger than their type
+        return (high.astype(object) - low.astype(object)).astype(np.float64) if low.dtype.kind in "iu" else high - low
+
+    def finer(self, label: str) -> set[str]:
+        """
+        :param label: what the source is called
+        :return: names of the arrays that need float64
+        :raises ValueError: if integers are so large that float64 would merge them too
+        """
+        names = set()
+        for name, (low, high) in self._bounds.items():
+            size, width = np.maximum(np.abs(low.astype(np.float64)), np.abs(high.astype(np.float64))), self.width(name)
+            merged = (_FLOAT64 * size > _SHARE * width) & (width > 0)
+            if low.dtype.kind in "iu" and merged.any():
+                entry = int(np.argmax(merged))
+                raise ValueError(
+                    f"{label}: {name} has integers from {low[entry]} to {high[entry]} in entry {entry}, which are too "
+                    "large to be told apart as floating-point numbers: subtract an offset first, such as the lowest."
+                )
+            if ((_FLOAT32 * size > _SHARE * width) & (width > 0)).any():
+                names.add(name)
+        return names
+
+
+def _bounds(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of few numbers are looked at many at a time, which takes a fraction of the time."""
+    n_rows, width = rows.shape
+    fold = min(n_rows, max(1, _FOLDED // max(1, width)))
+    whole = n_rows // fold * fold
+    folded = rows[:whole].reshape(whole // fold, fold * width)
+    low, high = (each.reshape(fold, width) for each in (folded.min(axis=0), folded.max(axis=0)))
+    rest = rows[whole:]
+    return np.concatenate([low, rest]).min(axis=0), np.concatenate([high, rest]).max(axis=0)
