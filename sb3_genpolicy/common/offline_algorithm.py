@@ -25,7 +25,7 @@ from sb3_genpolicy.common.data_parallel import processes
 from sb3_genpolicy.common.datasets import DatasetSource, dataset_spaces, load_dataset
 from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
 from sb3_genpolicy.common.device_means import DeviceMeans
-from sb3_genpolicy.common.envs import SpacesVecEnv, find_dataset
+from sb3_genpolicy.common.envs import SpacesVecEnv, find_dataset, made_env
 from sb3_genpolicy.common.generative_policy import GenerativeActor, GenerativePolicy
 from sb3_genpolicy.common.option_checks import check_base_options
 from sb3_genpolicy.common.resumable_algorithm import ResumableAlgorithm
@@ -35,6 +35,7 @@ from sb3_genpolicy.common.transforms import Transform, action_transforms, check_
 from sb3_genpolicy.common.twin_critic import TwinCritic
 from sb3_genpolicy.common.utils import on_one_line
 from sb3_genpolicy.common.vec_normalize import fit_vec_normalize
+from sb3_genpolicy.common.vec_wrappers import check_normalized_last
 from sb3_genpolicy.generative import Sampler
 from sb3_genpolicy.generative.checks import check_class, check_number, did_you_mean
 
@@ -106,6 +107,8 @@ class OfflineAlgorithm(ResumableAlgorithm):
         transforms = check_transforms(transforms)
         if env is None and dataset is not None:
             env = SpacesVecEnv(*dataset_spaces(dataset, check_actions=not action_transforms(transforms)))
+        if env is not None:
+            env = made_env(env, verbose)
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
@@ -142,7 +145,11 @@ class OfflineAlgorithm(ResumableAlgorithm):
         self._normalizer_is_fitted = False
 
     @staticmethod
-    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+    def _wrap_env(env: GymEnv | str, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        # `load` and `set_env` come by here too, and take an environment's id as the constructor does
+        env = made_env(env, verbose)
+        if isinstance(env, VecEnv):
+            check_normalized_last(env)
         check_model_spaces(env.observation_space, env.action_space)
         return ResumableAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 

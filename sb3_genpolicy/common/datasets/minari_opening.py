@@ -5,7 +5,7 @@ here.
 
 import json
 import os
-import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from minari.dataset.minari_dataset import DATASET_ID_RE
 from minari.dataset.minari_storage import MinariStorage
 from minari.serialization import deserialize_space
 from minari.storage.datasets_root_dir import get_dataset_path
+from minari.storage.local import dataset_id_sort_key
 
 from sb3_genpolicy.common.datasets.download import download_minari, is_remote, local_id
 from sb3_genpolicy.common.datasets.embedded import EMBEDDED
@@ -52,7 +53,7 @@ def open_minari(source: Name, download: bool = False) -> MinariDataset:
 
 def _no_dataset(name: str) -> str:
     # Without a version it may be a folder that is meant
-    is_path = "/" in name and re.search(r"-v\d+$", name) is None
+    is_path = "/" in name and not _is_complete(name)
     missing = f"There is no folder {name} (looked for in {Path.cwd()}), and " if is_path else "There is "
     return (
         f"{missing}no dataset '{name}' on this machine, which has {', '.join(local_datasets_for(None))}. "
@@ -117,21 +118,37 @@ def local_minari_datasets(env_id: str | None) -> list[str]:
     """
     root = Path(get_dataset_path())
     names = []
-    for path in sorted(root.rglob("data/metadata.json")):
-        name = path.parent.parent.relative_to(root).as_posix()
-        metadata = _metadata(path)
-        # Hidden folders, and what cannot be asked for by an id
-        if metadata is None or DATASET_ID_RE.fullmatch(name) is None:
-            continue
-        recorded = recorded_env_id(metadata)
-        if env_id is None or (recorded is not None and same_env(env_id, recorded)):
-            names.append(name)
-    return names
+    for folder in _dataset_folders(root):
+        name = folder.relative_to(root).as_posix()
+        metadata = _metadata(folder)
+        # What has another name, cannot be asked for by this one
+        if metadata.get("dataset_id") == name and _is_complete(name):
+            recorded = recorded_env_id(metadata)
+            if env_id is None or (recorded is not None and same_env(env_id, recorded)):
+                names.append(name)
+    return sorted(names, key=dataset_id_sort_key)
 
 
-def _metadata(path: Path) -> dict[str, Any] | None:
+def _dataset_folders(folder: Path) -> Iterator[Path]:
     try:
-        metadata = json.loads(path.read_text())
+        inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    except OSError:
+        return
+    for path in inside:
+        if (path / "data").exists():
+            yield path
+        else:
+            yield from _dataset_folders(path)
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    try:
+        metadata = json.loads((folder / "data" / "metadata.json").read_text())
     except (OSError, ValueError):
-        return None
-    return metadata if isinstance(metadata, dict) else None
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _is_complete(name: str) -> bool:
+    match = DATASET_ID_RE.fullmatch(name)
+    return match is not None and match["version"] is not None
