@@ -202,7 +202,15 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
             # SB3 takes these in place of what it finds in the file
             settings = file.read_settings(cls, trust_pickle, custom_objects or {})
             # `_wrap_env` makes what is only named
-            model = super().load(file.file, env, device, settings, print_system_info, force_reset, **kwargs)
+            model = super().load(
+                file.file,
+                env,  # type: ignore[arg-type]
+                device,
+                settings,
+                print_system_info,
+                force_reset,
+                **kwargs,
+            )
         vars(model).pop(ALGORITHM, None)
         return model
 
