@@ -122,6 +122,10 @@ def test_shades_start_from_none_at_all():
     shades = np.asarray(image.get_array())
     np.testing.assert_array_equal(shades[:, 0], 1.0)
     assert shades[:, 1].sum() == 1.0 and shades[37, 1] == 1.0
+    # Nor where there is nothing else
+    source["actions"] = np.stack([np.linspace(-1, 1, 500)] * 2, axis=1)
+    (image,) = drawn(source)[ACTIONS].images
+    assert image.get_clim() == (0.0, 1.0) and np.asarray(image.get_array()).min() == 1.0
 
 
 def test_actions_without_bounds_are_drawn_between_the_least_and_the_largest():

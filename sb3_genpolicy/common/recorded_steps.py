@@ -64,7 +64,7 @@ class EpisodeTap(VecEnvWrapper):
         following = [row_of(observations, k) for k in range(self.num_envs)]
         for k in range(self.num_envs):
             if self.left > 0 or self.quota[k] > 0:
-                led_to = _copy(infos[k]["terminal_observation"]) if dones[k] else following[k]
+                led_to = infos[k]["terminal_observation"] if dones[k] else following[k]
                 truncated = bool(infos[k].get("TimeLimit.truncated", False))
                 self.open[k].add(self.seen[k], self.actions[k], float(rewards[k]), bool(dones[k]), truncated, led_to)
                 self._count(k, bool(dones[k]))
@@ -147,7 +147,3 @@ def row_of(tree: Any, k: int) -> Any:
     :return: a copy of what that one saw
     """
     return tree_map(lambda array: np.array(array[k]), dict(tree) if isinstance(tree, Mapping) else tree)
-
-
-def _copy(observation: Any) -> Any:
-    return tree_map(np.array, dict(observation) if isinstance(observation, Mapping) else observation)

@@ -196,8 +196,7 @@ def check_reference_scores(reference_scores: Any, label: str = "reference_scores
     :return: the same as a tuple of floats
     :raises ValueError: if they are not two finite numbers, the second above the first: scores would be infinite, or NaN
     """
-    is_list = isinstance(reference_scores, (Sequence, np.ndarray)) and not isinstance(reference_scores, str)
-    values = list(reference_scores) if is_list else []
+    values = list(reference_scores) if isinstance(reference_scores, (Sequence, np.ndarray)) else []
     if len(values) != 2 or not all(isinstance(value, Real) and math.isfinite(value) for value in values):
         raise ValueError(
             f"{label} must be two finite numbers, the returns that count as scores of 0 and 100, "
