@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import EvalCallback, ProgressBarCallback
 
-from sb3_genpolicy.common.transitions import normalized_score
+from sb3_genpolicy.common.transitions import check_reference_scores, normalized_score
 
 
 class GradientStepProgressBar(ProgressBarCallback):
@@ -43,6 +43,10 @@ class OfflineEvalCallback(EvalCallback):
             # The model of a dataset without a simulator has no environment of the evaluation's type
             warnings.filterwarnings("ignore", message="Training and eval env are not of the same type")
             super()._init_callback()
+        # Before hours of training, not at their first evaluation
+        reference_scores = getattr(self.model, "reference_scores", None)
+        if reference_scores is not None:
+            check_reference_scores(reference_scores, "The model's reference_scores")
 
     def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
         """

@@ -8,12 +8,53 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from minari import MinariDataset
+from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_genpolicy.common.datasets import EMBEDDED, DatasetSource, load_dataset, local_datasets_for, open_minari
+from sb3_genpolicy.common.datasets.env_specs import make_recorded_env
+from sb3_genpolicy.common.datasets.paths import FILE_SUFFIXES, ending
+from sb3_genpolicy.common.option_checks import check_env
 from sb3_genpolicy.common.transitions import Transitions
 from sb3_genpolicy.common.utils import tree_map
+
+
+def made_env(env: Any, verbose: int = 0) -> GymEnv:
+    """
+    :param env: an environment, or the id or the specification of one
+    :param verbose: whether it is said that one is made
+    :return: the environment; made of a name as SB3's constructors do
+    :raises ValueError: if it is neither, or there is no such environment
+    """
+    if env is None:
+        raise ValueError("There is no environment: give one, or the id of one.")
+    check_env(env)
+    if not isinstance(env, (str, EnvSpec)):
+        return env
+    if verbose >= 1 and isinstance(env, str):
+        print(f"Creating environment from the given name '{env}'")
+    try:
+        # So that videos can be recorded
+        return named_env(env, render_mode="rgb_array")
+    except TypeError:
+        return named_env(env)
+
+
+def named_env(env: str | EnvSpec, **kwargs: Any) -> gym.Env:
+    """
+    :param env: id or specification of an environment
+    :param kwargs: see ``gymnasium.make``
+    :return: the environment
+    :raises ValueError: if there is none, or it needs another package
+    """
+    try:
+        return gym.make(env, **kwargs)
+    except (gym.error.Error, ImportError) as error:
+        name = env if isinstance(env, str) else env.id
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ValueError(f"The environment '{name}' cannot be made: {reason}{'' if reason.endswith('?') else '.'}") from error
 
 
 class OfflineEnv(gym.Wrapper):
@@ -45,19 +86,18 @@ def make_offline_env(dataset: str | MinariDataset, eval_env: bool = False, rende
     :param eval_env: whether to make the environment that the dataset names for evaluation, where it names one
     :param render_mode: gymnasium's render mode
     :return: the environment with ``get_dataset()``
-    :raises ValueError: if there is no such dataset, or if it does not say what environment it was recorded in
+    :raises ValueError: if there is no such dataset, if it does not say what environment it was recorded in, or if that cannot
+        be made on this machine
     """
     if isinstance(dataset, str) and dataset in EMBEDDED:
         env_id = load_dataset(dataset).env_id
         assert env_id is not None
         return OfflineEnv(gym.make(env_id, render_mode=render_mode), dataset)
-    opened = open_minari(dataset) if isinstance(dataset, str) else dataset
-    if opened.env_spec is None:
-        raise ValueError(
-            f"Dataset '{opened.spec.dataset_id}' does not say what environment it was recorded in: "
-            "make the environment yourself and pass the dataset as `dataset=`."
-        )
-    return OfflineEnv(opened.recover_environment(eval_env, render_mode=render_mode), dataset)
+    way_on = "make the environment yourself and pass the dataset as `dataset=`"
+    if not isinstance(dataset, MinariDataset) and ending(dataset) in FILE_SUFFIXES:
+        raise ValueError(f"A file, as {dataset}, does not say what environment it was recorded in: {way_on}.")
+    opened = dataset if isinstance(dataset, MinariDataset) else open_minari(dataset)
+    return OfflineEnv(make_recorded_env(opened, eval_env, way_on, render_mode), dataset)
 
 
 def carried_dataset(env: VecEnv | None) -> Any:

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
@@ -26,7 +25,7 @@ from sb3_genpolicy.common.data_parallel import processes
 from sb3_genpolicy.common.datasets import DatasetSource, dataset_spaces, load_dataset
 from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
 from sb3_genpolicy.common.device_means import DeviceMeans
-from sb3_genpolicy.common.envs import SpacesVecEnv, find_dataset
+from sb3_genpolicy.common.envs import SpacesVecEnv, find_dataset, made_env
 from sb3_genpolicy.common.generative_policy import GenerativeActor, GenerativePolicy
 from sb3_genpolicy.common.normalization import check_float32_suffices
 from sb3_genpolicy.common.option_checks import check_base_options
@@ -39,6 +38,7 @@ from sb3_genpolicy.common.twin_critic import TwinCritic
 from sb3_genpolicy.common.utils import on_one_line
 from sb3_genpolicy.common.value_watch import ValueWatch
 from sb3_genpolicy.common.vec_normalize import fit_observations, fit_rewards
+from sb3_genpolicy.common.vec_wrappers import check_normalized_last
 from sb3_genpolicy.generative import Sampler
 from sb3_genpolicy.generative.checks import check_class, check_number, did_you_mean
 
@@ -152,7 +152,7 @@ class OfflineAlgorithm(ResumableAlgorithm):
 
     def _take_env(self, env: GymEnv | str, policy: str | type[BasePolicy]) -> None:
         """As SB3's constructor does, which refuses unbounded actions."""
-        made = self._wrap_env(maybe_make_env(env, self.verbose), self.verbose)  # type: ignore[arg-type]
+        made = self._wrap_env(env, self.verbose)
         self.env, self.n_envs = made, made.num_envs
         self.observation_space, self.action_space = made.observation_space, made.action_space
         self._vec_normalize_env = unwrap_vec_normalize(made)
@@ -160,7 +160,11 @@ class OfflineAlgorithm(ResumableAlgorithm):
             raise ValueError(f"The observations are a dictionary: use 'MultiInputPolicy' in place of '{policy}'.")
 
     @staticmethod
-    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+    def _wrap_env(env: GymEnv | str, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        # `load` and `set_env` come by here too, and take an environment's id as the constructor does
+        env = made_env(env, verbose)
+        if isinstance(env, VecEnv):
+            check_normalized_last(env)
         check_model_spaces(env.observation_space, env.action_space)
         return ResumableAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 

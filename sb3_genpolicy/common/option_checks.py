@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import torch as th
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
@@ -44,9 +45,8 @@ def check_base_options(
     :param device: a device of this machine
     :raises ValueError: for the first one that is of a wrong type or out of range
     """
-    # Old environments, of OpenAI's Gym, are SB3's to convert
-    if not (env is None or isinstance(env, (str, gym.Env, VecEnv)) or callable(getattr(type(env), "step", None))):
-        raise ValueError(f"env must be an environment, the id of one or None, not {shown(env)}.")
+    if env is not None:
+        check_env(env)
     check_rate("learning_rate", learning_rate)
     check_number("stats_window_size", stats_window_size, low=1, whole=True)
     if tensorboard_log is not None and not isinstance(tensorboard_log, (str, os.PathLike)):
@@ -56,6 +56,24 @@ def check_base_options(
     if seed is not None:
         check_number("seed", seed, low=0, high=_LARGEST_SEED, whole=True)
     check_device(device)
+
+
+def check_env(env: Any) -> None:
+    """
+    :param env: an environment, or the id or the specification of one
+    :raises ValueError: if it is neither
+    """
+    if isinstance(env, (str, EnvSpec, gym.Env, VecEnv)):
+        return
+    wanted = f"env must be an environment, the id of one or None, not {shown(env)}"
+    if isinstance(env, gym.vector.VectorEnv):
+        raise ValueError(f"{wanted}: gymnasium's vectorised environments are none of SB3, whose `make_vec_env` makes some.")
+    # Old environments, of OpenAI's Gym, are SB3's to convert
+    if callable(getattr(type(env), "step", None)):
+        return
+    if isinstance(env, type) or callable(env):
+        raise ValueError(f"{wanted}: call it, and give what it makes.")
+    raise ValueError(f"{wanted}.")
 
 
 def check_rate(option: str, rate: Any) -> None:

@@ -4,7 +4,6 @@ What an agent does in an environment becomes a Minari dataset.
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,11 +17,16 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 from minari.dataset.minari_dataset import parse_dataset_id
 from minari.storage.datasets_root_dir import get_dataset_path
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, VecTransposeImage
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecTransposeImage
 from tqdm import tqdm
 
 from sb3_genpolicy.common.datasets.columns import PATIENCE
-from sb3_genpolicy.common.utils import tree_map
+from sb3_genpolicy.common.datasets.env_specs import writable
+from sb3_genpolicy.common.envs import named_env
+from sb3_genpolicy.common.option_checks import check_env
+from sb3_genpolicy.common.recorded_steps import EpisodeTap, row_of, tapped
+from sb3_genpolicy.common.transitions import check_reference_scores
+from sb3_genpolicy.common.vec_wrappers import layers, statistics_at_rest
 from sb3_genpolicy.generative.checks import check_number, named_arguments
 
 # Steps held in memory before they are written
@@ -62,9 +66,9 @@ def record_dataset(
     """
     Let a policy act, and record what happens: ``record_dataset(agent, "Hopper-v5", "me/hopper/first-v0", n_steps=100_000)``.
 
-    Observations and rewards are recorded as the environment gives them, also where the agent sees them through a
-    ``VecNormalize``, and actions as the environment gets them. Steps that were recorded before an error or an interrupt are
-    kept.
+    Observations and rewards are recorded as the environment gives them, and actions as it gets them, whatever wrappers of SB3
+    (``VecNormalize``, ``VecFrameStack``, ...) the agent sees it through; their statistics stay as they are. Gymnasium's
+    wrappers are a part of the environment. Steps that were recorded before an error or an interrupt are kept.
 
     :param policy: an SB3 algorithm or policy, anything else with ``predict``, or a function from an observation to an action
     :param env: environment, vectorised or not, or its id; None: the agent's own
@@ -79,34 +83,39 @@ def record_dataset(
     :param description: what the dataset is
     :param jpeg_encoding: whether images are compressed with loss
     :return: the dataset
-    :raises ValueError: if neither or both of ``n_steps`` and ``n_episodes`` are given, the id is taken or malformed, or
-        actions are not continuous
+    :raises ValueError: if neither or both of ``n_steps`` and ``n_episodes`` are given, the id is taken or malformed, actions
+        are not continuous, or gymnasium normalises by statistics that change on the way
     """
     if (n_steps is None) == (n_episodes is None):
         raise ValueError("Say how much to record: either n_steps or n_episodes.")
     check_number("n_steps" if n_episodes is None else "n_episodes", n_steps if n_episodes is None else n_episodes, low=1)
     _check_id(dataset_id)
-    vec_env, normalizer = _bare_vec_env(_env_of(policy, env))
-    if not isinstance(vec_env.action_space, spaces.Box):
-        raise ValueError(f"Actions are in {vec_env.action_space}; only continuous actions (a Box space) are recorded.")
+    scores = None if reference_scores is None else check_reference_scores(reference_scores)
+    acted_in = _env_of(policy, env)
+    recorded = layers(acted_in)[-1]
+    if not isinstance(recorded.action_space, spaces.Box):
+        raise ValueError(f"Actions are in {recorded.action_space}; only continuous actions (a Box space) are recorded.")
+    _check_not_normalized(recorded)
     writer = _DatasetWriter(
         dataset_id,
-        vec_env,
+        recorded,
         dict(
             algorithm_name=algorithm_name or type(policy).__name__,
             author=author,
             description=description,
             jpeg_encoding=jpeg_encoding,
         ),
-        reference_scores,
+        scores,
     )
     if seed is not None:
-        vec_env.seed(seed)
+        acted_in.seed(seed)
         # Python's, numpy's and torch's generators; an agent's own training is left alone
         set_random_seed(seed)
-    recorder = _Recorder(policy, vec_env, normalizer, deterministic, writer)
     try:
-        recorder.run(n_steps, n_episodes)
+        with tqdm(total=n_steps or n_episodes, desc=f"recording {dataset_id}", delay=PATIENCE, leave=False) as bar:
+            tap = EpisodeTap(recorded, n_steps, n_episodes, writer.add, bar.update)
+            with statistics_at_rest(acted_in), tapped(acted_in, tap) as env:
+                _Recorder(policy, env, tap, deterministic).run()
     finally:
         writer.flush()
     return minari.load_dataset(dataset_id)
@@ -128,17 +137,23 @@ def _env_of(policy: Any, env: gym.Env | VecEnv | str | None) -> VecEnv:
         if env is None:
             raise ValueError("There is no environment to act in: pass `env=`.")
     if isinstance(env, VecEnv):
+        # SB3's policies turn images themselves, others get them as the environment gives them
+        while isinstance(env, VecTransposeImage):
+            env = env.venv
         return env
-    return DummyVecEnv([lambda: gym.make(env) if isinstance(env, str) else env])
+    check_env(env)
+    made = named_env(env) if isinstance(env, (str, EnvSpec)) else env
+    return DummyVecEnv([lambda: made])
 
 
-def _bare_vec_env(env: VecEnv) -> tuple[VecEnv, VecNormalize | None]:
-    """The environment below what changes observations for the agent alone, and what normalises them."""
-    normalizer = None
-    while isinstance(env, (VecNormalize, VecTransposeImage)):
-        normalizer = env if isinstance(env, VecNormalize) else normalizer
-        env = env.venv
-    return env, normalizer
+def _check_not_normalized(env: VecEnv) -> None:
+    """What SB3's wrappers change, is looked through; gymnasium's are inside the environment."""
+    for wrapper in (gym.wrappers.NormalizeObservation, gym.wrappers.NormalizeReward):
+        if any(env.env_is_wrapped(wrapper)):
+            raise ValueError(
+                f"The environment is wrapped in gymnasium's {wrapper.__name__}, whose statistics change while it is recorded: "
+                "every row would have a scale of its own. Record it without; for agents there is SB3's VecNormalize."
+            )
 
 
 class _DatasetWriter:
@@ -148,6 +163,7 @@ class _DatasetWriter:
 
     def __init__(self, dataset_id: str, env: VecEnv, metadata: dict[str, Any], reference_scores: tuple[float, float] | None):
         self.dataset_id, self.env, self.metadata = dataset_id, env, metadata
+        self.spec = writable(env.get_attr("spec")[0], f"Dataset '{dataset_id}'")
         self.reference_scores = reference_scores
         self.dataset: MinariDataset | None = None
         self.episodes: list[EpisodeBuffer] = []
@@ -169,7 +185,7 @@ class _DatasetWriter:
                 self.dataset = minari.create_dataset_from_buffers(
                     self.dataset_id,
                     self.episodes,
-                    env=_spec_of(self.env),
+                    env=self.spec,
                     observation_space=self.env.observation_space,
                     action_space=self.env.action_space,
                     **{key: value for key, value in self.metadata.items() if value is not None},
@@ -181,114 +197,41 @@ class _DatasetWriter:
         self.episodes = []
 
 
-def _spec_of(env: VecEnv) -> EnvSpec | None:
-    """The environment's specification, without wrappers that cannot be made again from it, as SB3's ``Monitor``."""
-    spec = env.get_attr("spec")[0]
-    if spec is None:
-        return None
-    lost = [wrapper.name for wrapper in spec.additional_wrappers if wrapper.kwargs is None and wrapper.name != "Monitor"]
-    if lost:
-        warnings.warn(
-            f"The dataset's environment will be recovered without {', '.join(lost)}, which keep no record.", stacklevel=4
-        )
-    kept = tuple(wrapper for wrapper in spec.additional_wrappers if wrapper.kwargs is not None)
-    return replace(spec, additional_wrappers=kept)
-
-
 class _Recorder:
     """
-    Acts, and keeps the steps of every copy of the environment apart.
+    Lets a policy act in an environment whose steps are written down further inside.
     """
 
-    def __init__(self, policy: Any, env: VecEnv, normalizer: VecNormalize | None, deterministic: bool, writer: _DatasetWriter):
-        self.policy, self.env, self.normalizer, self.deterministic = policy, env, normalizer, deterministic
-        self.writer = writer
-        self.open = [_OpenEpisode() for _ in range(env.num_envs)]
+    def __init__(self, policy: Any, env: VecEnv, tap: EpisodeTap, deterministic: bool):
+        self.policy, self.env, self.tap, self.deterministic = policy, env, tap, deterministic
         self.state: Any = None
         self.starts = np.ones(env.num_envs, dtype=bool)
 
-    def run(self, n_steps: int | None, n_episodes: int | None) -> None:
-        n_envs = self.env.num_envs
-        # Episodes that each copy still has to give; steps that all of them still have to
-        quota = np.array([((n_episodes or 0) + k) // n_envs for k in range(n_envs)])
-        left = n_steps or 0
-        observations: Any = self.env.reset()
-        with tqdm(total=n_steps or n_episodes, desc=f"recording {self.writer.dataset_id}", delay=PATIENCE, leave=False) as bar:
-            try:
-                while left > 0 or quota.any():
-                    actions = self._act(observations)
-                    following, rewards, dones, infos = self.env.step(actions)
-                    for k in range(n_envs):
-                        if quota[k] == 0 and left == 0:
-                            continue
-                        led_to = infos[k]["terminal_observation"] if dones[k] else _of_env(following, k)
-                        self.open[k].add(_of_env(observations, k), actions[k], rewards[k], dones[k], infos[k], led_to)
-                        if dones[k]:
-                            self.writer.add(self.open[k].buffer())
-                            self.open[k] = _OpenEpisode()
-                        if n_steps is not None:
-                            left -= 1
-                            bar.update()
-                        elif dones[k]:
-                            quota[k] -= 1
-                            bar.update()
-                    observations, self.starts = following, dones
-            finally:
-                # What is under way is cut off, after an error too
-                self._cut()
+    def run(self) -> None:
+        try:
+            observations: Any = self.env.reset()
+            while self.tap.wants_more:
+                n_seen = self.tap.n_seen
+                observations, _, self.starts, _ = self.env.step(self._act(observations))
+                if self.tap.n_seen == n_seen:
+                    raise ValueError(
+                        f"{type(self.env).__name__} does not step the environment that it is around, which leaves nothing to "
+                        "record: give that environment itself."
+                    )
+        finally:
+            # What is under way is cut off, after an error too
+            self.tap.cut()
 
     def _act(self, observations: Any) -> np.ndarray:
-        seen = observations if self.normalizer is None else self.normalizer.normalize_obs(observations)
         if hasattr(self.policy, "predict"):
             actions, self.state = self.policy.predict(
-                seen, state=self.state, episode_start=self.starts, deterministic=self.deterministic
+                observations, state=self.state, episode_start=self.starts, deterministic=self.deterministic
             )
         else:
-            actions = np.stack([np.asarray(self.policy(_of_env(seen, k))) for k in range(self.env.num_envs)])
+            actions = np.stack([np.asarray(self.policy(row_of(observations, k))) for k in range(self.env.num_envs)])
         space = self.env.action_space
-        assert isinstance(space, spaces.Box)
+        if not isinstance(space, spaces.Box):
+            # A wrapper that makes continuous actions of others
+            return np.asarray(actions)
         actions = np.asarray(actions, dtype=space.dtype).reshape(self.env.num_envs, *space.shape)
         return np.clip(actions, space.low, space.high)
-
-    def _cut(self) -> None:
-        for episode in self.open:
-            if episode.rewards:
-                episode.truncations[-1] = True
-                self.writer.add(episode.buffer())
-
-
-class _OpenEpisode:
-    """
-    The steps of an episode so far, and the observation that the last of them led to.
-    """
-
-    def __init__(self) -> None:
-        self.observations: list[Any] = []
-        self.actions: list[Any] = []
-        self.rewards: list[float] = []
-        self.terminations: list[bool] = []
-        self.truncations: list[bool] = []
-        self.led_to: Any = None
-
-    def add(self, observation: Any, action: Any, reward: Any, done: bool, info: dict[str, Any], led_to: Any) -> None:
-        truncated = bool(done and info.get("TimeLimit.truncated", False))
-        self.observations.append(observation)
-        self.actions.append(np.array(action))
-        self.rewards.append(float(reward))
-        self.terminations.append(bool(done) and not truncated)
-        self.truncations.append(truncated)
-        self.led_to = led_to
-
-    def buffer(self) -> EpisodeBuffer:
-        """As Minari writes it."""
-        observations = [*self.observations, self.led_to]
-        if isinstance(self.led_to, dict):
-            stacked: Any = {key: np.stack([np.asarray(each[key]) for each in observations]) for key in self.led_to}
-        else:
-            stacked = np.stack(observations)
-        flat: dict[str, Any] = {key: np.array(getattr(self, key)) for key in ("rewards", "terminations", "truncations")}
-        return EpisodeBuffer(observations=stacked, actions=np.stack(self.actions), **flat)  # type: ignore[arg-type]
-
-
-def _of_env(tree: Any, k: int) -> Any:
-    return tree_map(lambda array: np.array(array[k]), dict(tree) if isinstance(tree, dict) else tree)

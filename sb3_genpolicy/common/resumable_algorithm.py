@@ -171,7 +171,7 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
     def load(  # type: ignore[override]
         cls: type[SelfResumableAlgorithm],
         path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
+        env: GymEnv | str | None = None,
         device: th.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
@@ -185,7 +185,7 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         The file may come from anyone: it is checked before it is read, and what is no plain setting and no tensor is refused.
 
         :param path: path to the file (or a file-like)
-        :param env: environment of the loaded model (can be None)
+        :param env: environment of the loaded model (if registered in Gym, can be str; can be None)
         :param device: device on which the code should run
         :param custom_objects: objects to take in place of saved ones, which are not read then
         :param print_system_info: whether to print system info of the saved model and of this machine
@@ -204,7 +204,16 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
                 file.check_tensors()
             # SB3 takes these in place of what it finds in the file
             settings = file.read_settings(cls, trust_pickle, custom_objects or {})
-            model = super().load(file.file, env, device, settings, print_system_info, force_reset, **kwargs)
+            # `_wrap_env` makes what is only named
+            model = super().load(
+                file.file,
+                env,  # type: ignore[arg-type]
+                device,
+                settings,
+                print_system_info,
+                force_reset,
+                **kwargs,
+            )
         vars(model).pop(ALGORITHM, None)
         return model
 

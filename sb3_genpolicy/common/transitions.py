@@ -2,14 +2,17 @@
 The one record that every source of data becomes.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from sb3_genpolicy.common.utils import tree_items, tree_map
+from sb3_genpolicy.generative.checks import shown
 
 Arrays = np.ndarray | dict[str, np.ndarray]
 
@@ -239,6 +242,29 @@ def normalized_score(returns: Any, reference_scores: tuple[float, float]) -> Any
     :param returns: one return, or an array of them
     :param reference_scores: the returns that count as 0 and 100
     :return: the score(s). The spread of returns scales likewise, without the shift: ``100 * std / (high - low)``.
+    :raises ValueError: if the references are not two finite numbers, the second above the first
     """
-    low, high = reference_scores
+    low, high = check_reference_scores(reference_scores)
     return 100.0 * (returns - low) / (high - low)
+
+
+def check_reference_scores(reference_scores: Any, label: str = "reference_scores") -> tuple[float, float]:
+    """
+    :param reference_scores: the returns that count as 0 and 100: a tuple, or a list or array, as files have them
+    :param label: what they are called in the message
+    :return: the same as a tuple of floats
+    :raises ValueError: if they are not two finite numbers, the second above the first: scores would be infinite, or NaN
+    """
+    values = list(reference_scores) if isinstance(reference_scores, (Sequence, np.ndarray)) else []
+    if len(values) != 2 or not all(isinstance(value, Real) and math.isfinite(value) for value in values):
+        raise ValueError(
+            f"{label} must be two finite numbers, the returns that count as scores of 0 and 100, "
+            f"not {shown(reference_scores)}."
+        )
+    low, high = map(float, values)
+    if not low < high:
+        raise ValueError(
+            f"{label}: the return that counts as a score of 100 must lie above that of 0, and {high:.6g} does not lie above "
+            f"{low:.6g}."
+        )
+    return low, high

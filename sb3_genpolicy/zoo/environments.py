@@ -12,13 +12,10 @@ from gymnasium.envs.registration import EnvSpec
 
 from sb3_genpolicy.common.datasets import EMBEDDED, load_dataset, open_minari
 from sb3_genpolicy.common.datasets.download import local_id
-from sb3_genpolicy.common.datasets.files import HDF5_SUFFIXES, NPZ_SUFFIXES
+from sb3_genpolicy.common.datasets.env_specs import recorded_spec
 from sb3_genpolicy.common.datasets.loading import JOINT
-from sb3_genpolicy.common.datasets.sb3_source import PICKLE_SUFFIXES
+from sb3_genpolicy.common.datasets.paths import FILE_SUFFIXES, ending
 from sb3_genpolicy.zoo.tasks import published_task
-
-_SUFFIXES = HDF5_SUFFIXES + NPZ_SUFFIXES + PICKLE_SUFFIXES
-
 
 # Id that an environment was registered under for a dataset -> its own id
 _REGISTERED: dict[str, str] = {}
@@ -34,9 +31,9 @@ def dataset_key(dataset: str) -> str:
 
 def _key_of_one(name: str) -> str:
     path = Path(name).expanduser()
-    if path.suffix in _SUFFIXES or path.is_absolute():
+    if ending(path) in FILE_SUFFIXES or path.is_absolute():
         path = path.absolute()
-        path = path.with_suffix("") if path.suffix in _SUFFIXES else path
+        path = path.with_suffix("") if ending(path) in FILE_SUFFIXES else path
         name = "-".join(part for part in path.parts[-2:] if part != path.anchor)
     return re.sub(r"[^\w.-]+", "-", local_id(name)).strip("-.")
 
@@ -84,13 +81,6 @@ def _recorded_in(dataset: str) -> EnvSpec:
         env_id = load_dataset(name).env_id
         assert env_id is not None
         return gym.spec(env_id)
-    unknown = f"The dataset '{dataset}' does not say what environment it was recorded in: add --env."
-    if Path(name).suffix in _SUFFIXES:
-        raise ValueError(unknown)
-    opened = open_minari(name)
-    evaluation = opened.storage.metadata.get("eval_env_spec")
-    if isinstance(evaluation, str):
-        return EnvSpec.from_json(evaluation)
-    if opened.env_spec is None:
-        raise ValueError(unknown)
-    return opened.env_spec
+    if ending(name) in FILE_SUFFIXES:
+        raise ValueError(f"The dataset '{dataset}' does not say what environment it was recorded in: add --env.")
+    return recorded_spec(open_minari(name), evaluation=True, way_on="add --env")

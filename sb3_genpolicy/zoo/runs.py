@@ -3,6 +3,7 @@ The folders that the zoo leaves behind: ``<folder>/<algorithm>/<name>_<number>``
 """
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ import numpy as np
 import yaml
 
 from sb3_genpolicy.common.model_files import open_model_file
+from sb3_genpolicy.common.transitions import check_reference_scores
 from sb3_genpolicy.zoo.tasks import published_task
 
 
@@ -170,8 +172,12 @@ def reference_scores_of(settings: dict[str, Any], dataset: str | None) -> tuple[
     :return: returns that count as normalised scores of 0 and 100: the model's, or those of a published task
     """
     stored = settings.get("reference_scores")
-    if stored:
-        return float(stored[0]), float(stored[1])
+    if stored is not None:
+        try:
+            return check_reference_scores(stored, f"The model of {dataset or 'a run'} was saved with reference_scores that")
+        except ValueError as error:
+            # Of a release that took any: the run is shown all the same
+            warnings.warn(f"{error} They are left out.", stacklevel=2)
     task = published_task(dataset)
     return task.reference_scores if task is not None else None
 

@@ -52,4 +52,6 @@ def published_task(dataset: str | None) -> Task | None:
     """
     if dataset is None:
         return None
-    return PUBLISHED_TASKS.get(Path(dataset).name.removesuffix(".hdf5").replace("_", "-"))
+    path = Path(dataset)
+    name = path.stem if path.suffix.lower() == ".hdf5" else path.name
+    return PUBLISHED_TASKS.get(name.replace("_", "-"))

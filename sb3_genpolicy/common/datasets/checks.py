@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape, is_image_space
 
 from sb3_genpolicy.common.datasets.columns import slices
-from sb3_genpolicy.common.transitions import Transitions, label_of
+from sb3_genpolicy.common.transitions import Transitions, check_reference_scores, label_of
 from sb3_genpolicy.common.utils import on_one_line, space_items, tree_items
 
 #: Space of one number for each row
@@ -177,6 +177,8 @@ def check_transitions(data: Transitions) -> Transitions:
     if data.n_rows == 0:
         raise ValueError(f"{label} is empty: it has no rows to learn from.")
     check_spaces(data.observation_space, data.action_space, label)
+    if data.reference_scores is not None:
+        check_reference_scores(data.reference_scores, f"{label}: reference_scores")
     if data.memory_mapped:
         return data
     _check_ends(data, label)

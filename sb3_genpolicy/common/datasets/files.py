@@ -15,11 +15,9 @@ from sb3_genpolicy.common.datasets.arrays import ArrayWriter
 from sb3_genpolicy.common.datasets.columns import ArrayColumn, NpzColumn, read
 from sb3_genpolicy.common.datasets.flat import read_flat
 from sb3_genpolicy.common.datasets.names import Columns, Known, named_columns
+from sb3_genpolicy.common.datasets.paths import HDF5_SUFFIXES, ending
 from sb3_genpolicy.common.datasets.row_reader import READ_ERRORS
 from sb3_genpolicy.common.transitions import Transitions
-
-HDF5_SUFFIXES = (".hdf5", ".h5", ".hdf")
-NPZ_SUFFIXES = (".npz",)
 
 #: From a source's arrays by name to the same with more or others of them; None: they were changed in place
 Relabel = Callable[[dict[str, Any]], Mapping[str, Any] | None]
@@ -36,7 +34,7 @@ def read_file(path: Path, writer: ArrayWriter, known: Known, relabel: Relabel | 
     """
     label, name = f"File {path}", str(path)
     try:
-        if path.suffix in HDF5_SUFFIXES:
+        if ending(path) in HDF5_SUFFIXES:
             with h5py.File(path, "r") as file:
                 _refuse_minari(file, path)
                 return _read(_hdf5_columns(file), writer, known, relabel, label, name)
@@ -54,7 +52,7 @@ def opened_columns(path: Path) -> Iterator[Columns]:
     """
     label = f"File {path}"
     try:
-        if path.suffix in HDF5_SUFFIXES:
+        if ending(path) in HDF5_SUFFIXES:
             with h5py.File(path, "r") as file:
                 _refuse_minari(file, path)
                 yield named_columns(_hdf5_columns(file))

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Union
 
-import minari
 import numpy as np
 from gymnasium import spaces
 from minari import MinariDataset
@@ -28,23 +27,19 @@ from sb3_genpolicy.common.datasets.checks import (
     stored_shape,
 )
 from sb3_genpolicy.common.datasets.concatenation import concatenate
-from sb3_genpolicy.common.datasets.download import download_minari, is_remote, local_id
+from sb3_genpolicy.common.datasets.download import is_remote
 from sb3_genpolicy.common.datasets.embedded import EMBEDDED, read_embedded
-from sb3_genpolicy.common.datasets.files import HDF5_SUFFIXES, NPZ_SUFFIXES, Relabel, opened_columns, read_file
+from sb3_genpolicy.common.datasets.files import Relabel, opened_columns, read_file
 from sb3_genpolicy.common.datasets.lists import merged_warnings
 from sb3_genpolicy.common.datasets.mappings import mapping_columns, read_joined, read_mapping
-from sb3_genpolicy.common.datasets.minari_source import local_minari_datasets, minari_name, read_minari, same_env
-from sb3_genpolicy.common.datasets.names import (
-    Columns,
-    Known,
-    infer_action_space,
-    infer_observation_space,
-    missing_key,
-)
-from sb3_genpolicy.common.datasets.sb3_source import PICKLE_SUFFIXES, load_buffer, read_buffer
+from sb3_genpolicy.common.datasets.minari_opening import open_minari
+from sb3_genpolicy.common.datasets.minari_source import minari_name, read_minari
+from sb3_genpolicy.common.datasets.names import Columns, Known, infer_action_space, infer_observation_space, missing_key
+from sb3_genpolicy.common.datasets.paths import FILE_SUFFIXES, HDF5_SUFFIXES, NPZ_SUFFIXES, PICKLE_SUFFIXES, ending
+from sb3_genpolicy.common.datasets.sb3_source import load_buffer, read_buffer
 from sb3_genpolicy.common.datasets.time_limits import suspect_time_limit
 from sb3_genpolicy.common.transforms import ActionTransform
-from sb3_genpolicy.common.transitions import Transitions
+from sb3_genpolicy.common.transitions import Transitions, check_reference_scores
 from sb3_genpolicy.common.utils import space_items, tree_items
 from sb3_genpolicy.generative.checks import named_arguments
 
@@ -104,7 +99,7 @@ def load_dataset(
     :raises TypeError: if the source is of no kind known
     """
     # A list where they come from a saved model
-    scores = None if reference_scores is None else (float(reference_scores[0]), float(reference_scores[1]))
+    scores = None if reference_scores is None else check_reference_scores(reference_scores)
     known = Known(observation_space, action_space, None, scores, tuple(action_transforms))
     options = _Options(download, memory_map, known, relabel)
     if isinstance(source, str) and JOINT in source and not Path(source).exists():
@@ -166,16 +161,13 @@ def _load_one(source: Any, options: _Options, place: str = "") -> Transitions:
     name, path = os.fspath(source), Path(source).expanduser()
     if name in EMBEDDED:
         return _with_transformed_actions(read_embedded(name), known)
-    if path.suffix in HDF5_SUFFIXES + NPZ_SUFFIXES + PICKLE_SUFFIXES:
+    if ending(path) in FILE_SUFFIXES:
         if not path.is_file():
             raise ValueError(f"There is no file {path} (looked for in {Path.cwd()}).")
-        if path.suffix in PICKLE_SUFFIXES:
+        if ending(path) in PICKLE_SUFFIXES:
             return replace(read_buffer(load_buffer(path), MemoryWriter(), known, f"File {path}"), name=name)
         return _load_file(path, options)
-    if path.is_file():
-        known_suffixes = ", ".join(HDF5_SUFFIXES + NPZ_SUFFIXES + PICKLE_SUFFIXES)
-        raise ValueError(f"File {path} is of no kind known by its ending; there are {known_suffixes}.")
-    return _load_minari(open_minari(name, options.download), options)
+    return _load_minari(open_minari(source, options.download), options)
 
 
 def _with_transformed_actions(data: Transitions, known: Known) -> Transitions:
@@ -227,14 +219,14 @@ def _bytes_of(source: Any, download: bool = False) -> int:
     """About what the observations of a source will take, 0 where they are in memory already."""
     if isinstance(source, (str, os.PathLike)) and os.fspath(source) not in EMBEDDED:
         path = Path(source).expanduser()
-        if path.suffix in HDF5_SUFFIXES + NPZ_SUFFIXES and path.is_file():
+        if ending(path) in HDF5_SUFFIXES + NPZ_SUFFIXES and path.is_file():
             with opened_columns(path) as columns:
                 arrays = tree_items(columns.get("observations", {}), "")
                 return sum(math.prod(column.shape) * min(column.dtype.itemsize, 4) for _, column in arrays)
-        if path.is_file() or path.suffix in HDF5_SUFFIXES + NPZ_SUFFIXES + PICKLE_SUFFIXES:
+        if path.is_file() or ending(path) in FILE_SUFFIXES:
             # A pickle is in memory as soon as it is read; what cannot be read is said by who reads it
             return 0
-        source = open_minari(os.fspath(source), download)
+        source = open_minari(source, download)
     if isinstance(source, MinariDataset):
         parts = [space for _, space in space_items(source.observation_space, "") if space.shape is not None]
         return source.total_steps * sum(math.prod(stored_shape(part)) * storage_dtype(part)().itemsize for part in parts)
@@ -288,10 +280,10 @@ def dataset_spaces(source: DatasetSource, check_actions: bool = True) -> tuple[s
         return dataset_spaces(source.split(JOINT)[0], check_actions)
     if isinstance(source, (str, os.PathLike)) and os.fspath(source) not in EMBEDDED:
         path = Path(source).expanduser()
-        if path.suffix in HDF5_SUFFIXES + NPZ_SUFFIXES and path.is_file():
+        if ending(path) in HDF5_SUFFIXES + NPZ_SUFFIXES and path.is_file():
             return _spaces_of_file(path, check_actions)
-        if path.suffix not in HDF5_SUFFIXES + NPZ_SUFFIXES + PICKLE_SUFFIXES:
-            source = open_minari(os.fspath(source), is_remote(os.fspath(source)))
+        if ending(path) not in FILE_SUFFIXES:
+            source = open_minari(source, is_remote(os.fspath(source)))
     if isinstance(source, (MinariDataset, ReplayBuffer, Transitions)):
         return source.observation_space, source.action_space
     if isinstance(source, Mapping):
@@ -325,41 +317,3 @@ def _files_of(name: str) -> list[Path]:
 
 def _minari_files(dataset: MinariDataset) -> list[Path]:
     return [path for path in Path(dataset.storage.data_path).rglob("*") if path.is_file()]
-
-
-def local_datasets_for(env_id: str | None) -> list[str]:
-    """
-    :param env_id: an environment's id, or None for all
-    :return: the datasets on this machine that were recorded in that environment (in any version of it)
-    """
-    embedded = list(EMBEDDED) if env_id is None or same_env(env_id, "Pendulum-v1") else []
-    return embedded + local_minari_datasets(env_id)
-
-
-def open_minari(name: str, download: bool = False) -> MinariDataset:
-    """
-    :param name: id of a Minari dataset, its remote address, or its folder
-    :param download: whether it is fetched if it is not on this machine; a remote address always is
-    :return: the dataset, unread
-    :raises ValueError: if there is none, or its metadata are damaged
-    """
-    if download or is_remote(name):
-        download_minari(name)
-    folder = Path(name).expanduser()
-    try:
-        if (folder / "data").is_dir():
-            return MinariDataset(folder / "data")
-        return minari.load_dataset(local_id(name))
-    except FileNotFoundError as error:
-        installed = local_datasets_for(None)
-        raise ValueError(
-            f"There is no dataset '{name}' on this machine, which has {', '.join(installed)}. "
-            f"A Minari dataset is fetched by `minari download {name}`, or by `load_dataset` with download=True; ids end in a "
-            "version: 'mujoco/hopper/medium-v0'."
-        ) from error
-    except ImportError as error:
-        raise ValueError(f"Dataset '{name}' cannot be read without another package: {error}") from error
-    except Exception as error:
-        raise ValueError(
-            f"Dataset '{name}' cannot be opened ({error}): its metadata are damaged, or of another version of Minari."
-        ) from error

@@ -14,7 +14,7 @@ from sb3_genpolicy.common.datasets.columns import ArrayColumn
 from sb3_genpolicy.common.datasets.files import Relabel, relabelled
 from sb3_genpolicy.common.datasets.flat import read_flat
 from sb3_genpolicy.common.datasets.names import MARKS, Columns, Known, named_columns
-from sb3_genpolicy.common.transitions import Transitions
+from sb3_genpolicy.common.transitions import Transitions, check_reference_scores
 
 #: What a mapping may say of itself beside its arrays
 SAID = ("observation_space", "action_space", "env_id", "reference_scores")
@@ -45,6 +45,8 @@ def mapping_columns(
     """
     arrays = {key: value for key, value in mapping.items() if key not in SAID}
     said = {key: mapping[key] for key in SAID if mapping.get(key) is not None}
+    if "reference_scores" in said:
+        said["reference_scores"] = check_reference_scores(said["reference_scores"], f"{label}: reference_scores")
     if relabel is not None:
         arrays = dict(relabelled(arrays, relabel, label))
     return named_columns(arrays, lambda array, key: _as_column(array, key, label)), replace(known, **said)

@@ -2,11 +2,10 @@
 Minari datasets, local and remote, in any storage.
 """
 
-import json
+import warnings
 from pathlib import Path
 from typing import Any
 
-import minari
 import numpy as np
 from minari import MinariDataset
 from minari.storage.datasets_root_dir import get_dataset_path
@@ -15,10 +14,11 @@ from tqdm import tqdm
 from sb3_genpolicy.common.datasets.arrays import ArrayWriter
 from sb3_genpolicy.common.datasets.checks import check_spaces, storage_dtype, stored_shape
 from sb3_genpolicy.common.datasets.columns import PATIENCE
+from sb3_genpolicy.common.datasets.env_specs import recorded_env_id, written_metadata
 from sb3_genpolicy.common.datasets.minari_episodes import EpisodeReader
 from sb3_genpolicy.common.datasets.names import Known
 from sb3_genpolicy.common.datasets.resets import without_resets
-from sb3_genpolicy.common.transitions import Transitions
+from sb3_genpolicy.common.transitions import Transitions, check_reference_scores
 from sb3_genpolicy.common.utils import space_items, tree_of
 
 
@@ -41,15 +41,14 @@ def read_minari(dataset: MinariDataset, writer: ArrayWriter, known: Known) -> Tr
     reader.finer = reader.ranges.finer(reader.label)
     if reader.finer:
         arrays = _read(reader, n_rows, n_episodes, writer)
-    env_spec, metadata = dataset.env_spec, dataset.storage.metadata
-    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    metadata = written_metadata(dataset)
     data = Transitions(
         **arrays,
         observation_space=reader.observation_space,
         action_space=reader.action_space,
         name=minari_name(dataset),
-        env_id=env_spec.id if env_spec is not None else None,
-        reference_scores=(float(low), float(high)) if low is not None and high is not None else None,  # type: ignore[arg-type]
+        env_id=recorded_env_id(metadata),
+        reference_scores=_reference_scores(metadata, reader.label),
     )
     return without_resets(data, reader.label, data.where, writer)
 
@@ -99,6 +98,18 @@ def _read(reader: EpisodeReader, n_rows: int, n_episodes: int, writer: ArrayWrit
     )
 
 
+def _reference_scores(metadata: dict[str, Any], label: str) -> tuple[float, float] | None:
+    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    if low is None or high is None:
+        return None
+    try:
+        return check_reference_scores((low, high), f"{label}: what its metadata have as ref_min_score and ref_max_score")
+    except ValueError as error:
+        # Whoever loads it did not write it
+        warnings.warn(f"{str(error).rstrip('.')}: it is read without reference scores.", stacklevel=2)
+        return None
+
+
 def minari_name(dataset: MinariDataset) -> str | None:
     """
     :param dataset: a dataset
@@ -109,26 +120,3 @@ def minari_name(dataset: MinariDataset) -> str | None:
         return None
     folder = Path(dataset.storage.data_path).resolve().parent
     return dataset.id if folder == Path(get_dataset_path(dataset.id)).resolve() else str(folder)
-
-
-def same_env(env_id: str, other: str) -> bool:
-    """
-    :param env_id: an environment's id
-    :param other: another's
-    :return: whether they are versions of one environment
-    """
-    return env_id.rsplit("-v", 1)[0] == other.rsplit("-v", 1)[0]
-
-
-def local_minari_datasets(env_id: str | None) -> list[str]:
-    """
-    :param env_id: an environment's id, or None for all
-    :return: the Minari datasets on this machine that were recorded in that environment (in any version of it)
-    """
-    names = []
-    for name, metadata in minari.list_local_datasets().items():
-        env_spec = metadata.get("env_spec")
-        recorded = json.loads(env_spec)["id"] if isinstance(env_spec, str) else None
-        if env_id is None or (recorded is not None and same_env(env_id, recorded)):
-            names.append(name)
-    return names

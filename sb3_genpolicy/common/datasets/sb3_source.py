@@ -22,8 +22,6 @@ from sb3_genpolicy.common.datasets.names import Known, named_columns
 from sb3_genpolicy.common.transitions import Transitions
 from sb3_genpolicy.common.utils import tree_items, tree_map
 
-PICKLE_SUFFIXES = (".pkl", ".pickle")
-
 
 def read_buffer(buffer: ReplayBuffer, writer: ArrayWriter, known: Known, label: str = "The replay buffer") -> Transitions:
     """
