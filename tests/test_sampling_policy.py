@@ -264,7 +264,8 @@ def test_diverged_parameters_are_named_when_acting(arrays):
 def test_options_of_a_prediction_are_its_own_also_in_threads(arrays):
     model = GMPO("FlowPolicy", dataset=arrays, seed=0, policy_kwargs=SMALL)
     before, observation = model.policy.sampler, np.zeros(3, np.float32)
-    options = [dict(sampling_steps=1), dict(sampling_steps=7), dict(solver="sde", sampling_steps=6), dict(time_grid="uniform"), {}]
+    steps = [dict(sampling_steps=1), dict(sampling_steps=7)]
+    options = [*steps, dict(solver="sde", sampling_steps=6), dict(time_grid="uniform"), {}]
     wanted = [model.predict(observation, deterministic=True, **option)[0] for option in options]
     assert len({tuple(action) for action in wanted}) == len(options)
     seen = []

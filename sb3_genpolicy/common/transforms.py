@@ -94,6 +94,10 @@ class RescaleActions(ActionTransform):
             raise ValueError(f"RescaleActions: high={self.high} has to be above low={self.low}.")
 
     def __call__(self, actions: np.ndarray, space: spaces.Box) -> np.ndarray:
+        if not space.is_bounded():
+            raise ValueError(
+                f"RescaleActions needs bounds to bring actions to, but the action space is {space}: leave it out."
+            )
         low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
         return space.low + (actions - low) / (high - low) * (space.high - space.low)
 

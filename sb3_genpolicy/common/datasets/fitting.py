@@ -2,6 +2,7 @@
 A dataset is brought to the spaces of a model.
 """
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,49 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape, is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import VecTransposeImage
 
-from sb3_genpolicy.common.datasets.checks import check_action_bounds, check_members
-from sb3_genpolicy.common.transitions import Arrays, Transitions
-from sb3_genpolicy.common.utils import space_items, tree_items
+from sb3_genpolicy.common.datasets.checks import ACTION_TOLERANCE, check_action_bounds, check_members, check_spaces
+from sb3_genpolicy.common.datasets.names import Known
+from sb3_genpolicy.common.transitions import Arrays, Transitions, label_of
+from sb3_genpolicy.common.utils import on_one_line, space_items, tree_items
+
+
+def in_action_space(data: Transitions, known: Known) -> Transitions:
+    """
+    :param data: a dataset
+    :param known: the action space that was asked for, if any, and what was done to the actions
+    :return: the dataset with that space; where its own has other bounds, a warning says so
+    :raises ValueError: if its actions do not fit
+    """
+    own, asked = data.action_space, known.action_space
+    if asked is None or own == asked:
+        return data
+    label = label_of(data)
+    check_spaces(data.observation_space, asked, label)
+    assert isinstance(asked, spaces.Box)
+    _check_action_shape(data, asked)
+    if own.is_bounded() and not _have_same_bounds(own, asked):
+        warnings.warn(
+            f"{label}: its actions are in {on_one_line(own)}, those of the environment (or what was asked for) in "
+            f"{on_one_line(asked)}. They are taken as they are; if they were logged in units of their own, bring them over by "
+            "transforms=[RescaleActions(low, high)].",
+            stacklevel=2,
+        )
+    check_action_bounds(data.actions, asked, f"{label}: actions", data.where)
+    return replace(data, action_space=asked)
+
+
+def _have_same_bounds(one: spaces.Box, other: spaces.Box) -> bool:
+    return all(
+        np.allclose(mine, his, rtol=ACTION_TOLERANCE, atol=0.0) for mine, his in ((one.low, other.low), (one.high, other.high))
+    )
+
+
+def _check_action_shape(data: Transitions, action_space: spaces.Box) -> None:
+    if data.action_space.shape != action_space.shape:
+        label = f"dataset '{data.name}'" if data.name else "the dataset"
+        raise ValueError(
+            f"The actions of {label} have shape {data.action_space.shape}, but the environment's have {action_space.shape}."
+        )
 
 
 def fit_to_spaces(data: Transitions, observation_space: spaces.Space, action_space: spaces.Box) -> Transitions:
@@ -44,10 +85,7 @@ def fit_to_spaces(data: Transitions, observation_space: spaces.Space, action_spa
         if ours[name] != space and not data.memory_mapped:
             states = dict(tree_items(data.states, "observations"))[name]
             check_members(states, space, f"{label}: {name}", lambda row: f"row {row}")
-    if data.action_space.shape != action_space.shape:
-        raise ValueError(
-            f"The actions of {label} have shape {data.action_space.shape}, but the environment's have {action_space.shape}."
-        )
+    _check_action_shape(data, action_space)
     if action_space != data.action_space:
         check_action_bounds(data.actions, action_space, f"{label[:1].upper()}{label[1:]}: actions", data.where)
     return replace(data, observation_space=observation_space, action_space=action_space)

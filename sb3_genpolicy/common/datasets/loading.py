@@ -30,6 +30,7 @@ from sb3_genpolicy.common.datasets.concatenation import concatenate
 from sb3_genpolicy.common.datasets.download import is_remote
 from sb3_genpolicy.common.datasets.embedded import EMBEDDED, read_embedded
 from sb3_genpolicy.common.datasets.files import Relabel, opened_columns, read_file
+from sb3_genpolicy.common.datasets.fitting import in_action_space
 from sb3_genpolicy.common.datasets.lists import merged_warnings
 from sb3_genpolicy.common.datasets.mappings import mapping_columns, read_joined, read_mapping
 from sb3_genpolicy.common.datasets.minari_opening import open_minari
@@ -88,7 +89,8 @@ def load_dataset(
     :param memory_map: whether the rows stay on disk, in flat files, and are read as they are drawn. Default: where they would
         take more than half of the machine's memory.
     :param observation_space: space of the observations, for sources that do not say (files, mappings). Default: unbounded.
-    :param action_space: space of the actions, likewise. Default: from -1 to 1, if the actions fit.
+    :param action_space: space of the actions, for sources that do not say, or say no bounds. Default: from -1 to 1, if the
+        actions fit. Where a source says another one, its actions are taken as they are, with a warning.
     :param reference_scores: returns that count as scores of 0 and 100, likewise
     :param relabel: for files and mappings, a function of all arrays by name that changes some (OGBench's rewards of a task)
     :param action_transforms: what is done to the actions before their bounds are checked, see
@@ -105,7 +107,7 @@ def load_dataset(
     if isinstance(source, str) and JOINT in source and not Path(source).exists():
         source = source.split(JOINT)
     parts: Sequence[Any] = source if isinstance(source, Sequence) and not isinstance(source, str) else [source]
-    data = _load_list(parts, options)
+    data = in_action_space(_load_list(parts, options), known)
     if not all(isinstance(part, Transitions) for part in parts):
         # Of a record it was said when it was read
         suspect_time_limit(data, "The replay buffer" if isinstance(source, ReplayBuffer) else label_of(data))
@@ -173,9 +175,11 @@ def _load_one(source: Any, options: _Options, place: str = "") -> Transitions:
 def _with_transformed_actions(data: Transitions, known: Known) -> Transitions:
     if not known.action_transforms:
         return data
-    actions = known.transformed(data.actions, data.action_space).astype(np.float32)
-    check_action_bounds(actions, data.action_space, f"{label_of(data)}: actions", data.where)
-    return replace(data, actions=actions)
+    space = known.space_for(data.action_space)
+    assert isinstance(space, spaces.Box)
+    actions = known.transformed(data.actions, space).astype(np.float32)
+    check_action_bounds(actions, space, f"{label_of(data)}: actions", data.where)
+    return replace(data, actions=actions, action_space=space)
 
 
 def _load_file(path: Path, options: _Options) -> Transitions:

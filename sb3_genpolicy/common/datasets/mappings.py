@@ -45,6 +45,8 @@ def mapping_columns(
     """
     arrays = {key: value for key, value in mapping.items() if key not in SAID}
     said = {key: mapping[key] for key in SAID if mapping.get(key) is not None}
+    if "action_space" in said:
+        said["action_space"] = known.space_for(said["action_space"])
     if "reference_scores" in said:
         said["reference_scores"] = check_reference_scores(said["reference_scores"], f"{label}: reference_scores")
     if relabel is not None:

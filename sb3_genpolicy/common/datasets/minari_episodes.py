@@ -77,7 +77,7 @@ class EpisodeReader:
     def __init__(self, dataset: MinariDataset, known: Known):
         self.dataset, self.known = dataset, known
         self.observation_space: Any = dataset.observation_space
-        self.action_space: Any = dataset.action_space
+        self.action_space: Any = known.space_for(dataset.action_space)
         self.label = f"Dataset '{dataset.id}' ({dataset.storage.data_path})"
         self._indices = [int(index) for index in dataset.episode_indices]
         #: Of the observations that were read, and names of those that are read as float64

@@ -69,7 +69,7 @@ class Known:
     What a source of bare arrays does not say of itself.
 
     :param observation_space: space of the observations
-    :param action_space: space of the actions, bounded
+    :param action_space: space of the actions
     :param env_id: id of the environment
     :param reference_scores: returns that count as normalised scores of 0 and 100
     :param action_transforms: what is done to its actions
@@ -80,6 +80,17 @@ class Known:
     env_id: str | None = None
     reference_scores: tuple[float, float] | None = None
     action_transforms: tuple[ActionTransform, ...] = ()
+
+    def space_for(self, own: spaces.Space) -> spaces.Space:
+        """
+        :param own: the action space that a source says
+        :return: the one that its actions are read for: what was asked for where its own has no bounds or its actions are
+            transformed, else its own
+        """
+        asked = self.action_space
+        if asked is None or not isinstance(own, spaces.Box) or asked.shape != own.shape:
+            return own
+        return asked if self.action_transforms or not own.is_bounded() else own
 
     def transformed(self, actions: np.ndarray, space: spaces.Box) -> np.ndarray:
         """

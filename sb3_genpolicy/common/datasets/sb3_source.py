@@ -82,7 +82,7 @@ def read_buffer(buffer: ReplayBuffer, writer: ArrayWriter, known: Known, label: 
             timeouts=ArrayColumn(timeouts),
         )
     )
-    known = replace(known, observation_space=buffer.observation_space, action_space=action_space)
+    known = replace(known, observation_space=buffer.observation_space, action_space=known.space_for(action_space))
     return read_flat(columns, writer, known, label, None)
 
 

@@ -9,6 +9,8 @@ import numpy as np
 # The resolution of a type, relative to a number's size, may be this share of what the number ranges over
 _SHARE = 1e-5
 _FLOAT32, _FLOAT64 = 2.0**-23, 2.0**-52
+# An entry that ranges over a smaller share of its size is constant but for rounding
+_ROUNDING = 1e-9
 # Numbers of a row that are looked at together: rows of few numbers are folded
 _FOLDED = 1024
 
@@ -58,7 +60,7 @@ class ValueRanges:
                     f"{label}: {name} has integers from {low[entry]} to {high[entry]} in entry {entry}, which are too "
                     "large to be told apart as floating-point numbers: subtract an offset first, such as the lowest."
                 )
-            if ((_FLOAT32 * size > _SHARE * width) & (width > 0)).any():
+            if ((_FLOAT32 * size > _SHARE * width) & (width > _ROUNDING * size)).any():
                 names.add(name)
         return names
 
