@@ -54,6 +54,7 @@ def layouts():
         "is_first": dict(columns, is_first=first),
         "is_last": dict(columns, is_last=last),
         "Dreamer": dict(columns, is_first=first, is_last=last, is_terminal=last & (columns["discount"][:, 0] == 0)),
+        "terminals alone beside": dict(columns, is_terminal=last & (columns["discount"][:, 0] == 0)),
         "Dreamer without discounts": dict(
             without(columns, "discount"), is_first=first, is_last=last, is_terminal=last & (columns["discount"][:, 0] == 0)
         ),
@@ -92,6 +93,10 @@ def test_one_episode_a_file_as_exorl_writes_them(tmp_path):
         data = load_dataset([episode(length, seed) for seed, length in enumerate((20, 30, 20, 25))])
     assert len(caught) == 1
     assert_is_the_point(data, (20, 30, 20, 25), ())
+    # Broken off, so that no last step is flagged
+    parts = [dict(episode(length, seed), is_last=np.zeros(length + 1)) for seed, length in enumerate((20, 30, 20, 25))]
+    with pytest.warns(UserWarning, match="own observation"):
+        assert_is_the_point(load_dataset(parts), (20, 30, 20, 25), ())
     with pytest.warns(UserWarning, match="own observation"):
         assert_is_the_point(load_dataset(paths[0], memory_map=True), (20,), ())
 

@@ -43,6 +43,9 @@ LISTS = {
     "lists for arrays": [{key: column.tolist() for key, column in part.items()} for part in parts_of()],
     "dictionaries": [in_a_dict(part) for part in parts_of()],
     "trajectories": parts_of(trajectory_columns),
+    "trajectories without flags": [
+        dict(part, terminals=np.zeros(len(part["rewards"]))) for part in parts_of(trajectory_columns)
+    ],
     "no successors": [without(part, "next_observations") for part in parts_of()],
     "unflagged ends": [dict(without(part, "timeouts"), terminals=np.zeros(len(part["rewards"]))) for part in parts_of()],
     "unflagged, no successors": [
@@ -114,6 +117,13 @@ def test_a_fault_is_named_in_its_part(key, change, pattern):
     parts[2] = {**parts[2], key: change(parts[2][key])}
     with pytest.raises(ValueError, match=rf"The dataset \(number 2 of the list\).*{pattern}"):
         load_dataset(parts)
+
+
+def test_rows_are_not_lent_to_the_next_part():
+    first, second, *_ = parts_of()
+    columns = [dict(first, rewards=first["rewards"][:-1]), dict(second, rewards=np.append(second["rewards"], 0.0))]
+    with pytest.raises(ValueError, match=r"The dataset \(number 0 of the list\) has arrays of different lengths"):
+        load_dataset(columns)
 
 
 def test_rows_of_warnings_are_the_parts_own():

@@ -247,6 +247,28 @@ def test_random_constant_and_single_rows_are_left_alone(kind, case, every):
         assert not any("reset" in message for message in messages)
 
 
+def test_single_rows_after_a_long_episode_are_left_alone():
+    """A walk, then episodes of a row each that go far, earn nothing and start where the one before led to."""
+    rng = np.random.default_rng(0)
+    path = np.concatenate([0.1 * np.cumsum(rng.normal(size=(300, 3)), axis=0), 5 * rng.normal(size=(51, 3))])
+    ends = np.arange(350) >= 299
+    columns = dict(observations=path[:-1], next_observations=path[1:], actions=np.zeros((350, 1)))
+    columns.update(rewards=np.where(ends, 0.0, 1.0), terminals=np.zeros(350), timeouts=ends)
+    columns["rewards"][299] = 1.0
+    _, messages = quietly(columns)
+    assert not any("are resets" in message for message in messages)
+
+
+def test_a_goal_that_changes_with_the_episode_tells_too():
+    """All else is noise; the goal, which stays for an episode, changes in the step that leads to the next one."""
+    columns = independent("chained", every=20)
+    goals = np.repeat(np.random.default_rng(1).normal(size=(51, 1)), 20, axis=0)
+    columns["observations"] = np.append(columns["observations"], goals[:1000], axis=1)
+    columns["next_observations"] = np.append(columns["next_observations"], goals[1:1001], axis=1)
+    data, (message,) = quietly(columns)
+    assert "49 rows, first row 19 (episode 0, step 19), end episodes that were cut off" in message and data.n_rows == 951
+
+
 def test_ordinary_episodes_beside_those_of_a_vector_environment():
     """A list of both: the one loses its resets, the other nothing."""
     vector, after = roll("Pendulum-v1", AFTER)

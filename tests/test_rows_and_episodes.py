@@ -90,6 +90,14 @@ def test_masks_end_episodes_where_nothing_else_does(flags):
     assert data.inferred_cuts == 1
 
 
+@pytest.mark.parametrize("flags", [{}, {"dones": np.zeros(26)}, {"terminals": np.zeros(26)}])
+def test_masks_end_episodes_also_where_nothing_leads_elsewhere(flags):
+    columns = flat_columns([episode._replace(terminated=True) for episode in make_episodes(LENGTHS)])
+    same = dict(observations=np.zeros((26, 3)), next_observations=np.zeros((26, 3)), masks=1.0 - columns["terminals"])
+    data = load_dataset({**without(columns, "terminals", "timeouts"), **same, **flags})
+    np.testing.assert_array_equal(np.diff(data.episode_starts), LENGTHS)
+
+
 def test_a_masked_step_that_leads_elsewhere_is_an_end_and_no_cut():
     """Of four episodes, one end is flagged; the death in row 4 is told by its mask, the cut in row 10 by nothing."""
     columns = flat_columns(make_episodes(LENGTHS))

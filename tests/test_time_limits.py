@@ -94,6 +94,7 @@ def test_flat_files_and_records_say_it_once(tmp_path, monkeypatch):
         ((1000,) * 10, 0, "all 10"),
         ((1000,) * 10 + (500,), 1, "10 of 11"),
         (tuple(np.random.default_rng(0).integers(50, 900, 30)) + (1000,) * 10, 0, "10 of 40"),
+        ((1000,) * 10 + (1000,), 1, "10 of 11"),
         ((200,) * 3, 0, "all 3"),
         ((15,) * 6, 0, "all 6"),
         ((200,) * 2 + (50,), 0, None),
