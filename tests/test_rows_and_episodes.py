@@ -230,3 +230,21 @@ def test_d4rl_without_successors_keeps_masked_steps():
     kept = columns["timeouts"] == 0
     np.testing.assert_array_equal(data.terminals, reached[kept])
     np.testing.assert_array_equal(data.next_observations, columns["next_observations"][kept])
+
+
+@pytest.mark.parametrize("unit", [1e-7, 1.0, 1e6])
+@pytest.mark.filterwarnings("ignore:.*lead to another observation")
+def test_breaks_are_seen_in_every_unit(unit):
+    """Three recordings of eight steps, none of whose ends is flagged."""
+    rng = np.random.default_rng(0)
+    walks = [unit * rng.normal(size=(9, 2)).cumsum(axis=0) for _ in range(3)]
+    rows = dict(
+        observations=np.concatenate([walk[:-1] for walk in walks]),
+        next_observations=np.concatenate([walk[1:] for walk in walks]).astype(np.float32).astype(np.float64),
+        actions=rng.uniform(-1, 1, (24, 1)),
+        rewards=rng.normal(size=24),
+        terminals=np.zeros(24),
+    )
+    data = load_dataset(rows)
+    np.testing.assert_array_equal(data.episode_starts, [0, 8, 16, 24])
+    assert data.inferred_cuts == 2

@@ -19,6 +19,8 @@ from sb3_genpolicy.generative.checks import did_you_mean
 
 # Observations nearer than this, relatively, follow each other: written twice, they may differ by rounding
 _ROUNDING = 1e-5
+# Rows whose numbers are looked at for their unit, about
+_LOOKED_AT = 4096
 
 
 class Observations(NamedTuple):
@@ -147,7 +149,7 @@ def _read_successors(
             same = (piece == following).all(axis=axes)
             is_next[start : start + len(piece)] &= same
             differ = np.flatnonzero(~same)
-            near = _are_near(piece[differ], following[differ], rows, name).all(axis=axes)
+            near = _are_near(piece[differ], following[differ], _width(states[name], rows, name)).all(axis=axes)
             breaks[start + differ[~near]] = True
     new = np.flatnonzero(~is_next)
     for part in slices(n_rows):
@@ -162,8 +164,16 @@ def _read_successors(
     return breaks
 
 
-def _are_near(one: np.ndarray, other: np.ndarray, rows: RowReader, name: str) -> np.ndarray:
-    if name not in rows.finer:
-        return np.isclose(one, other, rtol=_ROUNDING, atol=_ROUNDING)
-    # Far from zero, a small share of a number's size may be many steps
-    return np.abs(one - other) <= _ROUNDING * rows.ranges.width(name).reshape(one.shape[1:])
+def _width(array: np.ndarray, rows: RowReader, name: str) -> Any:
+    """What each entry ranges over, whatever its unit: of float32, over some thousand rows."""
+    if name in rows.finer:
+        return rows.ranges.width(name).reshape(array.shape[1:])
+    if array.dtype == np.uint8:
+        return 0.0
+    return np.ptp(array[:: max(1, len(array) // _LOOKED_AT)], axis=0)
+
+
+def _are_near(one: np.ndarray, other: np.ndarray, width: Any) -> np.ndarray:
+    # Of float64, which is far from zero, a small share of a number's size may be many steps
+    size = 0.0 if one.dtype == np.float64 else np.abs(other)
+    return np.abs(one.astype(np.float64) - other) <= _ROUNDING * (width + size)
