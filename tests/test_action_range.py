@@ -61,7 +61,7 @@ def test_the_range_is_the_datas_with_half_as_much_on_either_side():
     np.testing.assert_allclose(fitted.ends[0], [-3.0, -9.0, 0.0, 4.95], atol=1e-6)
     np.testing.assert_allclose(fitted.ends[1], [5.0, 9.0, 0.5, 5.05], atol=1e-6)
     with pytest.warns(
-        UserWarning, match=r"a small part of their space, or .* in 3 of 4 dimensions.*\(dimension 0: -3 to 5, 2: 0 to"
+        UserWarning, match=r"the action space has no bounds, in 3 of 4 dimensions.*\(dimension 0: -3 to 5, 2: 0 to"
     ):
         fitted.say("The dataset")
 
@@ -158,6 +158,14 @@ def test_online_there_is_room_to_move():
     ).learn(150)
     model.learn_online(250, offline_share=0.0)
     assert np.mean(env.actions[-50:]) > 0.6
+
+
+def test_actions_that_float32_would_merge_are_refused(minari_root):
+    space = spaces.Box(-np.inf, np.inf, (1,), np.float64)
+    data = two_modes(space)
+    far = dict(data, actions=5.4e6 + data["actions"])
+    with pytest.raises(ValueError, match=r"actions go from 539999\d\.\d+ to 540000\d\.\d+ in entry 0, numbers that float32"):
+        GMPO("FlowPolicy", dataset=far).read_dataset()
 
 
 def test_a_second_dataset_beyond_the_range_is_named():

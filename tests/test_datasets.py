@@ -234,7 +234,7 @@ def test_discounted_returns_start_anew_with_every_episode(arrays):
     for start, end in episodes_of(arrays):
         for t in range(start, end):
             by_loop.append(sum(0.9 ** (t - k) * arrays["rewards"][k] for k in range(start, t + 1)))
-    np.testing.assert_allclose(discounted_returns_so_far(data, 0.9), by_loop, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(discounted_returns_so_far(data, data.rewards, 0.9), by_loop, rtol=1e-4, atol=1e-5)
 
 
 # Bad input: one sentence each, that says what and where

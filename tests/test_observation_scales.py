@@ -109,6 +109,23 @@ def test_they_are_told_apart_after_loading_and_in_an_onnx_file(tmp_path):
     np.testing.assert_allclose(session.run(None, inputs)[0][:, 0], expected, atol=1e-5)
 
 
+def test_rows_that_arrive_online_are_told_apart_too(tmp_path):
+    space = spaces.Box(5.4e6, 5.4e6 + 1.0, (2,), np.float64)
+    env = SpacesEnv(space, spaces.Box(-1, 1, (1,)))
+    model = GMPO("FlowPolicy", env, dataset=bandit(offset_positions, space), policy_kwargs=SMALL, batch_size=16).learn(2)
+    model.save(tmp_path / "model")
+    for trained_one, share in ((model, 0.5), (GMPO.load(tmp_path / "model", env=env), 0.0)):
+        trained_one.learn_online(20, offline_share=share)
+        added = trained_one.replay_buffer._all_added().observations
+        assert added.dtype == th.float64 and len(np.unique(added[:, 0])) == len(added) == 20
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = GMPO.load(tmp_path / "model", env=env)
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    np.testing.assert_array_equal(loaded.replay_buffer.observations, model.replay_buffer.observations)
+    # They are drawn together with the dataset's, and stay apart
+    assert len(np.unique(loaded.replay_buffer.draw(64)[1].observations[:, 0])) > 30
+
+
 def test_without_normalisation_such_numbers_are_refused():
     with pytest.raises(
         ValueError, match=r"observations are numbers that float32 would merge, as large as 5.4e\+06\. Leave out"

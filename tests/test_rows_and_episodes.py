@@ -129,7 +129,7 @@ def test_whole_trajectories_are_chosen_and_trained_on():
 
 def test_discounted_returns_go_on_after_a_goal():
     data = load_dataset(layouts()["regular"])
-    r, so_far = data.rewards.astype(float), discounted_returns_so_far(data, 0.5)
+    r, so_far = data.rewards.astype(float), discounted_returns_so_far(data, data.rewards, 0.5)
     assert so_far[4] == pytest.approx(sum(0.5 ** (4 - k) * r[k] for k in range(5)), rel=1e-5)
     assert so_far[5] == pytest.approx(r[5], rel=1e-5)
 

@@ -26,6 +26,7 @@ class ActionRange(nn.Module):
     Ends of the actions that a policy models as -1 and 1, dimension by dimension; those of the space until fitted.
 
     Networks find nothing in data that fill a thousandth of [-1, 1]: they would learn the whole box, and act all over it.
+    Half of what the data span is added on either side, so that a policy may go somewhat further, also online.
 
     :param action_space: a Box, each of whose bounds may be infinite
     """
@@ -37,7 +38,7 @@ class ActionRange(nn.Module):
         super().__init__()
         self.action_space = action_space
         self._bounds = [
-            np.where(np.abs(bound) < _FAR, bound, sign * np.inf).reshape(-1)
+            np.where(np.abs(bound.astype(np.float64)) < _FAR, bound, sign * np.inf).reshape(-1)
             for bound, sign in ((action_space.low, -1.0), (action_space.high, 1.0))
         ]
         # As float32 holds them; what is computed with are the space's own bounds where they are meant
@@ -107,11 +108,12 @@ class ActionRange(nn.Module):
         if len(narrow):
             shown = ", ".join(f"{k}: {self.ends[0][k]:.4g} to {self.ends[1][k]:.4g}" for k in narrow[:5])
             more = f", and {len(narrow) - 5} more" if len(narrow) > 5 else ""
+            bounded = self.action_space.is_bounded()
+            reason = "the actions fill a small part of their space" if bounded else "the action space has no bounds"
+            remedy = "; policy_kwargs=dict(normalize_actions=False) gives it the whole space" if bounded else ""
             warnings.warn(
-                f"{label}: the actions fill a small part of their space, or it has no bounds, in {len(narrow)} of "
-                f"{len(self.shares)} dimensions. "
-                f"The policy models and takes actions in the data's own range with room around it (dimension {shown}{more}); "
-                "policy_kwargs=dict(normalize_actions=False) gives it the whole space.",
+                f"{label}: {reason}, in {len(narrow)} of {len(self.shares)} dimensions. The policy models and takes actions "
+                f"in the data's own range with room around it (dimension {shown}{more}){remedy}.",
                 stacklevel=2,
             )
 

@@ -2,6 +2,7 @@
 Rows that arrive one by one, from an environment.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,8 @@ class AddedRows:
         self.pos, self.full = 0, False
         self._room = 0
         self.device = device
+        #: Keys of observations (None for a flat one) that are held as float64, since float32 would merge some of them
+        self.finer: frozenset[str | None] = frozenset()
         self._store = self.empty_store()
 
     def empty_store(self, n_rows: int = 0) -> RowStore:
@@ -46,17 +49,34 @@ class AddedRows:
         """
         device = self.device
 
-        def zeros(space: spaces.Space, shape: Any) -> th.Tensor:
-            dtype = th.uint8 if is_image_space(space) else th.float32
+        def zeros(space: spaces.Space, shape: Any, key: str | None = None) -> th.Tensor:
+            dtype = th.uint8 if is_image_space(space) else th.float64 if key in self.finer else th.float32
             return th.zeros((2 * n_rows, *shape), device=device, dtype=dtype)
 
         space = self.observation_space
         if isinstance(space, spaces.Dict):
-            states = tree_map(zeros, dict(space.spaces), self.observation_shape)
+            states: Any = {key: zeros(part, self.observation_shape[key], key) for key, part in space.spaces.items()}
         else:
             states = zeros(space, self.observation_shape)
         actions, rewards, dones = (th.zeros((n_rows, width), device=device) for width in (self.action_dim, 1, 1))
         return RowStore(states, th.arange(n_rows, 2 * n_rows, device=device), actions, rewards, dones, None)
+
+    def hold_finer(self, keys: Iterable[str | None]) -> None:
+        """
+        :param keys: of observations that are held as float64 from now on
+        """
+        keys = frozenset(keys) - self.finer
+        if keys:
+            self.finer |= keys
+            states = self._store.states
+            if isinstance(states, dict):
+                self._store.states = {key: value.double() if key in keys else value for key, value in states.items()}
+            else:
+                self._store.states = states.double()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Release 0.1 held all as float32
+        self.__dict__.update({"finer": frozenset(), **state})
 
     def __len__(self) -> int:
         return self._room if self.full else self.pos

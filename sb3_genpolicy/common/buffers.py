@@ -2,6 +2,7 @@
 The replay buffer that a dataset becomes.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_genpolicy.common.action_range import ActionRange
 from sb3_genpolicy.common.added_rows import AddedRows
 from sb3_genpolicy.common.rewards import AffineReward, RewardFunction, transform_rewards
-from sb3_genpolicy.common.row_store import Rows, as_tensor, joined, store_of
+from sb3_genpolicy.common.row_store import Rows, RowStore, as_tensor, joined, store_of
 from sb3_genpolicy.common.streaming import Prefetcher
 from sb3_genpolicy.common.tensor_normalizer import TensorNormalizer
 from sb3_genpolicy.common.transitions import Transitions
@@ -148,11 +149,19 @@ class OfflineReplayBuffer(ReplayBuffer):
         return _end_to_end(self._store.dones, self._all_added().dones)
 
     @property
-    def states(self) -> Any:
+    def store(self) -> RowStore:
         """
-        :return: every observation of the dataset once, or a dictionary of such tensors
+        :return: the dataset's rows
         """
-        return self._store.states
+        return self._store
+
+    def normalized_rewards(self, env: VecNormalize | None, rewards: th.Tensor) -> th.Tensor:
+        """
+        :param env: VecNormalize wrapper whose statistics are applied
+        :param rewards: transformed, any shape
+        :return: as critics see them
+        """
+        return rewards if env is None else self._normalizer.rewards(env, rewards)
 
     def _all_added(self) -> Rows:
         return self._added.gather(th.arange(self.n_added)).to(self.rows_device)
@@ -211,10 +220,18 @@ class OfflineReplayBuffer(ReplayBuffer):
         self._gamma = gamma
         self._streams = data.memory_mapped or not self._fits(data)
         self._store = store_of(data, rewards, n_steps, gamma)
+        states = self._store.states if isinstance(self._store.states, dict) else {None: self._store.states}
+        self.hold_finer(key for key, array in states.items() if array.dtype == th.float64)
         if not self._streams:
             self._store.actions = self._scale(self._store.actions)
             self._store = self._store.to(self.device)
         self._drawn_from = None if rows is None else as_tensor(rows.astype(np.int64)).to(self.rows_device)
+
+    def hold_finer(self, keys: Iterable[str | None]) -> None:
+        """
+        :param keys: of observations (None for a flat one) whose numbers float32 would merge, also in rows that are added
+        """
+        self._added.hold_finer(keys)
 
     def _fits(self, data: Transitions) -> bool:
         if self.device.type != "cuda":
@@ -364,7 +381,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         observations, next_observations, rewards = batch.observations, batch.next_observations, batch.rewards
         if env is not None:
             observations, next_observations = self._normalizer.observations(env, observations, next_observations)
-            rewards = self._normalizer.rewards(env, rewards)
+            rewards = self.normalized_rewards(env, rewards)
         samples = DictReplayBufferSamples if isinstance(observations, dict) else ReplayBufferSamples
         return samples(observations, batch.actions, next_observations, batch.dones, rewards, batch.discounts)
 
@@ -379,31 +396,6 @@ class OfflineReplayBuffer(ReplayBuffer):
         rows = rows if self._drawn_from is None else self._drawn_from[rows]
         for indices in rows.split(_CHUNK):
             yield tree_map(lambda array, indices=indices: array[indices], self._store.states)
-
-    def watched_rows(self, n_rows: int) -> th.Tensor:
-        """
-        :param n_rows: number of rows, about
-        :return: rows of the dataset, evenly spaced, and as many of those that lead to an observation that is no row's own
-        """
-        led_to = self._store.next_rows
-        loose = th.nonzero(led_to >= self._store.n_rows)[:, 0]
-        every = th.arange(self._store.n_rows, device=self.rows_device)
-        return th.cat([rows[:: max(1, -(-len(rows) // n_rows))] for rows in (every, loose)])
-
-    def return_bounds(self, env: VecNormalize | None, gamma: float) -> tuple[float, float]:
-        """
-        :param env: VecNormalize wrapper whose statistics are applied to rewards
-        :param gamma: discount factor, below 1
-        :return: the least and the largest return that its rewards allow, discounted, over any number of steps
-        """
-        discounts = gamma if self._store.discounts is None else self._store.discounts
-        rewards = self._store.rewards if env is None else self._normalizer.rewards(env, self._store.rewards)
-        forever = rewards / (1.0 - discounts)
-        if self.n_added:
-            added = self._all_added().rewards
-            added = added if env is None else self._normalizer.rewards(env, added)
-            forever = th.cat([forever, added / (1.0 - gamma)])
-        return min(float(forever.min()), 0.0), max(float(forever.max()), 0.0)
 
     # Random state
 

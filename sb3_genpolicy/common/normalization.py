@@ -127,6 +127,12 @@ class ObservationNormalizer(nn.Module):
         """
         return self.parts[self.positions[key]] if key in self.positions else None  # type: ignore[return-value]
 
+    def keys_with_offset(self) -> list[str | None]:
+        """
+        :return: keys of observations that are centred before they become float32
+        """
+        return [key for key in self.positions if self.parts[self.positions[key]].has_offset]
+
     def fit(self, chunks: Iterable[Any], left_alone: Iterable[str | None] = ()) -> None:
         """
         Take mean and standard deviation over rows.

@@ -195,8 +195,9 @@ class OfflineAlgorithm(ResumableAlgorithm):
         self._create_aliases()
 
     def _connect_replay_buffer(self) -> None:
-        """Let it scale rewards and actions as this model was trained with."""
+        """Let it treat rewards, actions and observations as this model was trained with."""
         self.replay_buffer.action_range = self.policy.action_range
+        self.replay_buffer.hold_finer(self.policy.normalizer.keys_with_offset())
         if self.reward_function is not None:
             self.replay_buffer.reward_function = self.reward_function
 
@@ -282,7 +283,7 @@ class OfflineAlgorithm(ResumableAlgorithm):
         if self._normalizer_is_fitted:
             return
         if not self.policy.normalize_observations:
-            check_float32_suffices(self.replay_buffer.states, label)
+            check_float32_suffices(self.replay_buffer.store.states, label)
             return
         wrapper = self._vec_normalize_env
         by_wrapper: list[str | None] = []

@@ -104,6 +104,8 @@ class OfflineToOnlineAlgorithm(OfflineAlgorithm):
         self.gradient_steps = gradient_steps
         self.learning_starts = learning_starts + (0 if reset_num_timesteps else self.num_timesteps)
         self.replay_buffer.offline_share = offline_share
+        # Of a model that was loaded, parameters were not there before
+        self._connect_replay_buffer()
         if dataset is not None or self._needs_dataset(offline_share):
             self._fill_replay_buffer(dataset)
         if not self.online:

@@ -125,16 +125,17 @@ class SamplingPolicy(PlainPolicy):
 
         The file's inputs, of any number of rows:
 
-        - ``observation``, as :meth:`predict` takes it, normalised inside (float32 for any floats, images with their channels
-          first); for a dictionary of observations one input for each key, by its name
+        - ``observation``, as :meth:`predict` takes it, normalised inside (float32 for any floats but numbers that it would
+          merge, which are double; images with their channels first); for a dictionary of observations one input for each key,
+          by its name
         - ``noise``, standard normal, (batch_size, action_dim), or (batch_size, n_candidates, action_dim)
         - ``increments``, with the solver ``sde`` alone: standard normal, (steps - 1, \\*shape of the noise)
 
         Its output is ``action``, (batch_size, \\*action_shape), float32, in the environment's units and within their bounds.
         From noise zero it is the action of ``predict(observation, deterministic=True)``; where that takes other noise, with
         several candidates or ``sde``, the noise of a row is in the file's metadata (JSON) as ``deterministic_noise`` and
-        ``deterministic_increments``, beside ``action_low``, ``action_high`` and the sampler. A file does not complain of
-        numbers that are not finite.
+        ``deterministic_increments``, beside ``action_low``, ``action_high`` (null where there is no bound) and the sampler. A
+        file does not complain of numbers that are not finite.
 
         :param path: the file
         :raises ImportError: if onnx or onnxscript is not installed

@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.generative_policy import GenerativePolicy
+from sb3_genpolicy.common.row_store import RowStore
 
 # Rows, and as many observations that no row starts from, that are looked at
 _ROWS = 256
@@ -25,6 +26,9 @@ class ValueWatch:
 
     def __init__(self) -> None:
         self.has_spoken = False
+        # Of the store that was looked at last: walks over all of its rows
+        self._store: RowStore | None = None
+        self._rows = self._bounds = th.empty(0)
 
     @th.no_grad()
     def look(
@@ -46,8 +50,11 @@ class ValueWatch:
         """
         if self.has_spoken or gamma >= 1.0 or buffer.n_from_dataset == 0:
             return
-        batch = buffer.rows(buffer.watched_rows(_ROWS), env)
-        low, high = buffer.return_bounds(env, gamma)
+        if self._store is not buffer.store:
+            self._store = buffer.store
+            self._rows, self._bounds = _watched_rows(buffer.store), _return_bounds(buffer.store, gamma)
+        low, high = self._allowed(buffer, env, gamma)
+        batch = buffer.rows(self._rows, env)
         values = {
             "Q": policy.critic_target.values(batch.observations, batch.actions),
             "V": policy.value_net(batch.observations),
@@ -67,3 +74,25 @@ class ValueWatch:
                 logger.warn(message)
                 warnings.warn(message, stacklevel=2)
                 return
+
+    def _allowed(self, buffer: OfflineReplayBuffer, env: VecNormalize | None, gamma: float) -> tuple[float, float]:
+        """Over any number of steps, with the rewards of rows that were added."""
+        bounds = self._bounds
+        if buffer.n_added:
+            added = th.stack(buffer.rewards[buffer.n_from_dataset :].aminmax()) / (1.0 - gamma)
+            bounds = th.stack([th.minimum(bounds[0], added[0]), th.maximum(bounds[1], added[1])])
+        # The wrapper clips the reward of a step
+        bounds = buffer.normalized_rewards(env, bounds * (1.0 - gamma)) / (1.0 - gamma)
+        return min(float(bounds[0]), 0.0), max(float(bounds[1]), 0.0)
+
+
+def _watched_rows(store: RowStore) -> th.Tensor:
+    """Evenly spaced, and as many of those that lead to an observation that is no row's own."""
+    loose = th.nonzero(store.next_rows >= store.n_rows)[:, 0]
+    every = th.arange(store.n_rows, device=store.rewards.device)
+    return th.cat([rows[:: max(1, -(-len(rows) // _ROWS))] for rows in (every, loose)])
+
+
+def _return_bounds(store: RowStore, gamma: float) -> th.Tensor:
+    """The least and the largest return if a step's rewards were paid forever, (2,)."""
+    return th.stack((store.rewards / (1.0 - (gamma if store.discounts is None else store.discounts))).aminmax())

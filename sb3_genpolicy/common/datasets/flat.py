@@ -57,7 +57,8 @@ def read_flat(columns: Columns, writer: ArrayWriter, known: Known, label: str, n
 
     n_rows = rows.n_rows
     actions = writer.allocate("actions", (n_rows, *action_space.shape), np.float32)
-    rows.read_into(actions, columns["actions"], action_space, "actions")
+    rows.read_into(actions, columns["actions"], action_space, "actions", "actions")
+    rows.ranges.refuse_merged("actions", label)
     for part in slices(n_rows):
         actions[part] = known.transformed(actions[part], action_space)
     check_action_bounds(actions, action_space, f"{label}: actions", rows.where)

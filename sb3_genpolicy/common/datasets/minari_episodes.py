@@ -160,7 +160,7 @@ class EpisodeReader:
         """The values of all episodes together; a fault is looked for in each."""
         joined = {key: np.concatenate(arrays) for key, arrays in columns.items()}
         observations = {name: self._stored(joined[name], space, name, lengths + 1, ids) for name, _, space in self._observed}
-        for name in observations.keys() - self.finer:
+        for name in {"actions", *observations} - self.finer:
             self.ranges.see(name, joined[name])
         actions = self._stored(joined["actions"], self.action_space, "actions", lengths, ids)
         actions = self.known.transformed(actions, self.action_space)

@@ -38,6 +38,7 @@ def read_minari(dataset: MinariDataset, writer: ArrayWriter, known: Known) -> Tr
     if n_episodes == 0 or n_rows == 0:
         raise ValueError(f"{reader.label} is empty: it has no steps to learn from.")
     arrays = _read(reader, n_rows, n_episodes, writer)
+    reader.ranges.refuse_merged("actions", reader.label)
     reader.finer = reader.ranges.finer(reader.label)
     if reader.finer:
         arrays = _read(reader, n_rows, n_episodes, writer)

@@ -35,6 +35,25 @@ class ValueRanges:
             low, high = np.minimum(low, self._bounds[name][0]), np.maximum(high, self._bounds[name][1])
         self._bounds[name] = low, high
 
+    def refuse_merged(self, name: str, label: str) -> None:
+        """
+        Forget an array that stays float32.
+
+        :param name: of the array
+        :param label: what the source is called
+        :raises ValueError: if float32 would merge some of its numbers
+        """
+        if name not in self._bounds:
+            return
+        low, high = (bound.astype(np.float64) for bound in self._bounds.pop(name))
+        merged = _are_merged(np.maximum(np.abs(low), np.abs(high)), high - low)
+        if merged.any():
+            entry = int(np.argmax(merged))
+            raise ValueError(
+                f"{label}: {name} go from {low[entry]:.10g} to {high[entry]:.10g} in entry {entry}, numbers that float32, in "
+                "which policies act, would merge: subtract an offset from them in the environment and the dataset."
+            )
+
     def width(self, name: str) -> Any:
         """
         :param name: of an array that was seen
@@ -60,9 +79,13 @@ class ValueRanges:
                     f"{label}: {name} has integers from {low[entry]} to {high[entry]} in entry {entry}, which are too "
                     "large to be told apart as floating-point numbers: subtract an offset first, such as the lowest."
                 )
-            if ((_FLOAT32 * size > _SHARE * width) & (width > _ROUNDING * size)).any():
+            if _are_merged(size, width).any():
                 names.add(name)
         return names
+
+
+def _are_merged(size: np.ndarray, width: np.ndarray) -> np.ndarray:
+    return (_FLOAT32 * size > _SHARE * width) & (width > _ROUNDING * size)
 
 
 def _bounds(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
