@@ -64,13 +64,16 @@ def test_returns_that_differ_by_rounding_make_no_scale(rewards, unit):
     assert seen.max() < 1000.0
 
 
-def test_rewards_that_are_all_the_same_stay():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        _, seen = rewards_seen(
-            {**episodes(progress), "rewards": np.full(len(episodes(progress)["rewards"]), 3.0)} | _equal_ends()
-        )
-    assert (seen == 3.0).all()
+@pytest.mark.parametrize("unit", [1e-6, 0.1, 3.0, 1e6])
+@pytest.mark.parametrize("noise", [0.0, 1e-8])
+def test_rewards_that_are_all_the_same_stay(unit, noise):
+    """Also where they are so but for rounding, one a step or seven."""
+    for length in (1, 7):
+        data = episodes(lambda rng, _, n=length: unit * (1.0 + noise * rng.normal(size=n)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model, _ = rewards_seen(data)
+        assert model.reward_function == AffineReward()
 
 
 def _equal_ends():

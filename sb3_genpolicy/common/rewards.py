@@ -21,6 +21,8 @@ REWARD_TRANSFORMS = ("locomotion", "antmaze", "none")
 _DEVIATIONS = 4.0
 # Returns that span a smaller share of what rewards could make of them differ by noise or rounding
 _SAME = 0.02
+# Below this share of their size, differences are rounding
+_ROUNDING = 1e-6
 # Longest horizon, where nothing is discounted
 _LONGEST = 1000.0
 
@@ -64,12 +66,16 @@ class ReturnRange:
         :return: the scale of its rewards; 1 where all rewards are the same
         """
         returns = data.episode_returns()
-        spread = float(returns.max() - returns.min())
+        sizes = np.add.reduceat(np.abs(data.rewards), data.episode_starts[:-1], dtype=np.float64)
+        spread, deviation = float(returns.max() - returns.min()), float(np.std(data.rewards, dtype=np.float64))
+        # What float32 makes of one number is no spread
+        spread = spread if spread > _ROUNDING * sizes.max() else 0.0
+        deviation = deviation if deviation > _ROUNDING * float(np.abs(data.rewards).max()) else 0.0
         fragments = count_fragments(data)
         horizon = 1.0 / max(1.0 - gamma, 1.0 / _LONGEST)
         if fragments == 0:
             horizon = min(horizon, data.n_rows / data.n_episodes)
-        likely = _DEVIATIONS * horizon * float(np.std(data.rewards, dtype=np.float64))
+        likely = _DEVIATIONS * horizon * deviation
         reason = None
         if fragments:
             reason = f"{fragments} of {data.n_episodes} episodes are single steps or cuts that were inferred"

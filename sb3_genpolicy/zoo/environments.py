@@ -35,7 +35,8 @@ def _key_of_one(name: str) -> str:
         path = path.absolute()
         path = path.with_suffix("") if ending(path) in FILE_SUFFIXES else path
         name = "-".join(part for part in path.parts[-2:] if part != path.anchor)
-    return re.sub(r"[^\w.-]+", "-", local_id(name)).strip("-.")
+    # What follows a dot would be taken for the ending of the model's file
+    return re.sub(r"[^\w-]+", "-", local_id(name)).strip("-")
 
 
 def entry_names(dataset: str) -> list[str]:
