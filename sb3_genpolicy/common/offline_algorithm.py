@@ -27,10 +27,10 @@ from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
 from sb3_genpolicy.common.device_means import DeviceMeans
 from sb3_genpolicy.common.envs import SpacesVecEnv, find_dataset, made_env
 from sb3_genpolicy.common.generative_policy import GenerativeActor, GenerativePolicy
-from sb3_genpolicy.common.normalization import check_float32_suffices
 from sb3_genpolicy.common.option_checks import check_base_options
 from sb3_genpolicy.common.resumable_algorithm import ResumableAlgorithm
 from sb3_genpolicy.common.rewards import RewardFunction, RewardTransform, check_reward_transform, fit_reward_transform
+from sb3_genpolicy.common.scales import fit_action_range, fit_normalizer
 from sb3_genpolicy.common.space_checks import check_model_spaces
 from sb3_genpolicy.common.transforms import Transform, action_transforms, check_transforms, prepare
 from sb3_genpolicy.common.transitions import Transitions, label_of
@@ -247,10 +247,14 @@ class OfflineAlgorithm(ResumableAlgorithm):
         if self.reward_function is None:
             self.reward_function = fit_reward_transform(self.reward_transform, data, self.gamma)
         chosen = prepare(data, self.transforms)
-        self._fit_action_range(chosen.data)
+        # A model of release 0.1 was trained on the whole space
+        fit_action_range(self.policy, chosen.data, first=not self._action_range_is_fitted and self._n_updates == 0)
+        self._action_range_is_fitted = True
         self.replay_buffer.fill(chosen.data, self.reward_function, chosen.learnt, chosen.n_steps, self.gamma)
         self._fit_vec_normalize(chosen.data)
-        self._fit_observation_normalizer(label_of(data))
+        if not self._normalizer_is_fitted and self._n_updates == 0:
+            fit_normalizer(self.policy, self.replay_buffer, self._vec_normalize_env, label_of(data))
+            self._normalizer_is_fitted = True
         self._hold_out(chosen.held_out)
         if self.verbose >= 1:
             print(data.describe())
@@ -263,34 +267,6 @@ class OfflineAlgorithm(ResumableAlgorithm):
         fit_observations(wrapper, self.replay_buffer.observation_chunks(), label_of(data))
         fit_rewards(wrapper, data, self.reward_function, self.gamma, known=self._vec_rewards_are_fitted)
         self._vec_rewards_are_fitted = True
-
-    # Both once only: networks that were trained on one set of statistics cannot go over to another
-
-    def _fit_action_range(self, data: Transitions) -> None:
-        least, largest = data.action_extent()
-        action_range, label = self.policy.action_range, label_of(data)
-        if not self.policy.normalize_actions:
-            return
-        # A model of release 0.1 was trained on the whole space
-        if self._action_range_is_fitted or self._n_updates > 0:
-            action_range.say_beyond(least, largest, label)
-            return
-        action_range.fit(least, largest)
-        action_range.say(label)
-        self._action_range_is_fitted = True
-
-    def _fit_observation_normalizer(self, label: str) -> None:
-        if self._normalizer_is_fitted:
-            return
-        if not self.policy.normalize_observations:
-            check_float32_suffices(self.replay_buffer.store.states, label)
-            return
-        wrapper = self._vec_normalize_env
-        by_wrapper: list[str | None] = []
-        if wrapper is not None and wrapper.norm_obs:
-            by_wrapper = [*wrapper.obs_rms] if isinstance(wrapper.obs_rms, dict) else [None]
-        self.policy.normalizer.fit(self.replay_buffer.observation_chunks(), left_alone=by_wrapper)
-        self._normalizer_is_fitted = True
 
     def _hold_out(self, rows: np.ndarray) -> None:
         """Rows that losses are watched on: at most so many, evenly spaced."""

@@ -111,9 +111,8 @@ class PretrainingAlgorithm(GradientSteps):
             copy_network(name, mine, theirs, source)
         self.reward_function = source.settings["reward_function"]
         self._connect_replay_buffer()
-        self._normalizer_is_fitted = source.settings["_normalizer_is_fitted"]
-        # Release 0.1 modelled actions in the whole space
-        self._action_range_is_fitted = source.settings.get("_action_range_is_fitted", True)
+        # Its networks know no other statistics, nor another range of actions
+        self._normalizer_is_fitted = self._action_range_is_fitted = True
         if self.dataset_name is None:
             self.dataset_name = source.settings["dataset_name"]
         self.reference_scores = source.settings["reference_scores"]
