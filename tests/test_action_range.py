@@ -192,3 +192,33 @@ def test_a_pretrained_model_hands_its_range_over():
     np.testing.assert_array_equal(model.policy.action_range.ends, pretrained.policy.action_range.ends)
     model.learn(1)
     np.testing.assert_array_equal(model.policy.action_range.ends, pretrained.policy.action_range.ends)
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-1000, 1000, (1,)), spaces.Box(-np.inf, np.inf, (1,))], ids=str)
+def test_one_action_out_of_place_does_not_stretch_the_range(space):
+    data = two_modes(space)
+    data["actions"][5] = 1000.0
+    with pytest.warns(
+        UserWarning, match=r"actions go from -\S+ to 1000 in dimension 0, but all except a few rows are between"
+    ):
+        model = cloned(data)
+    actions, _ = model.predict(np.ones((1000, 1)))
+    np.testing.assert_allclose([np.median(actions), actions.std()], [0.8, 0.1], rtol=0.35)
+
+
+def test_rare_actions_that_are_meant_stay():
+    """One row in fifty brakes hard."""
+    data = two_modes(spaces.Box(-1000, 1000, (1,)))
+    data["actions"][::50] = -100.0
+    model = cloned(data, steps=1)
+    assert model.policy.action_range.ends[0] < -100.0
+
+
+def test_healthy_actions_are_not_refused():
+    rng = np.random.default_rng(0)
+    for low, high in ((293.0, 294.0), (499.0, 501.0), (90.03, 90.2), (0.69999, 0.7)):
+        actions = rng.uniform(low, high, (1500, 1))
+        model = cloned(two_modes(spaces.Box(0, 1000, (1,), np.float64)) | dict(actions=actions), steps=1)
+        sampled, _ = model.predict(np.ones((50, 1)))
+        width = high - low
+        assert (sampled > low - width).all() and (sampled < high + width).all()

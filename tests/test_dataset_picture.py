@@ -16,7 +16,7 @@ from sb3_genpolicy import dataset_info, load_dataset
 ORDER, RETURNS, LENGTHS, REWARDS, ACTIONS, SATURATION = range(6)
 
 
-def dataset(n_episodes=6, length=10, n_dims=2, reward=None, kinds="both", scale=1.0, **more):
+def dataset(n_episodes=6, length=9, n_dims=2, reward=None, kinds="both", scale=1.0, **more):
     n = n_episodes * length
     rng = np.random.default_rng(0)
     # Steps that follow each other, with a gap between episodes

@@ -251,3 +251,38 @@ def test_statistics_survive_json_and_a_copy_of_the_parameters():
     told = json.loads(json.dumps({name: value.tolist() for name, value in normalizer.state_dict().items()}))
     other.load_state_dict({name: th.tensor(value) for name, value in told.items()})
     np.testing.assert_allclose(other(th.tensor([[5.4e6 + 0.5]], dtype=th.float64)), [[1.0]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-5])
+def test_a_glitch_of_a_sensor_does_not_blind_the_policy(reference, unit):
+    data = bandit(lambda s, z: (unit * np.stack([s, z], 1)).astype(np.float32))
+    data["observations"][7, 0] = 1e6 * unit
+    with pytest.warns(UserWarning, match=r"a few rows of observations, entry \[0\], lie far from all others"):
+        model = trained(data)
+    np.testing.assert_allclose(acts(model, unit * np.stack([TWO, np.zeros(2)], 1)), reference, atol=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*a few rows of observations")
+def test_numbers_are_told_apart_though_some_fixes_were_not_there():
+    data = bandit(offset_positions)
+    data["observations"][[3, 400]] = 0.0
+    np.testing.assert_allclose(acts(trained(data), offset_positions(TWO, np.zeros(2))), 0.5 * TWO, atol=0.15)
+
+
+def test_an_environment_that_cannot_say_them_is_named():
+    env = SpacesEnv(spaces.Box(-np.inf, np.inf, (2,), np.float32), spaces.Box(-1, 1, (1,)))
+    with pytest.warns(UserWarning, match="numbers that float32 would merge, but the environment's space is of that type"):
+        GMPO("FlowPolicy", env, dataset=bandit(offset_positions)).read_dataset()
+
+
+def test_a_second_dataset_in_another_unit_is_named():
+    model = trained(bandit(lambda s, z: np.stack([s, z], 1).astype(np.float32)), steps=1)
+    with pytest.warns(UserWarning, match="observations, entry 0, lies far outside what the policy's statistics were taken"):
+        model.learn(1, dataset=bandit(lambda s, z: (1000.0 * np.stack([s, z], 1)).astype(np.float32)))
+
+
+def test_rounding_around_zero_is_no_unit():
+    rows = th.as_tensor(np.stack([1e-17 * np.random.default_rng(0).normal(size=100), np.arange(100.0)], 1)).float()
+    normalizer = ObservationNormalizer(spaces.Box(-np.inf, np.inf, (2,)))
+    normalizer.fit([rows])
+    assert float(normalizer(th.tensor([[1e-3, 0.0]]))[0, 0]) == pytest.approx(1e-3)

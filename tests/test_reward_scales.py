@@ -139,7 +139,40 @@ def test_the_horizon_is_the_discounts_where_it_is_shorter():
             assert ReturnRange().fit(data, gamma).scale == pytest.approx(1000 / (spread * horizon), rel=1e-4)
 
 
+def survival(rng, length):
+    return 1.0 - 1e-4 * rng.uniform(size=9)
+
+
+def test_rewards_that_hardly_differ_do_not_become_huge():
+    data = episodes(survival)
+    with pytest.warns(UserWarning, match=r"the rewards are about the same \(0\.9999"):
+        _, seen = rewards_seen(data)
+    # What can be earned in nine steps is a hundred times the span, no more
+    assert seen.max() * 9 == pytest.approx(1e5, rel=1e-3)
+
+
+def test_one_return_that_is_the_scale_is_named():
+    data = episodes(lambda rng, length: rng.normal(size=length))
+    data["rewards"][3] = -1e6
+    with pytest.warns(UserWarning, match=r"the return of episode 0, -1e\+06, is far from all others \(most lie near"):
+        rewards_seen(data)
+
+
 # VecNormalize
+
+
+def test_statistics_that_release_0_1_took_are_brought_over(tmp_path):
+    data, env = episodes(varied), normalized_env(reward=1.0)
+    model = GMPO("FlowPolicy", env, dataset=data, policy_kwargs=SMALL).learn(1)
+    right = float(env.ret_rms.var)
+    # As it was: of raw rewards, and nothing noted of them
+    env.ret_rms.var = right / model.reward_function.scale**2
+    env.ret_rms.mean = env.ret_rms.mean / model.reward_function.scale
+    model._vec_rewards_are_fitted = False
+    with pytest.warns(UserWarning, match="as release 0.1 took them: they are multiplied by its scale"):
+        model.learn_online(1)
+    # One more row in some hundred
+    assert float(env.ret_rms.var) == pytest.approx(right, rel=0.02)
 
 
 def normalized_env(reward=0.0, **kwargs):

@@ -15,6 +15,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_genpolicy.common.outliers import typical_bounds
 from sb3_genpolicy.common.utils import tree_items
 
 # Normalised observations are clamped here, as VecNormalize does
@@ -22,7 +23,10 @@ _CLIP = 10.0
 # An entry that is constant in the data is clamped here: nobody learnt what its changes mean, so that they shall not drown the
 # others
 _CLIP_OF_CONSTANTS = 1.0
+# Rows of a chunk that are looked at for glitches, and numbers; a standard deviation that they multiply by so much is theirs
+_SAMPLED, _SAMPLED_NUMBERS, _THEIRS = 5000, 2**20, 3.0
 # An entry whose standard deviation is below this share of its size is constant, up to rounding (of float32, and of float64)
+_NOTHING = 1e-13  # as sin(pi)
 _ROUNDING = {th.float32: 2.5e-7, th.float64: 1e-9}
 
 
@@ -59,7 +63,7 @@ class Standardizer(nn.Module):
         super().__init__()
         self.register_buffer("mean", th.zeros(shape))
         self.register_buffer("std", th.ones(shape))
-        self.register_buffer("clip", th.full(shape, np.inf))
+        self.register_buffer("clip", th.full(shape, th.finfo(th.float32).max))
         # Subtracted in the precision that observations come in, before they become float32
         self.register_buffer("offset", th.zeros(shape))
         #: Whether there is an offset: numbers that float32 would merge
@@ -74,8 +78,8 @@ class Standardizer(nn.Module):
         :param dtype: that the array is stored in; float64 means that float32 would merge some of its numbers
         """
         mean, std = np.asarray(moments.mean), np.sqrt(moments.var)
-        is_constant = std <= _ROUNDING[dtype] * np.abs(mean)
-        std = np.where(is_constant, np.where(mean == 0.0, 1.0, np.abs(mean)), std)
+        is_constant = std <= np.maximum(_ROUNDING[dtype] * np.abs(mean), _NOTHING)
+        std = np.where(is_constant, np.where(np.abs(mean) <= _NOTHING, 1.0, np.abs(mean)), std)
         self.offset.copy_(th.as_tensor(mean if dtype == th.float64 else np.zeros_like(mean)))
         # What float32 could not hold of it
         self.mean.copy_(th.as_tensor(mean - self.offset.double().cpu().numpy()))
@@ -133,27 +137,38 @@ class ObservationNormalizer(nn.Module):
         """
         return [key for key in self.positions if self.parts[self.positions[key]].has_offset]
 
-    def fit(self, chunks: Iterable[Any], left_alone: Iterable[str | None] = ()) -> None:
+    def fit(self, chunks: Iterable[Any], left_alone: Iterable[str | None] = ()) -> dict[str | None, np.ndarray]:
         """
-        Take mean and standard deviation over rows.
+        Take mean and standard deviation over rows. A few rows that lie far from all others, and would make the standard
+        deviation theirs, are left out.
 
         :param chunks: some rows at a time, (n_rows, \\*shape) tensors or dictionaries of tensors
         :param left_alone: keys that are not standardised here (None is a flat observation's)
+        :return: key -> (\\*shape,), whether rows were left out of an entry's; of keys with such entries alone
         """
         keys = [key for key in self.positions if key not in set(left_alone)]
-        dtypes: dict[str | None, th.dtype] = {}
+        seen: dict[str | None, list[th.Tensor]] = {key: [] for key in keys}
 
         def noted() -> Iterable[Any]:
             for chunk in chunks:
-                dtypes.update({key: _part(chunk, key).dtype for key in keys})
+                for key in keys:
+                    rows = _part(chunk, key)
+                    n_wanted = max(1, min(_SAMPLED, _SAMPLED_NUMBERS // max(1, rows[0].numel())))
+                    seen[key].append(rows[:: max(1, len(rows) // n_wanted)].cpu())
                 yield chunk
 
         spaces_by_key = _spaces_by_key(self.observation_space)
         shapes = {key: tuple(spaces_by_key[key].shape or ()) for key in keys}
+        glitches = {}
         for key, moments in running_moments(noted(), shapes).items():
             part = self.part(key)
             assert part is not None
-            part.fit(moments, dtypes[key])
+            sample = th.cat(seen[key])
+            few = _leave_glitches_out(moments, sample.double().numpy())
+            if few.any():
+                glitches[key] = few
+            part.fit(moments, sample.dtype)
+        return glitches
 
     def forward(self, observations: PyTorchObs, normalize_images: bool = True) -> Any:
         """
@@ -175,6 +190,19 @@ class ObservationNormalizer(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         _complete(state_dict, prefix, self)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _leave_glitches_out(moments: RunningMeanStd, sample: np.ndarray) -> np.ndarray:
+    """Which entries there are whose moments are now those of the sample without its glitches."""
+    low, high = typical_bounds(sample)
+    if not np.isfinite(high).any():
+        return np.zeros(high.shape, dtype=bool)
+    typical = np.where((sample >= low) & (sample <= high), sample, np.nan)
+    var = np.nanvar(typical, axis=0)
+    few = np.isfinite(high) & (moments.var > _THEIRS**2 * var) & (var > 0.0)
+    moments.mean = np.where(few, np.nanmean(typical, axis=0), moments.mean)
+    moments.var = np.where(few, var, moments.var)
+    return few
 
 
 def check_float32_suffices(states: Any, label: str) -> None:

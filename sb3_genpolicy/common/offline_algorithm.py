@@ -30,7 +30,7 @@ from sb3_genpolicy.common.generative_policy import GenerativeActor, GenerativePo
 from sb3_genpolicy.common.option_checks import check_base_options
 from sb3_genpolicy.common.resumable_algorithm import ResumableAlgorithm
 from sb3_genpolicy.common.rewards import RewardFunction, RewardTransform, check_reward_transform, fit_reward_transform
-from sb3_genpolicy.common.scales import fit_action_range, fit_normalizer
+from sb3_genpolicy.common.scales import fit_action_range, fit_normalizer, say_coarse_space, say_other_units
 from sb3_genpolicy.common.space_checks import check_model_spaces
 from sb3_genpolicy.common.transforms import Transform, action_transforms, check_transforms, prepare
 from sb3_genpolicy.common.transitions import Transitions, label_of
@@ -255,6 +255,10 @@ class OfflineAlgorithm(ResumableAlgorithm):
         if not self._normalizer_is_fitted and self._n_updates == 0:
             fit_normalizer(self.policy, self.replay_buffer, self._vec_normalize_env, label_of(data))
             self._normalizer_is_fitted = True
+        else:
+            say_other_units(self.policy, self.replay_buffer, label_of(data))
+        if not isinstance(self.env, SpacesVecEnv) and self.env is not None:
+            say_coarse_space(self.observation_space, self.replay_buffer, label_of(data))
         self._hold_out(chosen.held_out)
         if self.verbose >= 1:
             print(data.describe())

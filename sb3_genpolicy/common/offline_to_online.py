@@ -17,7 +17,7 @@ from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.envs import SpacesVecEnv
 from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.utils import attributes
-from sb3_genpolicy.common.vec_normalize import seeing_transformed_rewards
+from sb3_genpolicy.common.vec_normalize import check_known, seeing_transformed_rewards
 from sb3_genpolicy.generative.checks import check_number, named_arguments
 
 SelfOfflineToOnlineAlgorithm = TypeVar("SelfOfflineToOnlineAlgorithm", bound="OfflineToOnlineAlgorithm")
@@ -130,6 +130,9 @@ class OfflineToOnlineAlgorithm(OfflineAlgorithm):
         if wrapper is None or not wrapper.norm_reward or self.reward_function is None:
             yield
             return
+        if not self._vec_rewards_are_fitted:
+            check_known(wrapper, self.reward_function)
+            self._vec_rewards_are_fitted = True
         with (
             seeing_transformed_rewards(wrapper, self.reward_function),
             attributes(self.replay_buffer, rewards_arrive_transformed=True),

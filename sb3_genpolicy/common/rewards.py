@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sb3_genpolicy.common.outliers import typical_bounds
 from sb3_genpolicy.common.transitions import Transitions, count_fragments, label_of
 from sb3_genpolicy.generative.checks import check_choice, check_number, with_named_options
 
@@ -21,6 +22,8 @@ REWARD_TRANSFORMS = ("locomotion", "antmaze", "none")
 _DEVIATIONS = 4.0
 # Returns that span a smaller share of what rewards could make of them differ by noise or rounding
 _SAME = 0.02
+# Values are no larger than so many times the span
+_LEAST = 1e-2
 # Below this share of their size, differences are rounding
 _ROUNDING = 1e-6
 # Longest horizon, where nothing is discounted
@@ -81,15 +84,35 @@ class ReturnRange:
             reason = f"{fragments} of {data.n_episodes} episodes are single steps or cuts that were inferred"
         elif spread <= _SAME * likely:
             reason = f"the returns of all {data.n_episodes} episodes are about the same ({returns.mean():.6g})"
-        if reason is not None and likely > 0.0:
+        if reason is not None:
             spread = likely
+        # Rewards that hardly differ would else become values that no difference shows in
+        least = _LEAST * horizon * abs(float(data.rewards.mean(dtype=np.float64)))
+        if 0.0 < spread < least:
+            reason = f"the rewards are about the same ({data.rewards.mean(dtype=np.float64):.6g})"
+            spread = least
+        if reason is None:
+            _say_if_one_return_is_the_scale(returns, label_of(data))
+        if reason is not None and spread > 0.0:
             warnings.warn(
                 f"{label_of(data)}: {reason}, so that no scale can be taken from returns. Rewards are scaled by "
-                f"{self.span / likely:.4g}, from their own spread over {horizon:.4g} steps; "
+                f"{self.span / spread:.4g}, from their own spread or size over {horizon:.4g} steps; "
                 "`reward_transform=AffineReward(scale)` gives them another one.",
                 stacklevel=2,
             )
         return AffineReward(scale=self.span / spread) if spread > 0.0 else AffineReward()
+
+
+def _say_if_one_return_is_the_scale(returns: np.ndarray, label: str) -> None:
+    low, high = typical_bounds(returns)
+    far = np.flatnonzero((returns < low) | (returns > high))
+    if len(far):
+        warnings.warn(
+            f"{label}: the return of episode {far[0]}, {returns[far[0]]:.6g}, is far from all others (most lie near "
+            f"{np.median(returns):.6g}), and rewards are scaled by the span of returns: look at that episode, or give "
+            "`reward_transform=AffineReward(scale)`.",
+            stacklevel=2,
+        )
 
 
 #: What a reward transform can be given as

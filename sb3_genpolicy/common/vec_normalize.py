@@ -80,6 +80,28 @@ def fit_rewards(env: VecNormalize, data: Transitions, reward_function: RewardFun
     vars(env.ret_rms).update(mean=returns.mean(), var=returns.var(), count=len(returns))
 
 
+def check_known(env: VecNormalize, reward_function: RewardFunction) -> None:
+    """
+    Of a wrapper that goes on with a model of release 0.1, whose statistics are of rewards that no transform was applied to.
+
+    :param env: the wrapper
+    :param reward_function: the model's
+    """
+    if not env.norm_reward or _is_unseen(env.ret_rms, env) or reward_function == AffineReward():
+        return
+    if isinstance(reward_function, AffineReward) and reward_function.shift == 0.0:
+        scale = reward_function.scale
+        env.ret_rms.mean, env.ret_rms.var = env.ret_rms.mean * scale, env.ret_rms.var * scale**2
+        what = f"they are multiplied by its scale, {scale:.4g}"
+    else:
+        what = "give the model its dataset once, by `read_dataset`, to have them right"
+    warnings.warn(
+        "VecNormalize's statistics are of rewards that reward_transform was not applied to, as release 0.1 took them: "
+        f"{what}.",
+        stacklevel=2,
+    )
+
+
 def _is_unseen(rms: RunningMeanStd, env: VecNormalize) -> bool:
     # An environment that was reset but never stepped has seen one observation for each of its copies
     return rms.count < env.num_envs + 1

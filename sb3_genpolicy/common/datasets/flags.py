@@ -2,6 +2,7 @@
 Where episodes end, what ended them, and which rows are steps, by the flags of each convention.
 """
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +53,13 @@ def read_flags(columns: Columns, label: str) -> Flags:
     if "valids" in columns or ("next_observations" not in columns and "timeouts" not in given and "masks" in given):
         return _flags_of_trajectories(columns, given, label)
     cut = given.get("timeouts", nothing)
+    if "masks" in given and given["masks"].all() and _says_nothing(columns, given):
+        warnings.warn(
+            f"{label}: '{columns.sources['masks']}' is nowhere 0 though steps are flagged as terminal: it is taken for a "
+            "discount factor or for padding, and nothing is counted as earned after terminal steps.",
+            stacklevel=2,
+        )
+        del given["masks"]
     if "masks" in given:
         terminals = ~given["masks"]
     elif "terminals" in given:
@@ -76,6 +84,17 @@ def read_flags(columns: Columns, label: str) -> Flags:
     followed = kept & ~ends
     before_last = followed & np.append(~kept[1:], False)
     return Flags(terminals, (cut & terminals) | (before_last & ~terminals), (ends & kept) | before_last, kept, followed)
+
+
+def _says_nothing(columns: Columns, given: dict[str, np.ndarray]) -> bool:
+    """
+    Of masks that are nowhere 0. OGBench's trajectories without a success have such, and terminals where they end; whoever
+    tells time limits apart, or has a discount, means other terminals.
+    """
+    ended = given.get("terminals", given.get("dones"))
+    if ended is None or not ("timeouts" in given or columns.sources["masks"].startswith("discount")):
+        return False
+    return bool((ended & ~given.get("timeouts", np.zeros_like(ended))).any())
 
 
 def _flags_of_trajectories(columns: Columns, given: dict[str, np.ndarray], label: str) -> Flags:

@@ -96,7 +96,9 @@ def _joined(sources: Sequence[Any]) -> tuple[Mapping[str, Any], np.ndarray] | No
     first = sources[0]
     if not all(isinstance(source, Mapping) and not isinstance(source, Transitions) for source in sources):
         return None
-    if not all(source.keys() == first.keys() and _say_the_same(source, first) for source in sources):
+    if not all(source.keys() == first.keys() or _known(source) == _known(first) for source in sources):
+        return None
+    if not all(_say_the_same(source, first) for source in sources):
         return None
     columns = named_columns({key: value for key, value in first.items() if key not in SAID})
     used = [key for key in first if str(key).partition("/")[0] in {*columns.sources.values(), *MARKS} and key not in SAID]
@@ -122,6 +124,12 @@ def _joined(sources: Sequence[Any]) -> tuple[Mapping[str, Any], np.ndarray] | No
             lengths, arrays[name] = rows, np.concatenate(pieces)
         joined[key] = arrays if isinstance(first[key], dict) else arrays[None]
     return joined, np.cumsum(lengths)[:-1] - 1
+
+
+def _known(mapping: Mapping[str, Any]) -> set[str]:
+    """Its names but those that are not used."""
+    columns = named_columns({key: value for key, value in mapping.items() if key not in SAID})
+    return {str(key) for key in mapping if key in SAID or str(key).partition("/")[0] not in columns.unused or key in MARKS}
 
 
 def _say_the_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

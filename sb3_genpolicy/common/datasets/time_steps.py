@@ -13,6 +13,8 @@ from sb3_genpolicy.common.datasets.columns import ArrayColumn, Column, read
 from sb3_genpolicy.common.datasets.names import Columns
 
 _FLAGS = ("terminals", "timeouts", "dones")
+# Marks of time steps alone
+_TELLING = {"is_first", "is_last", "step_type", "physics"}
 # What `step_type` is in the first row of an episode
 _FIRST = 0
 
@@ -73,8 +75,9 @@ def as_trajectories(columns: Columns, label: str) -> Columns:
         return _shifted(columns, rows, label)
     if n_last == n_episodes and n_first < n_episodes and not is_dm_env:
         return _of_rlds(columns, rows, label)
-    if "observations" in columns.sources.values() and columns.keys() & {"timeouts", "dones"}:
-        # D4RL's names and flags, with time steps' marks beside
+    plural = any(columns.sources[key] == key for key in ("observations", "actions", "rewards"))
+    if (plural and columns.keys() & {"timeouts", "dones"}) or not columns.marks.keys() & _TELLING:
+        # D4RL's names and flags, with time steps' marks beside, or nothing but a discount and a first action that is zero
         return columns
     raise _undecided(columns, label)
 
@@ -94,8 +97,7 @@ def _may_be_time_steps(columns: Columns) -> bool:
     marks = columns.marks
     if marks.keys() & {"is_first", "is_last", "step_type"}:
         return True
-    singular = all(columns.sources[f"{name}s"] == name for name in ("observation", "action", "reward"))
-    return singular and "discount" in marks and ("physics" in marks or _starts_still(columns["actions"]))
+    return "discount" in marks and ("physics" in marks or _starts_still(columns["actions"]))
 
 
 def _starts_still(actions: Column) -> bool:

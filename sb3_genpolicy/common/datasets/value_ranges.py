@@ -9,8 +9,12 @@ import numpy as np
 # The resolution of a type, relative to a number's size, may be this share of what the number ranges over
 _SHARE = 1e-5
 _FLOAT32, _FLOAT64 = 2.0**-23, 2.0**-52
+_SHARE_OF_ACTIONS = 1e-2
+_FLOAT32_ROUNDING = 3e-7
 # An entry that ranges over a smaller share of its size is constant but for rounding
 _ROUNDING = 1e-9
+# Rows of a piece that are compared; so many of them, and such a share, have to be merged
+_PAIRS, _SEVERAL, _MERGED = 512, 3, 0.01
 # Numbers of a row that are looked at together: rows of few numbers are folded
 _FOLDED = 1024
 
@@ -22,6 +26,8 @@ class ValueRanges:
 
     def __init__(self) -> None:
         self._bounds: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        # Pairs of rows that follow each other and differ, and those of them that float32 makes the same
+        self._counts: dict[str, Any] = {}
 
     def see(self, name: str, rows: np.ndarray) -> None:
         """
@@ -31,9 +37,19 @@ class ValueRanges:
         if not len(rows) or rows.dtype.kind not in "fiu" or rows.dtype.itemsize < (8 if rows.dtype.kind == "f" else 4):
             return
         low, high = _bounds(rows.reshape(len(rows), -1))
+        self._count_merged(name, rows[:_PAIRS].reshape(min(len(rows), _PAIRS), -1))
         if name in self._bounds:
             low, high = np.minimum(low, self._bounds[name][0]), np.maximum(high, self._bounds[name][1])
         self._bounds[name] = low, high
+
+    def _count_merged(self, name: str, rows: np.ndarray) -> None:
+        """Among rows that follow each other, whatever a few others do to the range."""
+        one, other = rows[:-1].astype(np.float64), rows[1:].astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            differ = np.abs(one - other) > _ROUNDING * np.abs(one)
+            same = differ & (one.astype(np.float32) == other.astype(np.float32))
+        counts = np.stack([differ.sum(axis=0), same.sum(axis=0)])
+        self._counts[name] = self._counts.get(name, 0) + counts
 
     def refuse_merged(self, name: str, label: str) -> None:
         """
@@ -46,7 +62,9 @@ class ValueRanges:
         if name not in self._bounds:
             return
         low, high = (bound.astype(np.float64) for bound in self._bounds.pop(name))
-        merged = _are_merged(np.maximum(np.abs(low), np.abs(high)), high - low)
+        size, width = np.maximum(np.abs(low), np.abs(high)), high - low
+        # A policy's actions are no finer than a hundredth of their range; what float32 makes of one number is no range
+        merged = (_FLOAT32 * size > _SHARE_OF_ACTIONS * width) & (width > _FLOAT32_ROUNDING * size)
         if merged.any():
             entry = int(np.argmax(merged))
             raise ValueError(
@@ -79,7 +97,8 @@ class ValueRanges:
                     f"{label}: {name} has integers from {low[entry]} to {high[entry]} in entry {entry}, which are too "
                     "large to be told apart as floating-point numbers: subtract an offset first, such as the lowest."
                 )
-            if _are_merged(size, width).any():
+            n_differ, n_same = self._counts[name]
+            if _are_merged(size, width).any() or ((n_same >= _SEVERAL) & (n_same > _MERGED * n_differ)).any():
                 names.add(name)
         return names
 
