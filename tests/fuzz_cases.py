@@ -202,6 +202,7 @@ OF_POLICY = dict(
     time_grid=of(None, *TIME_GRIDS),
     n_candidates=of(1, 2, 3),
     normalize_observations=st.booleans(),
+    normalize_actions=st.booleans(),
     normalize_images=st.booleans(),
     features_extractor_kwargs=of(None, {}, {"features_dim": 8}, {"cnn_output_dim": 8}),
     optimizer_class=of(

@@ -101,6 +101,7 @@ POLICY_OPTIONS = dict(
     time_grid=name_of_one("tapered", "uniform", "log_snr", but=(None,)),
     n_candidates=outside(1, whole=True),
     normalize_observations=FLAG,
+    normalize_actions=FLAG,
     features_extractor_class=st.sampled_from([5, "flatten", object, nn.Module, nn.Linear, nn.Flatten(), [], True]),
     features_extractor_kwargs=st.sampled_from([5, "a", [1], {"features_dimension": 8}, {1: 2}, True]),
     normalize_images=FLAG,

@@ -46,15 +46,15 @@ def _without_glitches(data: Transitions, least: np.ndarray, largest: np.ndarray)
     if not few.any():
         return least, largest
     typical = np.where((sample >= low) & (sample <= high), sample, np.nan)
+    lowest, highest = np.nanmin(typical, axis=0), np.nanmax(typical, axis=0)
     k = int(np.argmax(few))
     warnings.warn(
-        f"{label_of(data)}: actions go from {least[k]:.4g} to {largest[k]:.4g} in dimension {k}, but all except a few "
-        f"rows are between {np.nanmin(typical[:, k]):.4g} and {np.nanmax(typical[:, k]):.4g}. The policy models the range of those, "
-        "and the few count as its ends: look at them. policy_kwargs=dict(normalize_actions=False) models the whole of a "
-        "bounded space.",
+        f"{label_of(data)}: actions go from {least[k]:.4g} to {largest[k]:.4g} in dimension {k}, but all except a few rows "
+        f"are between {lowest[k]:.4g} and {highest[k]:.4g}. The policy models the range of those, and the few count as its "
+        "ends: look at them. policy_kwargs=dict(normalize_actions=False) models the whole of a bounded space.",
         stacklevel=2,
     )
-    return np.where(few, np.nanmin(typical, axis=0), least), np.where(few, np.nanmax(typical, axis=0), largest)
+    return np.where(few, lowest, least), np.where(few, highest, largest)
 
 
 def fit_normalizer(policy: GenerativePolicy, buffer: OfflineReplayBuffer, env: VecNormalize | None, label: str) -> None:

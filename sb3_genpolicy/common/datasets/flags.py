@@ -71,7 +71,7 @@ def read_flags(columns: Columns, label: str) -> Flags:
         # Nothing else says where episodes end that were not cut off
         ended = terminals
     ends = ended | cut
-    ends[columns.part_ends] = ends[-1] = True
+    ends[columns.part_ends] = ends[columns.stream_ends] = ends[-1] = True
     if "next_observations" in columns:
         return Flags(terminals, cut | (ends & ~terminals), ends, ~nothing, nothing)
     if not given.keys() & {"timeouts", "dones", "masks"}:

@@ -7,10 +7,11 @@ import warnings
 import numpy as np
 from gymnasium import spaces
 
-from sb3_genpolicy.common.datasets.arrays import ArrayWriter
+from sb3_genpolicy.common.datasets.arrays import ArrayWriter, MemoryWriter
 from sb3_genpolicy.common.datasets.checks import NUMBER, check_action_bounds, check_numeric, check_spaces
 from sb3_genpolicy.common.datasets.columns import slices
 from sb3_genpolicy.common.datasets.flags import read_flags
+from sb3_genpolicy.common.datasets.interleaved import as_streams
 from sb3_genpolicy.common.datasets.names import (
     Columns,
     Known,
@@ -39,7 +40,7 @@ def read_flat(columns: Columns, writer: ArrayWriter, known: Known, label: str, n
     :raises ValueError: if a column is missing, misshapen, of another length, or holds what no column may hold
     """
     _check_columns(columns, label)
-    columns = as_trajectories(columns, label)
+    columns = as_streams(as_trajectories(columns, label), label, isinstance(writer, MemoryWriter))
     if not any(key in columns for key in ("terminals", "dones", "masks")):
         raise ValueError(
             f"{label} has no key 'terminals', the flags of steps after which nothing is earned; it has "

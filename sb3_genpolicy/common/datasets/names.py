@@ -52,6 +52,7 @@ class Columns(dict[str, Any]):
     :param unused: names that are not used
     :param marks: those of :data:`MARKS` -> column
     :param part_ends: last rows of the sources that were joined to this one, without the last of all
+    :param stream_ends: last rows of the environments whose rows follow each other in this one, likewise
     """
 
     def __init__(self, given: list[str]):
@@ -60,7 +61,7 @@ class Columns(dict[str, Any]):
         self.sources: dict[str, str] = {}
         self.unused: list[str] = []
         self.marks: dict[str, Any] = {}
-        self.part_ends = np.zeros(0, dtype=np.int64)
+        self.part_ends = self.stream_ends = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
