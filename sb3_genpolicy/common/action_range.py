@@ -3,6 +3,7 @@ The range that a policy models actions in: the data's own, with room around it, 
 """
 
 import warnings
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -82,7 +83,7 @@ class ActionRange(nn.Module):
         ]
         self.ends = ends[0], ends[1]
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:  # type: ignore[no-untyped-def]
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # Release 0.1 modelled actions in the whole box
         for name in ("low", "high"):
             state_dict.setdefault(prefix + name, getattr(self, name).clone())

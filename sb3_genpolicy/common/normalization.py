@@ -68,6 +68,7 @@ class Standardizer(nn.Module):
         self.register_buffer("offset", th.zeros(shape))
         #: Whether there is an offset: numbers that float32 would merge
         self.has_offset = False
+        self._note()
 
     def fit(self, moments: RunningMeanStd, dtype: th.dtype) -> None:
         """
@@ -85,15 +86,18 @@ class Standardizer(nn.Module):
         self.mean.copy_(th.as_tensor(mean - self.offset.double().cpu().numpy()))
         self.std.copy_(th.as_tensor(std).clamp(min=float(np.finfo(np.float32).tiny)))
         self.clip.copy_(th.as_tensor(np.where(is_constant, _CLIP_OF_CONSTANTS, _CLIP)))
-        self._note_offset()
+        self._note()
 
-    def _note_offset(self) -> None:
+    def _note(self) -> None:
         # Not asked of the device at every step
         self.has_offset = bool(self.offset.any())
+        least, largest = (float(clip) for clip in self.clip.aminmax()) if self.clip.numel() else (_CLIP, _CLIP)
+        # One number is clamped to in a fraction of the time
+        self._one_clip = largest if least == largest else None
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
-        self._note_offset()
+        self._note()
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
@@ -102,7 +106,12 @@ class Standardizer(nn.Module):
         """
         if self.has_offset:
             x = (x if x.is_floating_point() else x.double()) - self.offset
-        scaled = th.clamp((x.float() - self.mean) / self.std, -self.clip, self.clip)
+        scaled = (x.float() - self.mean) / self.std
+        scaled = (
+            th.clamp(scaled, -self.clip, self.clip)
+            if self._one_clip is None
+            else scaled.clamp(-self._one_clip, self._one_clip)
+        )
         return scaled if self.mean.dim() else scaled[:, None]
 
 
