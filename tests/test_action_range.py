@@ -93,14 +93,23 @@ def test_densities_are_of_the_environments_units(likelihood):
     assert float(actions) == pytest.approx(0.8, abs=0.15)
 
 
-@pytest.mark.parametrize("space", [spaces.Box(-0.9, 0.1, (1,)), spaces.Box(0.1, 0.7, (1,), np.float64), FREE], ids=str)
+def test_rounding_does_not_lead_out_of_the_space():
+    rng = np.random.default_rng(0)
+    for dtype in (np.float16, np.float32, np.float64):
+        for low, high in rng.uniform(-1.0, 1.0, (40, 2)):
+            space = spaces.Box(min(low, high) - 0.01, max(low, high) + 0.01, (1,), dtype)
+            for scaled in (-1.0, 1.0):
+                assert space.contains(ActionRange(space).unscale_array(np.array([scaled], np.float32)))
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-0.9, 0.1, (1,)), spaces.Box(-0.1, 0.3, (1,), np.float64), FREE], ids=str)
 def test_every_action_is_in_the_space(space, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    high = np.where(np.isfinite(space.high), space.high, 0.3)
+    low, high = np.where(np.isfinite(space.low), space.low, 0.2), np.where(np.isfinite(space.high), space.high, 0.3)
     n = 64
     data = dict(
         observations=np.zeros((n, 1)),
-        actions=np.tile(high, (n, 1)),
+        actions=np.where(np.arange(n)[:, None] % 2, high, low),
         rewards=np.zeros(n),
         terminals=np.ones(n),
         timeouts=np.zeros(n),

@@ -2,6 +2,8 @@
 The offline replay buffer: rows, samples and statistics as SB3's own buffers give them.
 """
 
+import pickle
+
 import numpy as np
 import pytest
 import torch as th
@@ -186,3 +188,12 @@ def test_a_reward_function_that_loses_rows_is_refused(arrays):
         buffer.fill(load_dataset(arrays), lambda rewards: rewards[1:])
     with pytest.raises(ValueError, match="NaN or infinite"):
         buffer.fill(load_dataset(arrays), lambda rewards: rewards / 0)
+
+
+def test_a_buffer_from_a_pickle_is_filled_again(arrays):
+    data = load_dataset(arrays)
+    buffer = OfflineReplayBuffer(10, data.observation_space, data.action_space, "cpu")
+    buffer.fill(data, AffineReward())
+    again = pickle.loads(pickle.dumps(buffer))
+    again.fill(data, AffineReward())
+    np.testing.assert_array_equal(again.actions, buffer.actions)

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_genpolicy import GMPO, AffineReward, BestEpisodes, ReturnRange, load_dataset
+from sb3_genpolicy.common.value_watch import _watched_rows
 from sb3_genpolicy.common.vec_normalize import discounted_returns_so_far
 from tests.conftest import SMALL
 from tests.tiny_envs import SpacesEnv
@@ -115,6 +116,18 @@ def test_shuffled_transitions_are_scaled_as_their_episodes_would_be():
     with pytest.warns(UserWarning, match="single steps"):
         model, _ = rewards_seen(flagged)
     assert model.reward_function.scale == pytest.approx(whole.reward_function.scale, rel=0.2)
+
+
+@pytest.mark.filterwarnings("ignore:.*lead to another observation")
+def test_pieces_of_episodes_are_no_episodes():
+    """Five rows each, in any order, without a flag."""
+    data = load_dataset("pendulum-mixed")
+    pieces = np.random.default_rng(0).permutation(data.n_rows // 5)
+    order = (5 * pieces[:, None] + np.arange(5)).reshape(-1)
+    keys = ("observations", "actions", "rewards", "next_observations", "terminals")
+    with pytest.warns(UserWarning, match=r"9\d{3} of 9\d{3} episodes are single steps or cuts that were inferred"):
+        model, _ = rewards_seen({key: data[key][order] for key in keys} | dict(action_space=data.action_space))
+    assert model.reward_function.scale == pytest.approx(0.58, rel=0.2)
 
 
 def test_bandits_have_one_step_and_a_scale():
@@ -289,6 +302,21 @@ def test_values_that_nobody_can_earn_are_named_once(value):
     ) as said:
         model.learn(4, log_interval=1, reset_num_timesteps=False)
     assert sum("rewards and discount allow" in str(warning.message) for warning in said) == 1
+
+
+def test_where_no_row_starts_from_is_looked_at():
+    rows = cut_to_nowhere(0.1)
+    long = {
+        key: np.tile(value, (20, 1)) if value.ndim > 1 else np.tile(value, 20)
+        for key, value in rows.items()
+        if key != "action_space"
+    }
+    long["timeouts"] = np.arange(8000) == 7998
+    model = GMPO("FlowPolicy", dataset=dict(long, next_observations=np.roll(long["observations"], -1, axis=0)))
+    model.read_dataset()
+    watched = _watched_rows(model.replay_buffer.store)
+    # All that lead to an observation of nobody's, beside every thirty-second
+    assert 7999 in watched.tolist() and len(watched) < 300
 
 
 def test_values_that_can_be_earned_are_not():

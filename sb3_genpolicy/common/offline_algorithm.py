@@ -400,8 +400,16 @@ class OfflineAlgorithm(ResumableAlgorithm):
     def _watch_values(self) -> None:
         """Whether critics say what no policy can earn."""
         if not self._value_watch.has_spoken:
+            was_training = self.policy.training
             self.policy.set_training_mode(False)
             self._value_watch.look(self.policy, self.replay_buffer, self._vec_normalize_env, self.gamma, self.logger)
+            if was_training:
+                self._set_training_mode()
+
+    def _set_training_mode(self) -> None:
+        """For an update. A walk over all modules, which is left out where there is nothing to change."""
+        if not self.policy.training:
+            self.policy.set_training_mode(True)
 
     def dump_logs(self) -> None:
         """

@@ -155,9 +155,9 @@ class PretrainingAlgorithm(GradientSteps):
         return self.pretraining_finished and not self.online
 
     def _set_training_mode(self) -> None:
-        # This affects batch norm / dropout. A walk over all modules, which is left out where there is nothing to change
+        # This affects batch norm / dropout
         if not self.policy.training:
-            self.policy.set_training_mode(True)
+            super()._set_training_mode()
             if self._critics_rest:
                 self._rest_critics()
 
