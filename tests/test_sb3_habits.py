@@ -215,7 +215,8 @@ def test_discrete_actions_are_refused(arrays):
 
 def test_data_of_another_environment_are_refused(arrays):
     with pytest.raises(ValueError, match=r"observations of the dataset has shape \(3,\), but the environment's has \(2,\)"):
-        GMPO("FlowPolicy", "MountainCarContinuous-v0", dataset=arrays, policy_kwargs=SMALL).learn(1)
+        one_action = make_arrays(action_dim=1)
+        GMPO("FlowPolicy", "MountainCarContinuous-v0", dataset=one_action, policy_kwargs=SMALL).learn(1)
     with pytest.raises(ValueError, match=r"actions of the dataset have shape \(2,\), but the environment's have \(1,\)"):
         GMPO("FlowPolicy", "Pendulum-v1", dataset=arrays, policy_kwargs=SMALL).learn(1)
     wide = make_arrays(action_dim=1, low=-5.0, high=5.0)

@@ -161,10 +161,11 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         :return: Mapping of from names of the objects to PyTorch state-dicts.
         """
         parameters = super().get_parameters()
+        clones: dict[Any, th.Tensor] = {}
         for state_dict in parameters.values():
             # In place, since a network's has its version as an attribute
             for name, value in state_dict.items():
-                state_dict[name] = _without_neighbours(value)
+                state_dict[name] = _without_neighbours(value, clones)
         return parameters
 
     @classmethod
@@ -267,12 +268,14 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         self._connect_replay_buffer()
 
 
-def _without_neighbours(tree: Any) -> Any:
+def _without_neighbours(tree: Any, clones: dict[Any, th.Tensor]) -> Any:
     """
     A file has all of the memory that a tensor is a part of: a model that is trained beside others would bring them along.
+    Tensors that several networks share are cloned once, and stay shared.
     """
     if isinstance(tree, dict):
-        return {key: _without_neighbours(value) for key, value in tree.items()}
+        return {key: _without_neighbours(value, clones) for key, value in tree.items()}
     if isinstance(tree, th.Tensor) and tree.untyped_storage().nbytes() > tree.nbytes:
-        return tree.clone()
+        place = tree.data_ptr(), tree.dtype, tree.shape, tree.stride()
+        return clones.setdefault(place, tree.clone())
     return tree
