@@ -10,6 +10,7 @@ import numpy as np
 
 from sb3_genpolicy.common.datasets.columns import Column, read, rows_per_chunk
 from sb3_genpolicy.common.datasets.names import Columns
+from sb3_genpolicy.common.datasets.row_reader import READ_ERRORS
 from sb3_genpolicy.common.utils import tree_items, tree_map
 
 # Rows that are looked at, and environments that are thought of
@@ -66,7 +67,11 @@ def as_streams(columns: Columns, label: str, in_memory: bool) -> Columns:
 def _count_environments(columns: Columns) -> int:
     if "next_observations" not in columns or len(columns.part_ends):
         return 1
-    before, after = (_head(columns[key]) for key in ("observations", "next_observations"))
+    try:
+        before, after = (_head(columns[key]) for key in ("observations", "next_observations"))
+    except READ_ERRORS:
+        # Whoever reads the column says where it is damaged
+        return 1
     if before.keys() != after.keys() or any(before[key].shape != after[key].shape for key in before):
         return 1
     n_rows = min(map(len, before.values()))
