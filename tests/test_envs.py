@@ -242,8 +242,8 @@ def test_wrappers_that_cannot_be_made_again_are_left_out(wrap, kept, lost, minar
             warnings.simplefilter("always")
             made = make()
         assert kept <= set(wrappers_of(made)) and not {"Monitor", "Unrecorded"} & set(wrappers_of(made))
-        said = [warning for warning in caught if issubclass(warning.category, UserWarning)]
-        messages = [str(warning.message) for warning in said if "precision lowered" not in str(warning.message)]
+        # Others may come of what earlier tests left behind
+        messages = [str(warning.message) for warning in caught if "is recovered without" in str(warning.message)]
         assert len(messages) == (lost is not None) and all(f"without {lost}, which" in message for message in messages)
         made.reset()
         assert made.step(made.action_space.sample())[4] is not None
