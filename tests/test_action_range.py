@@ -80,7 +80,7 @@ def test_data_that_fill_their_space_are_scaled_as_sb3_does(arrays):
 def test_densities_are_of_the_environments_units(likelihood):
     """The integral of the density over the actions is 1."""
     model = cloned(two_modes(spaces.Box(-200, 200, (1,))), steps=150)
-    grid = np.linspace(-2.5, 2.5, 2001)[:, None].astype(np.float32)
+    grid = np.linspace(-2.5, 2.5, 501)[:, None].astype(np.float32)
     log_prob = model.policy.log_prob(th.ones(len(grid), 1), th.as_tensor(grid), likelihood).detach()
     inside = (grid[:, 0] > model.policy.action_range.ends[0]) & (grid[:, 0] < model.policy.action_range.ends[1])
     mass = float(log_prob.exp()[th.as_tensor(inside)].sum() * (grid[1, 0] - grid[0, 0]))
