@@ -277,5 +277,7 @@ def _without_neighbours(tree: Any, clones: dict[Any, th.Tensor]) -> Any:
         return {key: _without_neighbours(value, clones) for key, value in tree.items()}
     if isinstance(tree, th.Tensor) and tree.untyped_storage().nbytes() > tree.nbytes:
         place = tree.data_ptr(), tree.dtype, tree.shape, tree.stride()
-        return clones.setdefault(place, tree.clone())
+        if place not in clones:
+            clones[place] = tree.clone()
+        return clones[place]
     return tree
