@@ -22,7 +22,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks.speed import arrays
 from sb3_genpolicy import GMPO, data_parallel
-from sb3_genpolicy.common.data_parallel import SeveralProcesses, processes
+from sb3_genpolicy.common.updates.processes import SeveralProcesses, processes
 
 # Steps that are not timed
 WARM_UP = 10

@@ -22,7 +22,7 @@ from contextlib import nullcontext
 
 import torch as th
 
-from sb3_genpolicy.common.precision import matmul_precision
+from sb3_genpolicy.common.updates.precision import matmul_precision
 from sb3_genpolicy.generative import (
     DiscreteKL,
     GenerativeModel,

@@ -10,8 +10,8 @@ import numpy as np
 import torch as th
 
 from sb3_genpolicy import load_dataset
-from sb3_genpolicy.common.buffers import OfflineReplayBuffer
-from sb3_genpolicy.common.rewards import AffineReward
+from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
+from sb3_genpolicy.common.transitions.rewards import AffineReward
 
 
 def main() -> None:

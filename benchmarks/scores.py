@@ -28,7 +28,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_genpolicy import GMPG, GMPO, load_dataset, normalized_score
-from sb3_genpolicy.common.gradient_steps import Objective
+from sb3_genpolicy.common.updates.objective import Objective
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -30,9 +30,9 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.floor import Floor, copy_rate, product_rate
 from benchmarks.peers import seconds_of
 from sb3_genpolicy import GMPG, GMPO
-from sb3_genpolicy.common import precision
-from sb3_genpolicy.common.gradient_steps import Objective
-from sb3_genpolicy.common.precision import matmul_precision
+from sb3_genpolicy.common.updates import precision
+from sb3_genpolicy.common.updates.objective import Objective
+from sb3_genpolicy.common.updates.precision import matmul_precision
 
 OBS_DIM, ACTION_DIM, ROWS = 11, 3, 200_000
 CPU = th.device("cpu")

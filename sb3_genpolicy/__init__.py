@@ -6,17 +6,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sb3_genpolicy.common.callbacks import OfflineEvalCallback
-    from sb3_genpolicy.common.data_parallel import data_parallel
-    from sb3_genpolicy.common.dataset_info import dataset_info
+    from sb3_genpolicy.common.algorithms.callbacks import OfflineEvalCallback
     from sb3_genpolicy.common.datasets import load_dataset
-    from sb3_genpolicy.common.envs import make_offline_env
-    from sb3_genpolicy.common.recording import record_dataset
-    from sb3_genpolicy.common.rewards import AffineReward, ReturnRange
-    from sb3_genpolicy.common.side_by_side import learn_side_by_side
-    from sb3_genpolicy.common.transforms import BestEpisodes, ClipActions, HeldOutEpisodes, NStepReturns, RescaleActions
-    from sb3_genpolicy.common.transitions import Transitions, normalized_score
-    from sb3_genpolicy.common.whole_files import last_checkpoint
+    from sb3_genpolicy.common.datasets.envs import make_offline_env
+    from sb3_genpolicy.common.datasets.info import dataset_info
+    from sb3_genpolicy.common.datasets.recording import record_dataset
+    from sb3_genpolicy.common.files.whole_files import last_checkpoint
+    from sb3_genpolicy.common.side_by_side.learn import learn_side_by_side
+    from sb3_genpolicy.common.transitions.rewards import AffineReward, ReturnRange
+    from sb3_genpolicy.common.transitions.transforms import (
+        BestEpisodes,
+        ClipActions,
+        HeldOutEpisodes,
+        NStepReturns,
+        RescaleActions,
+    )
+    from sb3_genpolicy.common.transitions.transitions import Transitions, normalized_score
+    from sb3_genpolicy.common.updates.processes import data_parallel
     from sb3_genpolicy.gmpg import GMPG
     from sb3_genpolicy.gmpo import GMPO
 
@@ -49,23 +55,23 @@ __all__ = [
 _MODULES = {
     "GMPG": "gmpg",
     "GMPO": "gmpo",
-    "AffineReward": "common.rewards",
-    "BestEpisodes": "common.transforms",
-    "ClipActions": "common.transforms",
-    "HeldOutEpisodes": "common.transforms",
-    "NStepReturns": "common.transforms",
-    "OfflineEvalCallback": "common.callbacks",
-    "RescaleActions": "common.transforms",
-    "ReturnRange": "common.rewards",
-    "Transitions": "common.transitions",
-    "data_parallel": "common.data_parallel",
-    "dataset_info": "common.dataset_info",
-    "last_checkpoint": "common.whole_files",
-    "learn_side_by_side": "common.side_by_side",
+    "AffineReward": "common.transitions.rewards",
+    "BestEpisodes": "common.transitions.transforms",
+    "ClipActions": "common.transitions.transforms",
+    "HeldOutEpisodes": "common.transitions.transforms",
+    "NStepReturns": "common.transitions.transforms",
+    "OfflineEvalCallback": "common.algorithms.callbacks",
+    "RescaleActions": "common.transitions.transforms",
+    "ReturnRange": "common.transitions.rewards",
+    "Transitions": "common.transitions.transitions",
+    "data_parallel": "common.updates.processes",
+    "dataset_info": "common.datasets.info",
+    "last_checkpoint": "common.files.whole_files",
+    "learn_side_by_side": "common.side_by_side.learn",
     "load_dataset": "common.datasets",
-    "make_offline_env": "common.envs",
-    "normalized_score": "common.transitions",
-    "record_dataset": "common.recording",
+    "make_offline_env": "common.datasets.envs",
+    "normalized_score": "common.transitions.transitions",
+    "record_dataset": "common.datasets.recording",
 }
 
 

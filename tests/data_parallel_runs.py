@@ -18,9 +18,9 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_genpolicy import GMPG, GMPO, HeldOutEpisodes, OfflineEvalCallback, data_parallel, learn_side_by_side, load_dataset
-from sb3_genpolicy.common import offline_algorithm
-from sb3_genpolicy.common.data_parallel import SeveralProcesses, processes, world_size
-from sb3_genpolicy.common.envs import SpacesVecEnv
+from sb3_genpolicy.common.algorithms import offline_algorithm
+from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
+from sb3_genpolicy.common.updates.processes import SeveralProcesses, processes, world_size
 from sb3_genpolicy.common.utils import attributes
 from sb3_genpolicy.generative import ConditionalMLP, Likelihood, OdeKL, Sampler
 from sb3_genpolicy.gmpo.gmpo import effective_sample_size
@@ -281,7 +281,7 @@ def trains_on_gpus(folder):
     device, alone = th.device("cuda", th.cuda.current_device()), world_size() == 1
     if alone:
         th.distributed.init_process_group("cpu:gloo,cuda:nccl", device_id=device)
-    module = importlib.import_module("sb3_genpolicy.common.data_parallel")
+    module = importlib.import_module("sb3_genpolicy.common.updates.processes")
     with attributes(module, _processes=SeveralProcesses()):
         for case in ON_GPUS:
             model = make(case, device=device).learn(STEPS, Watch("watch"))

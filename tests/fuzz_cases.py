@@ -13,8 +13,14 @@ from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
 from sb3_genpolicy import GMPG, GMPO
-from sb3_genpolicy.common.rewards import AffineReward, ReturnRange
-from sb3_genpolicy.common.transforms import BestEpisodes, ClipActions, HeldOutEpisodes, NStepReturns, RescaleActions
+from sb3_genpolicy.common.transitions.rewards import AffineReward, ReturnRange
+from sb3_genpolicy.common.transitions.transforms import (
+    BestEpisodes,
+    ClipActions,
+    HeldOutEpisodes,
+    NStepReturns,
+    RescaleActions,
+)
 from sb3_genpolicy.common.utils import space_items
 from sb3_genpolicy.generative import (
     COUPLINGS,

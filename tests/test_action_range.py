@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_genpolicy import GMPG, GMPO
-from sb3_genpolicy.common.action_range import ActionRange
+from sb3_genpolicy.common.transitions.action_range import ActionRange
 from sb3_genpolicy.generative import Likelihood, Sampler
 from tests.conftest import SMALL, make_arrays
 from tests.tiny_envs import SpacesEnv

@@ -12,10 +12,10 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy import load_dataset
-from sb3_genpolicy.common import added_rows
-from sb3_genpolicy.common.buffers import OfflineReplayBuffer
-from sb3_genpolicy.common.envs import SpacesVecEnv
-from sb3_genpolicy.common.rewards import AffineReward
+from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
+from sb3_genpolicy.common.replay import added_rows
+from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
+from sb3_genpolicy.common.transitions.rewards import AffineReward
 from tests.conftest import make_arrays
 
 SPACE = spaces.Box(-np.inf, np.inf, (3,), np.float32)

@@ -10,10 +10,10 @@ import pytest
 import torch as th
 
 from sb3_genpolicy import GMPG, GMPO, learn_side_by_side, load_dataset
-from sb3_genpolicy.common import buffers
-from sb3_genpolicy.common.buffers import OfflineReplayBuffer
-from sb3_genpolicy.common.model_batch import ModelBatch
-from sb3_genpolicy.common.rewards import AffineReward
+from sb3_genpolicy.common.replay import buffer as buffers
+from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
+from sb3_genpolicy.common.side_by_side.model_batch import ModelBatch
+from sb3_genpolicy.common.transitions.rewards import AffineReward
 from sb3_genpolicy.generative import SOLVERS, Likelihood, Sampler
 from tests import data_parallel_runs
 from tests.conftest import SMALL

@@ -14,7 +14,7 @@ import torch as th
 from stable_baselines3.common.callbacks import CheckpointCallback
 
 from sb3_genpolicy import GMPO, data_parallel
-from sb3_genpolicy.common.data_parallel import world_size
+from sb3_genpolicy.common.updates.processes import world_size
 from tests import data_parallel_runs as runs
 from tests.data_formats import flat_columns, make_episodes, write_npz
 

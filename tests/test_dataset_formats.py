@@ -21,7 +21,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_genpolicy import load_dataset
 from sb3_genpolicy.common.datasets import columns as columns_module
 from sb3_genpolicy.common.datasets import minari_episodes
-from sb3_genpolicy.common.transitions import KEYS
+from sb3_genpolicy.common.transitions.transitions import KEYS
 from tests.data_formats import (
     FILE_FORMATS,
     WHOLE_FORMATS,

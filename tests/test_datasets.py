@@ -14,9 +14,9 @@ from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 
 from sb3_genpolicy import load_dataset, make_offline_env
 from sb3_genpolicy.common.datasets import EMBEDDED, dataset_spaces, local_datasets_for
-from sb3_genpolicy.common.rewards import AffineReward, fit_reward_transform
-from sb3_genpolicy.common.transitions import KEYS, normalized_score
-from sb3_genpolicy.common.vec_normalize import discounted_returns_so_far
+from sb3_genpolicy.common.replay.vec_normalize import discounted_returns_so_far
+from sb3_genpolicy.common.transitions.rewards import AffineReward, fit_reward_transform
+from sb3_genpolicy.common.transitions.transitions import KEYS, normalized_score
 from tests.closed_forms import assert_rows_are_pendulums
 from tests.conftest import make_arrays
 

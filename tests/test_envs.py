@@ -30,7 +30,7 @@ from stable_baselines3.common.vec_env import (
 
 from sb3_genpolicy import GMPO, load_dataset, make_offline_env
 from sb3_genpolicy.common.datasets import local_datasets_for
-from sb3_genpolicy.common.vec_wrappers import check_normalized_last
+from sb3_genpolicy.common.datasets.vec_wrappers import check_normalized_last
 from sb3_genpolicy.zoo.environments import register_env
 from tests.conftest import SMALL
 from tests.sentences import fault_of
@@ -219,7 +219,8 @@ def pendulum_v1():
 def wrappers_of(env):
     found = []
     while isinstance(env, gym.Wrapper):
-        found.append(type(env).__name__)
+        # rl_zoo3 puts a `PatchedTimeLimit` in gymnasium's place, as soon as anything imports it
+        found.append(type(env).__name__.removeprefix("Patched"))
         env = env.env
     return found
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sb3_genpolicy.common.generative_policy import GenerativePolicy
+from sb3_genpolicy.common.policies.generative_policy import GenerativePolicy
 from tests.conftest import make_arrays
 from tests.fuzz_cases import ALGORITHMS, sound_cases, wild_cases
 from tests.fuzz_options import OPTIONS_OF, POLICY_OPTIONS

@@ -13,8 +13,8 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
 
 from sb3_genpolicy import GMPO, load_dataset
-from sb3_genpolicy.common.critics import expectile_loss, iql_losses
-from sb3_genpolicy.common.device_means import DeviceMeans
+from sb3_genpolicy.common.policies.critics import expectile_loss, iql_losses
+from sb3_genpolicy.common.updates.device_means import DeviceMeans
 from sb3_genpolicy.gmpo.gmpo import effective_sample_size
 from tests.conftest import SMALL, make_arrays
 

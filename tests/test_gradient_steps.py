@@ -15,13 +15,14 @@ from stable_baselines3.common.utils import polyak_update
 from torch import nn
 
 from sb3_genpolicy import GMPG, GMPO, learn_side_by_side
-from sb3_genpolicy.common import gradient_steps, precision
-from sb3_genpolicy.common.averages import follow
-from sb3_genpolicy.common.device_means import DeviceMeans
-from sb3_genpolicy.common.guards import check_gradients
-from sb3_genpolicy.common.precision import matmul_precision, onednn_keeps_float32
-from sb3_genpolicy.common.recorded_update import make_ordinary, make_recordable
-from sb3_genpolicy.common.twin_critic import TwinCritic
+from sb3_genpolicy.common.algorithms import gradient_steps
+from sb3_genpolicy.common.policies.twin_critic import TwinCritic
+from sb3_genpolicy.common.updates import precision
+from sb3_genpolicy.common.updates.averages import follow
+from sb3_genpolicy.common.updates.device_means import DeviceMeans
+from sb3_genpolicy.common.updates.guards import check_gradients
+from sb3_genpolicy.common.updates.precision import matmul_precision, onednn_keeps_float32
+from sb3_genpolicy.common.updates.recorded_update import make_ordinary, make_recordable
 from tests.conftest import SMALL, make_arrays
 from tests.test_save_load import same_state
 

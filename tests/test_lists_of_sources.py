@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecTransposeImage
 from sb3_genpolicy import load_dataset
 from sb3_genpolicy.common.datasets import mappings
 from sb3_genpolicy.common.datasets.fitting import fit_to_spaces, is_transposed
-from sb3_genpolicy.common.transitions import KEYS
+from sb3_genpolicy.common.transitions.transitions import KEYS
 from tests.conftest import make_arrays
 from tests.data_formats import flat_columns, make_episodes, trajectory_columns, without, write_npz
 

@@ -19,7 +19,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_genpolicy import GMPG, GMPO, last_checkpoint
-from sb3_genpolicy.common.whole_files import whole_file
+from sb3_genpolicy.common.files.whole_files import whole_file
 from tests.conftest import SMALL, make_arrays
 from tests.resumed_run import PLACES, SAVE_FREQ, learn, make
 

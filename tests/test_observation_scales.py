@@ -12,7 +12,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_genpolicy import GMPO
-from sb3_genpolicy.common.normalization import ObservationNormalizer, Standardizer
+from sb3_genpolicy.common.policies.normalization import ObservationNormalizer, Standardizer
 from tests.conftest import SMALL
 from tests.tiny_envs import SpacesEnv
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy import GMPG, GMPO, NStepReturns, last_checkpoint, learn_side_by_side
-from sb3_genpolicy.common import gradient_steps
+from sb3_genpolicy.common.algorithms import gradient_steps
 from tests.conftest import SMALL
 from tests.test_save_load import same_state
 from tests.tiny_envs import EPISODE_STEPS, make_minari

@@ -23,10 +23,10 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 from torch import nn
 
 from sb3_genpolicy import GMPG, GMPO
-from sb3_genpolicy.common import transforms
-from sb3_genpolicy.common.plain_json import NotPlainError, decode, encode
-from sb3_genpolicy.common.policies import FlowPolicy
-from sb3_genpolicy.common.rewards import AffineReward, ReturnRange
+from sb3_genpolicy.common.files.plain_json import NotPlainError, decode, encode
+from sb3_genpolicy.common.policies.named import FlowPolicy
+from sb3_genpolicy.common.transitions import transforms
+from sb3_genpolicy.common.transitions.rewards import AffineReward, ReturnRange
 from sb3_genpolicy.generative import (
     CosinePath,
     DiscreteKL,

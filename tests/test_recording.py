@@ -13,7 +13,7 @@ from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTransposeImage
 
 from sb3_genpolicy import GMPO, load_dataset, record_dataset
-from sb3_genpolicy.common import recording
+from sb3_genpolicy.common.datasets import recording
 from tests.closed_forms import assert_rows_are_pendulums
 from tests.conftest import SMALL
 

@@ -11,8 +11,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_genpolicy import GMPO, AffineReward, BestEpisodes, ReturnRange, load_dataset
-from sb3_genpolicy.common.value_watch import _watched_rows
-from sb3_genpolicy.common.vec_normalize import discounted_returns_so_far
+from sb3_genpolicy.common.algorithms.value_watch import _watched_rows
+from sb3_genpolicy.common.replay.vec_normalize import discounted_returns_so_far
 from tests.conftest import SMALL
 from tests.tiny_envs import SpacesEnv
 

@@ -11,9 +11,9 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_genpolicy import GMPO, BestEpisodes, dataset_info, load_dataset
 from sb3_genpolicy.common.datasets import cache
-from sb3_genpolicy.common.row_store import n_step_returns
-from sb3_genpolicy.common.transitions import Transitions
-from sb3_genpolicy.common.vec_normalize import discounted_returns_so_far
+from sb3_genpolicy.common.replay.row_store import n_step_returns
+from sb3_genpolicy.common.replay.vec_normalize import discounted_returns_so_far
+from sb3_genpolicy.common.transitions.transitions import Transitions
 from tests.conftest import SMALL
 from tests.data_formats import fill_sb3_buffer, flat_columns, make_episodes, without, write_hdf5, write_minari, write_npz
 

@@ -12,7 +12,7 @@ import torch as th
 from stable_baselines3 import SAC
 
 from sb3_genpolicy import GMPG, GMPO
-from sb3_genpolicy.common.tensor_files import check_tensor_file
+from sb3_genpolicy.common.files.tensor_files import check_tensor_file
 from sb3_genpolicy.generative import VPPath
 from tests.conftest import SMALL
 from tests.model_zips import (

@@ -13,9 +13,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_genpolicy import GMPO, load_dataset
-from sb3_genpolicy.common import offline_algorithm
-from sb3_genpolicy.common.actor import GenerativeActor
-from sb3_genpolicy.common.policies import POLICY_ALIASES
+from sb3_genpolicy.common.algorithms import offline_algorithm
+from sb3_genpolicy.common.policies.actor import GenerativeActor
+from sb3_genpolicy.common.policies.named import POLICY_ALIASES
 from tests.conftest import SMALL, make_arrays
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)

@@ -151,7 +151,7 @@ def test_vec_normalize_is_fitted_from_the_dataset():
     one = data.rewards[:200].astype(np.float64)
     by_hand = np.array([sum(0.9 ** (t - k) * one[k] for k in range(t + 1)) for t in range(200)])
     np.testing.assert_allclose(expected.ret_rms.var, by_hand.var(), rtol=1e-3)
-    from sb3_genpolicy.common.vec_normalize import discounted_returns_so_far
+    from sb3_genpolicy.common.replay.vec_normalize import discounted_returns_so_far
 
     seen = model.reward_function(data.rewards)
     np.testing.assert_allclose(env.ret_rms.var, discounted_returns_so_far(data, seen, 0.9).var(), rtol=1e-3)

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from sb3_genpolicy import GMPG, GMPO, HeldOutEpisodes, NStepReturns, learn_side_by_side
-from sb3_genpolicy.common.envs import SpacesVecEnv
+from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
 from sb3_genpolicy.generative import ConditionalMLP, Likelihood, OdeKL, Sampler, VPPath
 from tests.conftest import SMALL, make_arrays
 
@@ -437,7 +437,7 @@ def test_vec_normalize_is_refused(arrays):
 
 def test_streamed_datasets_are_refused(arrays, monkeypatch):
     models = build(GMPO, arrays)
-    monkeypatch.setattr("sb3_genpolicy.common.buffers.OfflineReplayBuffer._fits", lambda self, data: False)
+    monkeypatch.setattr("sb3_genpolicy.common.replay.buffer.OfflineReplayBuffer._fits", lambda self, data: False)
     with pytest.raises(ValueError, match="its dataset is streamed from files. Take one that fits into memory"):
         learn_side_by_side(models, STEPS)
 

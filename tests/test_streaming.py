@@ -16,12 +16,12 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy import GMPG, GMPO, RescaleActions, load_dataset
-from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.datasets import arrays as arrays_module
 from sb3_genpolicy.common.datasets import cache, loading
-from sb3_genpolicy.common.envs import SpacesVecEnv
-from sb3_genpolicy.common.rewards import AffineReward
-from sb3_genpolicy.common.streaming import Prefetcher
+from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
+from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
+from sb3_genpolicy.common.replay.streaming import Prefetcher
+from sb3_genpolicy.common.transitions.rewards import AffineReward
 from tests.conftest import SMALL
 from tests.data_formats import flat_columns, make_episodes, write_hdf5, write_minari, write_npz
 
@@ -368,9 +368,9 @@ def test_loading_and_filling_take_less_than_twice_the_data(kind, tmp_path):
     assert bytes_of_rows > 50e6
     growth = peak_growth(
         f"""
-from sb3_genpolicy.common.buffers import OfflineReplayBuffer
-from sb3_genpolicy.common.envs import SpacesVecEnv
-from sb3_genpolicy.common.rewards import AffineReward
+from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
+from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
+from sb3_genpolicy.common.transitions.rewards import AffineReward
 data = load_dataset({str(path)!r})
 buffer = OfflineReplayBuffer(10, data.observation_space, data.action_space, device="cpu")
 buffer.fill(data, AffineReward())

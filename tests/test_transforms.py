@@ -22,8 +22,8 @@ from sb3_genpolicy import (
     ReturnRange,
     load_dataset,
 )
-from sb3_genpolicy.common.buffers import OfflineReplayBuffer
-from sb3_genpolicy.common.transforms import prepare
+from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
+from sb3_genpolicy.common.transitions.transforms import prepare
 from tests.conftest import SMALL
 from tests.data_formats import fill_sb3_buffer, flat_columns, make_episodes, spaces_of, write_npz
 

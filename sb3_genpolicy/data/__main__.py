@@ -63,9 +63,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _info(options: argparse.Namespace) -> None:
     # Imported late: `--help` answers at once
-    from sb3_genpolicy.common.dataset_info import dataset_info
-    from sb3_genpolicy.common.dataset_picture import check_picture_path
     from sb3_genpolicy.common.datasets import load_dataset
+    from sb3_genpolicy.common.datasets.info import dataset_info
+    from sb3_genpolicy.common.datasets.picture import check_picture_path
 
     picture = None if options.picture is None else check_picture_path(options.picture)
     scores = options.reference_scores
@@ -109,7 +109,7 @@ def _action_space(options: argparse.Namespace) -> spaces.Box | None:
 
 
 def _transforms(options: argparse.Namespace) -> list[Any]:
-    from sb3_genpolicy.common.transforms import ClipActions, RescaleActions
+    from sb3_genpolicy.common.transitions.transforms import ClipActions, RescaleActions
 
     if options.clip_actions:
         return [ClipActions()]

@@ -11,16 +11,16 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
-from sb3_genpolicy.common.critics import smallest_q
-from sb3_genpolicy.common.data_parallel import batch_mean
+from sb3_genpolicy.common.algorithms.option_checks import check_rate
+from sb3_genpolicy.common.algorithms.pretrained import PretrainedSource
+from sb3_genpolicy.common.algorithms.pretraining import PretrainingAlgorithm
 from sb3_genpolicy.common.datasets import DatasetSource
-from sb3_genpolicy.common.gradient_steps import Objective
-from sb3_genpolicy.common.option_checks import check_rate
-from sb3_genpolicy.common.precision import Precision
-from sb3_genpolicy.common.pretrained import PretrainedSource
-from sb3_genpolicy.common.pretraining import PretrainingAlgorithm
-from sb3_genpolicy.common.rewards import RewardTransform
-from sb3_genpolicy.common.transforms import Transform
+from sb3_genpolicy.common.policies.critics import smallest_q
+from sb3_genpolicy.common.transitions.rewards import RewardTransform
+from sb3_genpolicy.common.transitions.transforms import Transform
+from sb3_genpolicy.common.updates.objective import Objective
+from sb3_genpolicy.common.updates.precision import Precision
+from sb3_genpolicy.common.updates.processes import batch_mean
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative import DiscreteKL, KLEstimator, OdeKL
 from sb3_genpolicy.generative.checks import check_choice, check_flag, check_number, named_options
@@ -99,7 +99,7 @@ class GMPG(PretrainingAlgorithm):
     :param reward_transform: ``locomotion`` (the default: returns of the dataset span 1000), ``antmaze`` (reward - 1),
         ``none`` (or None), an object (``AffineReward``, ``ReturnRange``) or a function of an array of rewards
     :param transforms: what else is done to the dataset, in the order given: ``BestEpisodes``, ``HeldOutEpisodes``,
-        ``NStepReturns``, ``ClipActions``, ``RescaleActions``, see :mod:`sb3_genpolicy.common.transforms`
+        ``NStepReturns``, ``ClipActions``, ``RescaleActions``, see :mod:`sb3_genpolicy.common.transitions.transforms`
     :param dataset: the logged data: a Minari id, a file, an SB3 replay buffer, a mapping of arrays, a list of these, or
         anything else that ``load_dataset`` takes. They are read in ``learn``. Default: what the environment carries
         (``env.get_dataset()``).
@@ -110,7 +110,7 @@ class GMPG(PretrainingAlgorithm):
     :param stats_window_size: Window size for the rollout logging when the model goes on online
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: Additional arguments to be passed to the policy on creation,
-        see :class:`~sb3_genpolicy.common.generative_policy.GenerativePolicy`
+        see :class:`~sb3_genpolicy.common.policies.generative_policy.GenerativePolicy`
     :param verbose: Verbosity level: 0 for no output, 1 for info messages (such as device or wrappers used),
         2 for debug messages
     :param seed: Seed for the pseudo random generators

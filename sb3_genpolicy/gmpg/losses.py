@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch as th
 
-from sb3_genpolicy.common.data_parallel import batch_mean
+from sb3_genpolicy.common.updates.processes import batch_mean
 from sb3_genpolicy.generative.kl import KLSample
 
 GradientEstimator = Literal["pathwise", "reinforce", "reinforce_softmax", "matching", "detached"]

@@ -1,7 +1,7 @@
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_genpolicy.common import policies as common
-from sb3_genpolicy.common.policies import FlowCnnPolicy, FlowMultiInputPolicy, FlowPolicy
+from sb3_genpolicy.common.policies import named as common
+from sb3_genpolicy.common.policies.named import FlowCnnPolicy, FlowMultiInputPolicy, FlowPolicy
 
 
 class DiffusionPolicy(common.DiffusionPolicy):
@@ -9,7 +9,7 @@ class DiffusionPolicy(common.DiffusionPolicy):
     Diffusion on the variance-preserving (``vp``, the default) or the ``cosine`` path, with a velocity network on both, as
     published for GMPG: few steps of its field are invertible, those of a noise network often fold.
 
-    The parameters are those of :class:`~sb3_genpolicy.common.generative_policy.GenerativePolicy`.
+    The parameters are those of :class:`~sb3_genpolicy.common.policies.generative_policy.GenerativePolicy`.
     """
 
     default_prediction = "velocity"

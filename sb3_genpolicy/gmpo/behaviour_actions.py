@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch as th
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_genpolicy.common.actor import GenerativeActor
-from sb3_genpolicy.common.buffers import OfflineReplayBuffer
-from sb3_genpolicy.common.critics import smallest_q
-from sb3_genpolicy.common.twin_critic import TwinCritic
+from sb3_genpolicy.common.policies.actor import GenerativeActor
+from sb3_genpolicy.common.policies.critics import smallest_q
+from sb3_genpolicy.common.policies.twin_critic import TwinCritic
+from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative.draws import Source, draw
 

@@ -1,4 +1,4 @@
-from sb3_genpolicy.common.policies import (
+from sb3_genpolicy.common.policies.named import (
     DiffusionCnnPolicy,
     DiffusionMultiInputPolicy,
     DiffusionPolicy,

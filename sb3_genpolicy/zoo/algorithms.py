@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
+from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.generative.checks import did_you_mean
 from sb3_genpolicy.gmpg import GMPG
 from sb3_genpolicy.gmpo import GMPO

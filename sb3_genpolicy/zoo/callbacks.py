@@ -8,7 +8,7 @@ import time
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import CSVOutputFormat
 
-from sb3_genpolicy.common.callbacks import OfflineEvalCallback
+from sb3_genpolicy.common.algorithms.callbacks import OfflineEvalCallback
 
 
 class CsvLog(BaseCallback):

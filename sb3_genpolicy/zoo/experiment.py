@@ -27,10 +27,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_genpolicy.common.callbacks import GradientStepProgressBar
+from sb3_genpolicy.common.algorithms.callbacks import GradientStepProgressBar
+from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.datasets import local_datasets_for
-from sb3_genpolicy.common.envs import carried_dataset
-from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
+from sb3_genpolicy.common.datasets.envs import carried_dataset
 from sb3_genpolicy.generative import PATHS
 from sb3_genpolicy.zoo.algorithms import OFFLINE_ALGORITHMS
 from sb3_genpolicy.zoo.arguments import BY_LENGTH

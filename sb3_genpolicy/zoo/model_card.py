@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_sb3 import EnvironmentName, ModelName
 
-from sb3_genpolicy.common.transitions import normalized_score
+from sb3_genpolicy.common.transitions.transitions import normalized_score
 from sb3_genpolicy.zoo.algorithms import OFFLINE_ALGORITHMS
 from sb3_genpolicy.zoo.runs import Run, plain, read_yaml, reference_scores_of, settings_of
 

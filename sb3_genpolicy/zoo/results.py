@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sb3_genpolicy.common.datasets import load_dataset
-from sb3_genpolicy.common.transitions import normalized_score
+from sb3_genpolicy.common.transitions.transitions import normalized_score
 from sb3_genpolicy.zoo.published import published_method, published_scores
 from sb3_genpolicy.zoo.results_picture import draw_curves, draw_intervals
 from sb3_genpolicy.zoo.runs import find_runs

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from sb3_genpolicy.common.transitions import normalized_score
+from sb3_genpolicy.common.transitions.transitions import normalized_score
 from sb3_genpolicy.zoo.runs import Run
 from sb3_genpolicy.zoo.scores import Aggregate, Scores
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from sb3_genpolicy.common.model_files import open_model_file
-from sb3_genpolicy.common.transitions import check_reference_scores
+from sb3_genpolicy.common.files.model_files import open_model_file
+from sb3_genpolicy.common.transitions.transitions import check_reference_scores
 from sb3_genpolicy.zoo.tasks import published_task
 
 

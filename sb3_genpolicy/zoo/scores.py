@@ -17,7 +17,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tqdm import tqdm
 
-from sb3_genpolicy.common.transitions import normalized_score
+from sb3_genpolicy.common.transitions.transitions import normalized_score
 from sb3_genpolicy.zoo.environments import register_env
 from sb3_genpolicy.zoo.runs import Run
 

@@ -13,9 +13,15 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sb3_genpolicy.common.offline_algorithm import OfflineAlgorithm
-from sb3_genpolicy.common.rewards import AffineReward, ReturnRange
-from sb3_genpolicy.common.transforms import BestEpisodes, ClipActions, HeldOutEpisodes, NStepReturns, RescaleActions
+from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
+from sb3_genpolicy.common.transitions.rewards import AffineReward, ReturnRange
+from sb3_genpolicy.common.transitions.transforms import (
+    BestEpisodes,
+    ClipActions,
+    HeldOutEpisodes,
+    NStepReturns,
+    RescaleActions,
+)
 from sb3_genpolicy.generative import CosinePath, LinearPath, VPPath
 from sb3_genpolicy.generative.checks import did_you_mean
 

@@ -15,7 +15,7 @@ import numpy as np
 from minari.serialization import deserialize_space, serialize_space
 
 from sb3_genpolicy.common.datasets.arrays import FileWriter, NotWritten, map_file, read_file
-from sb3_genpolicy.common.transitions import Transitions
+from sb3_genpolicy.common.transitions.transitions import Transitions
 from sb3_genpolicy.common.utils import space_items, tree_items, tree_of
 
 #: Environment variable: the folder of flat files

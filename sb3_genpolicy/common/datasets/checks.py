@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape, is_image_space
 
 from sb3_genpolicy.common.datasets.columns import slices
-from sb3_genpolicy.common.transitions import Transitions, check_reference_scores, label_of
+from sb3_genpolicy.common.transitions.transitions import Transitions, check_reference_scores, label_of
 from sb3_genpolicy.common.utils import on_one_line, space_items, tree_items
 
 #: Space of one number for each row

@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from sb3_genpolicy.common.datasets.arrays import ArrayWriter
 from sb3_genpolicy.common.datasets.checks import label_of
-from sb3_genpolicy.common.transitions import Transitions
+from sb3_genpolicy.common.transitions.transitions import Transitions
 from sb3_genpolicy.common.utils import space_items, tree_items, tree_of
 
 

@@ -8,7 +8,7 @@ from importlib import resources
 import numpy as np
 from gymnasium import spaces
 
-from sb3_genpolicy.common.transitions import Transitions
+from sb3_genpolicy.common.transitions.transitions import Transitions
 
 #: Name -> file in ``sb3_genpolicy/data``
 EMBEDDED = {"pendulum-mixed": "pendulum_mixed.npz"}

@@ -17,7 +17,7 @@ from sb3_genpolicy.common.datasets.flat import read_flat
 from sb3_genpolicy.common.datasets.names import Columns, Known, named_columns
 from sb3_genpolicy.common.datasets.paths import HDF5_SUFFIXES, ending
 from sb3_genpolicy.common.datasets.row_reader import READ_ERRORS
-from sb3_genpolicy.common.transitions import Transitions
+from sb3_genpolicy.common.transitions.transitions import Transitions
 
 #: From a source's arrays by name to the same with more or others of them; None: they were changed in place
 Relabel = Callable[[dict[str, Any]], Mapping[str, Any] | None]

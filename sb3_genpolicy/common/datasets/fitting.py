@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecTransposeImage
 
 from sb3_genpolicy.common.datasets.checks import ACTION_TOLERANCE, check_action_bounds, check_members, check_spaces
 from sb3_genpolicy.common.datasets.names import Known
-from sb3_genpolicy.common.transitions import Arrays, Transitions, label_of
+from sb3_genpolicy.common.transitions.transitions import Arrays, Transitions, label_of
 from sb3_genpolicy.common.utils import on_one_line, space_items, tree_items
 
 

@@ -25,7 +25,7 @@ from sb3_genpolicy.common.datasets.observations import Observations, read_observ
 from sb3_genpolicy.common.datasets.resets import without_resets
 from sb3_genpolicy.common.datasets.row_reader import RowReader
 from sb3_genpolicy.common.datasets.time_steps import as_trajectories
-from sb3_genpolicy.common.transitions import Transitions, where
+from sb3_genpolicy.common.transitions.transitions import Transitions, where
 from sb3_genpolicy.common.utils import tree_items, tree_of
 
 

@@ -1,5 +1,5 @@
 """
-Every source of logged data becomes one :class:`~sb3_genpolicy.common.transitions.Transitions` record.
+Every source of logged data becomes one :class:`~sb3_genpolicy.common.transitions.transitions.Transitions` record.
 """
 
 import math
@@ -39,8 +39,8 @@ from sb3_genpolicy.common.datasets.names import Columns, Known, infer_action_spa
 from sb3_genpolicy.common.datasets.paths import FILE_SUFFIXES, HDF5_SUFFIXES, NPZ_SUFFIXES, PICKLE_SUFFIXES, ending
 from sb3_genpolicy.common.datasets.sb3_source import load_buffer, read_buffer
 from sb3_genpolicy.common.datasets.time_limits import suspect_time_limit
-from sb3_genpolicy.common.transforms import ActionTransform
-from sb3_genpolicy.common.transitions import Transitions, check_reference_scores
+from sb3_genpolicy.common.transitions.transforms import ActionTransform
+from sb3_genpolicy.common.transitions.transitions import Transitions, check_reference_scores
 from sb3_genpolicy.common.utils import space_items, tree_items
 from sb3_genpolicy.generative.checks import named_arguments
 
@@ -94,7 +94,7 @@ def load_dataset(
     :param reference_scores: returns that count as scores of 0 and 100, likewise
     :param relabel: for files and mappings, a function of all arrays by name that changes some (OGBench's rewards of a task)
     :param action_transforms: what is done to the actions before their bounds are checked, see
-        :mod:`sb3_genpolicy.common.transforms`
+        :mod:`sb3_genpolicy.common.transitions.transforms`
     :return: the record
     :raises ValueError: if there is no such dataset, or it is damaged, empty, misshapen, non-finite or has actions outside
         their bounds; the message says what was found, where, and what to do

@@ -14,7 +14,7 @@ from sb3_genpolicy.common.datasets.columns import ArrayColumn
 from sb3_genpolicy.common.datasets.files import Relabel, relabelled
 from sb3_genpolicy.common.datasets.flat import read_flat
 from sb3_genpolicy.common.datasets.names import MARKS, Columns, Known, named_columns
-from sb3_genpolicy.common.transitions import Transitions, check_reference_scores
+from sb3_genpolicy.common.transitions.transitions import Transitions, check_reference_scores
 
 #: What a mapping may say of itself beside its arrays
 SAID = ("observation_space", "action_space", "env_id", "reference_scores")

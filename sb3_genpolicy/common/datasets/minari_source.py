@@ -18,7 +18,7 @@ from sb3_genpolicy.common.datasets.env_specs import recorded_env_id, written_met
 from sb3_genpolicy.common.datasets.minari_episodes import EpisodeReader
 from sb3_genpolicy.common.datasets.names import Known
 from sb3_genpolicy.common.datasets.resets import without_resets
-from sb3_genpolicy.common.transitions import Transitions, check_reference_scores
+from sb3_genpolicy.common.transitions.transitions import Transitions, check_reference_scores
 from sb3_genpolicy.common.utils import space_items, tree_of
 
 

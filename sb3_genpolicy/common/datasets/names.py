@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from sb3_genpolicy.common.datasets.checks import ACTION_TOLERANCE
 from sb3_genpolicy.common.datasets.columns import Column
-from sb3_genpolicy.common.transforms import ActionTransform
+from sb3_genpolicy.common.transitions.transforms import ActionTransform
 from sb3_genpolicy.common.utils import tree_map
 
 #: Column -> what it is called by Minari, D4RL, OGBench, RL Unplugged's npz files, SB3 and their users. Of several names that

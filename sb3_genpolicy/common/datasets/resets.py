@@ -10,7 +10,7 @@ import numpy as np
 
 from sb3_genpolicy.common.datasets.arrays import ArrayWriter, MemoryWriter
 from sb3_genpolicy.common.datasets.columns import slices
-from sb3_genpolicy.common.transitions import Transitions
+from sb3_genpolicy.common.transitions.transitions import Transitions
 from sb3_genpolicy.common.utils import tree_items
 
 _AFTER = (

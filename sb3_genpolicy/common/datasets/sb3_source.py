@@ -2,24 +2,20 @@
 SB3's replay buffers, as objects and as the pickles that SB3 saves.
 """
 
-import io
-import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
-import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_genpolicy.common.buffers import OfflineReplayBuffer
 from sb3_genpolicy.common.datasets.arrays import ArrayWriter
 from sb3_genpolicy.common.datasets.checks import ACTION_TOLERANCE, check_spaces
 from sb3_genpolicy.common.datasets.columns import ArrayColumn, MappedColumn, StreamsColumn, read
 from sb3_genpolicy.common.datasets.flat import read_flat
 from sb3_genpolicy.common.datasets.names import Known, named_columns
-from sb3_genpolicy.common.transitions import Transitions
+from sb3_genpolicy.common.files.buffer_pickles import unpickle_buffer
+from sb3_genpolicy.common.transitions.transitions import Transitions
 from sb3_genpolicy.common.utils import tree_items, tree_map
 
 
@@ -38,7 +34,7 @@ def read_buffer(buffer: ReplayBuffer, writer: ArrayWriter, known: Known, label: 
     check_spaces(buffer.observation_space, buffer.action_space, label)
     action_space = buffer.action_space
     assert isinstance(action_space, spaces.Box)
-    if isinstance(buffer, OfflineReplayBuffer):
+    if getattr(buffer, "was_filled_from_dataset", False):
         raise ValueError("This replay buffer was itself filled from a dataset: pass that dataset instead.")
     _check_arrays(buffer, label)
     first, n_steps = _rows(buffer)
@@ -121,80 +117,3 @@ def load_buffer(path: Path) -> ReplayBuffer:
     """
     with path.open("rb") as file:
         return unpickle_buffer(file, f"File {path}", "read it with SB3 (`load_from_pkl`) and pass the buffer")
-
-
-def unpickle_buffer(file: IO[bytes], label: str, if_trusted: str) -> ReplayBuffer:
-    """
-    As :func:`load_buffer`, from a file that is open.
-
-    :param file: the file
-    :param label: what it is called in messages
-    :param if_trusted: what to do with a file that needs more, for whoever trusts it
-    :return: the buffer
-    :raises ValueError: if the file is damaged, holds something else, or would run something else
-    """
-    try:
-        buffer = _BufferUnpickler(file).load()
-    except _Refused as error:
-        raise ValueError(
-            f"{label} asks for '{error}', which no replay buffer of SB3 needs, and was not read further. If you trust "
-            f"it, {if_trusted}."
-        ) from error
-    except Exception as error:
-        raise ValueError(f"{label} is no replay buffer of SB3, or damaged ({error or type(error).__name__}).") from error
-    if not isinstance(buffer, ReplayBuffer):
-        raise ValueError(f"{label} holds a {type(buffer).__name__}, not a replay buffer of SB3.")
-    return buffer
-
-
-class _Refused(Exception):
-    pass
-
-
-class _BufferUnpickler(pickle.Unpickler):
-    """
-    Makes the objects that SB3's replay buffers consist of, and no others.
-    """
-
-    ALLOWED = frozenset(
-        {
-            ("stable_baselines3.common.buffers", "ReplayBuffer"),
-            ("stable_baselines3.common.buffers", "DictReplayBuffer"),
-            ("stable_baselines3.common.buffers", "NStepReplayBuffer"),
-            ("stable_baselines3.her.her_replay_buffer", "HerReplayBuffer"),
-            ("stable_baselines3.her.goal_selection_strategy", "GoalSelectionStrategy"),
-            *((f"gymnasium.spaces.{name}", cls) for name, cls in (
-                ("box", "Box"), ("dict", "Dict"), ("discrete", "Discrete"),
-                ("multi_discrete", "MultiDiscrete"), ("multi_binary", "MultiBinary"),
-            )),
-            ("sb3_genpolicy.common.added_rows", "AddedRows"),
-            ("sb3_genpolicy.common.buffers", "OfflineReplayBuffer"),
-            ("sb3_genpolicy.common.row_store", "RowStore"),
-            ("sb3_genpolicy.common.tensor_normalizer", "TensorNormalizer"),
-            ("sb3_genpolicy.common.rewards", "AffineReward"),
-            ("torch._utils", "_rebuild_tensor_v2"),
-            ("torch", "device"),
-            ("collections", "OrderedDict"),
-            ("numpy", "dtype"),
-            ("numpy", "ndarray"),
-            *((f"numpy.{core}.{module}", name) for core in ("core", "_core") for module, name in (
-                ("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"),
-            )),
-            *(("numpy.random._pickle", f"__{name}_ctor") for name in ("generator", "bit_generator")),
-            ("numpy.random._pcg64", "PCG64"),
-            ("numpy.random.bit_generator", "SeedSequence"),
-            ("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence"),
-        }
-    )  # fmt: skip
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("torch.storage", "_load_from_bytes"):
-            # Torch's own reads a pickle within the pickle as it comes
-            return _storage_of
-        if (module, name) not in self.ALLOWED:
-            raise _Refused(f"{module}.{name}")
-        return super().find_class(module, name)
-
-
-def _storage_of(content: bytes) -> Any:
-    return th.load(io.BytesIO(content), weights_only=True)

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from sb3_genpolicy.common.transitions import Transitions
+from sb3_genpolicy.common.transitions.transitions import Transitions
 
 # So many episodes have to share the longest length, of so many steps
 _EPISODES, _LENGTH = 3, 10

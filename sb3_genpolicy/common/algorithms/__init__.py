@@ -1,0 +1,3 @@
+"""
+How learning goes on in SB3's loop.
+"""

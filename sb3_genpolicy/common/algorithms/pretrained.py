@@ -1,0 +1,109 @@
+"""
+Behaviour models and critics that were trained before: reading them, and copying them into a new model.
+"""
+
+import io
+import pathlib
+from typing import Any, NamedTuple
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file
+from torch import nn
+
+from sb3_genpolicy.common.files.model_files import ModelSource, open_model_file
+from sb3_genpolicy.common.policies.actor import GenerativeActor
+from sb3_genpolicy.common.policies.generative_policy import GenerativePolicy
+from sb3_genpolicy.generative import Path
+from sb3_genpolicy.generative.checks import shown
+
+
+class Pretrained(NamedTuple):
+    """
+    A behaviour model and critics that were trained before.
+
+    :param policy: the policy that they are part of
+    :param behaviour: the behaviour model, None if the run had none
+    :param settings: attributes of the run
+    """
+
+    policy: GenerativePolicy
+    behaviour: GenerativeActor | None
+    settings: dict[str, Any]
+
+    @property
+    def policy_kwargs(self) -> dict[str, Any]:
+        """The policy's options, without what the algorithm added, but with the prediction, whose default differs."""
+        given = {key: value for key, value in self.settings["policy_kwargs"].items() if key != "behaviour_model"}
+        return {"prediction": self.policy.prediction, **given}
+
+
+#: A model, or the file of one
+PretrainedSource = BaseAlgorithm | ModelSource
+
+
+def read_pretrained(source: PretrainedSource) -> Pretrained:
+    """
+    :param source: a model or a saved file: of GMPG in either phase, or of GMPO (with ``beta=0`` for its behaviour model)
+    :return: what it holds
+    :raises ValueError: if it is the model of another kind of algorithm
+    """
+    if not isinstance(source, (BaseAlgorithm, str, pathlib.Path, io.IOBase)):
+        raise ValueError(f"pretrained must be a model or the file of one, not {shown(source)}.")
+    if isinstance(source, BaseAlgorithm):
+        settings, policy = vars(source), source.policy
+    else:
+        settings, policy = _policy_of_file(source)
+    if not isinstance(policy, GenerativePolicy):
+        raise ValueError(
+            f"pretrained={source!r} has no generative policy: give a GMPG, or a GMPO (with beta=0 for a behaviour model), "
+            "or the file of one."
+        )
+    # Until the policy left it, the actor was the behaviour model
+    behaviour = policy.actor_ema if settings.get("beta") == 0.0 else None
+    if policy.behaviour is not None:
+        behaviour = policy.behaviour if settings["pretraining_finished"] else policy.actor_ema
+    return Pretrained(policy, behaviour, dict(settings))
+
+
+def _policy_of_file(source: ModelSource) -> tuple[dict[str, Any], Any]:
+    with open_model_file(source) as file:
+        file.check_state_dicts()
+        file.check_tensors()
+        settings = file.read_settings(None, False, {}, "if you trust whoever made it, load it and give the model")
+        _, parameters, _ = load_from_zip_file(file.file, load_data=False, device="cpu")
+    policy_class = settings["policy_class"]
+    if not issubclass(policy_class, GenerativePolicy):
+        return settings, None
+    spaces = settings["observation_space"], settings["action_space"]
+    policy = policy_class(*spaces, lambda _: 0.0, **settings["policy_kwargs"])
+    policy.load_state_dict(parameters["policy"])
+    return settings, policy
+
+
+def describe(value: Any) -> str:
+    """
+    :param value: an option of a policy
+    :return: the option as one would write it
+    """
+    if isinstance(value, Path):
+        return f"{type(value).__name__}({', '.join(f'{name}={option}' for name, option in vars(value).items())})"
+    return " ".join(repr(value).split())
+
+
+def copy_network(name: str, mine: nn.Module, theirs: nn.Module, source: Pretrained) -> None:
+    """
+    :param name: what the network is called
+    :param mine: the network that takes the parameters
+    :param theirs: the one that has them
+    :param source: where it comes from, for the message
+    :raises ValueError: if they have other shapes
+    """
+    given = theirs.state_dict()
+    for key, value in mine.state_dict().items():
+        shape = tuple(given[key].shape) if key in given else "nothing"
+        if shape != tuple(value.shape):
+            raise ValueError(
+                f"The pretrained {name} is another network: {key} has shape {shape} there and {tuple(value.shape)} here. Its "
+                f"policy is a {type(source.policy).__name__} with policy_kwargs={source.policy_kwargs}: give the same."
+            )
+    mine.load_state_dict(given)

@@ -1,0 +1,98 @@
+"""
+A look at what critics say: values that no policy can earn are named once.
+"""
+
+import warnings
+
+import torch as th
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_genpolicy.common.policies.generative_policy import GenerativePolicy
+from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
+from sb3_genpolicy.common.replay.row_store import RowStore
+
+# Rows, and as many observations that no row starts from, that are looked at
+_ROWS = 256
+# Values may leave the allowed interval by so many times its size, and by what untrained networks say
+_TIMES, _UNTRAINED = 2.0, 1.0
+
+
+class ValueWatch:
+    """
+    Compares Q and V with what rewards and discount allow: between the least and the largest ``r / (1 - gamma)``, or 0 where
+    an episode ends.
+    """
+
+    def __init__(self) -> None:
+        self.has_spoken = False
+        # Of the store that was looked at last: walks over all of its rows
+        self._store: RowStore | None = None
+        self._rows = self._bounds = th.empty(0)
+
+    @th.no_grad()
+    def look(
+        self,
+        policy: GenerativePolicy,
+        buffer: OfflineReplayBuffer,
+        env: VecNormalize | None,
+        gamma: float,
+        logger: Logger,
+    ) -> None:
+        """
+        Warn, and log a warning, if values are beyond what is possible by far.
+
+        :param policy: whose critics are looked at, in evaluation mode
+        :param buffer: the rows
+        :param env: VecNormalize wrapper whose statistics are applied
+        :param gamma: discount factor
+        :param logger: the log
+        """
+        if self.has_spoken or gamma >= 1.0 or buffer.n_from_dataset == 0:
+            return
+        if self._store is not buffer.store:
+            self._store = buffer.store
+            self._rows, self._bounds = _watched_rows(buffer.store), _return_bounds(buffer.store, gamma)
+        low, high = self._allowed(buffer, env, gamma)
+        batch = buffer.rows(self._rows, env)
+        values = {
+            "Q": policy.critic_target.values(batch.observations, batch.actions),
+            "V": policy.value_net(batch.observations),
+            "V of what steps led to": policy.value_net(batch.next_observations),
+        }
+        room = max((_TIMES - 1.0) * max(abs(low), abs(high)), _UNTRAINED)
+        for name, value in values.items():
+            least, largest = (float(extreme) for extreme in value.aminmax())
+            beyond = largest if largest > high + room else least
+            if beyond > high + room or beyond < low - room:
+                self.has_spoken = True
+                message = (
+                    f"{name} is {beyond:.4g} somewhere, where rewards and discount allow {low:.4g} to {high:.4g}. Critics "
+                    "do not find back from that where they bootstrap from observations that they are never trained on: look "
+                    "at the dataset's next_observations where episodes were cut off, or take a lower gamma or learning rate."
+                )
+                logger.warn(message)
+                warnings.warn(message, stacklevel=2)
+                return
+
+    def _allowed(self, buffer: OfflineReplayBuffer, env: VecNormalize | None, gamma: float) -> tuple[float, float]:
+        """Over any number of steps, with the rewards of rows that were added."""
+        bounds = self._bounds
+        if buffer.n_added:
+            added = th.stack(buffer.rewards[buffer.n_from_dataset :].aminmax()) / (1.0 - gamma)
+            bounds = th.stack([th.minimum(bounds[0], added[0]), th.maximum(bounds[1], added[1])])
+        # The wrapper clips the reward of a step
+        bounds = buffer.normalized_rewards(env, bounds * (1.0 - gamma)) / (1.0 - gamma)
+        return min(float(bounds[0]), 0.0), max(float(bounds[1]), 0.0)
+
+
+def _watched_rows(store: RowStore) -> th.Tensor:
+    """Evenly spaced, and as many of those that lead to an observation that is no row's own."""
+    loose = th.nonzero(store.next_rows >= store.n_rows)[:, 0]
+    every = th.arange(store.n_rows, device=store.rewards.device)
+    return th.cat([rows[:: max(1, -(-len(rows) // _ROWS))] for rows in (every, loose)])
+
+
+def _return_bounds(store: RowStore, gamma: float) -> th.Tensor:
+    """The least and the largest return if a step's rewards were paid forever, (2,)."""
+    return th.stack((store.rewards / (1.0 - (gamma if store.discounts is None else store.discounts))).aminmax())

@@ -1,0 +1,7 @@
+"""
+Networks that act and value.
+"""
+
+from sb3_genpolicy.common.moved import names_of_module
+
+__getattr__ = names_of_module(__name__)

@@ -1,0 +1,247 @@
+"""
+A policy with its sampler as one ONNX file, which acts where there is no Python: from observation and noise to action.
+"""
+
+import copy
+import importlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from torch import nn
+
+import sb3_genpolicy
+from sb3_genpolicy.common.policies.candidates import choose_candidates
+from sb3_genpolicy.common.policies.normalization import Standardizer
+from sb3_genpolicy.common.utils import space_items, tree_of
+from sb3_genpolicy.generative import SOLVERS, Sampler
+
+if TYPE_CHECKING:
+    from sb3_genpolicy.common.policies.sampling_policy import SamplingPolicy
+
+Module = TypeVar("Module", bound=nn.Module)
+
+# Rows of the inputs that a file is traced with; it takes any number
+_TRACED_ROWS = 2
+
+
+def export_onnx(policy: "SamplingPolicy", path: str | os.PathLike[str]) -> None:
+    """
+    See :meth:`~sb3_genpolicy.common.policies.sampling_policy.SamplingPolicy.export_onnx`.
+
+    :param policy: the policy
+    :param path: the file
+    :raises ImportError: if onnx or onnxscript is not installed
+    :raises ValueError: for a sampler that chooses its own steps, an observation that is named as another input, or a network
+        that is not traceable
+    """
+    _require_packages()
+    _check_sampler(policy.sampler)
+    inputs = _inputs_of(policy)
+    acting = _Acting(policy).eval()
+    example = tuple(part.example() for part in inputs)
+    with th.no_grad(), _quiet_exporter():
+        # What a sampler keeps is computed now: while the exporter traces, there are no numbers
+        acting(*example)
+        program = _trace(acting, example, inputs)
+    program.model.producer_name, program.model.producer_version = "sb3_genpolicy", sb3_genpolicy.__version__
+    program.model.doc_string = _description(policy, inputs)
+    program.model.metadata_props.update({key: json.dumps(value) for key, value in _metadata(policy).items()})
+    program.save(os.fspath(path))
+
+
+def _trace(acting: "_Acting", example: tuple[th.Tensor, ...], inputs: "list[_Input]") -> th.onnx.ONNXProgram:
+    batch = th.export.Dim("batch")
+    try:
+        program = th.onnx.export(
+            acting,
+            example,
+            dynamo=True,
+            verbose=False,
+            input_names=[part.name for part in inputs],
+            output_names=["action"],
+            dynamic_shapes=(tuple({part.shape.index("batch"): batch} for part in inputs),),
+        )
+    except th.onnx.OnnxExporterError as error:
+        actor = acting.actor
+        parts = (actor.model.network, actor.features_extractor, actor.model.path)
+        raise ValueError(
+            "torch cannot write this policy as operations (why is said above): something in "
+            f"{', '.join(type(part).__name__ for part in parts)} looks at the values of tensors, as an `if` of one does."
+        ) from error
+    assert program is not None
+    return program
+
+
+def _require_packages() -> None:
+    missing = []
+    for name in ("onnx", "onnxscript"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            missing.append(name)
+    if missing:
+        raise ImportError(f"To write an ONNX file, torch needs {' and '.join(missing)}: `pip install 'sb3_genpolicy[onnx]'`.")
+
+
+def _check_sampler(sampler: Sampler) -> None:
+    if sampler.solver == "dopri5":
+        others = ", ".join(solver for solver in SOLVERS if solver != "dopri5")
+        raise ValueError(
+            "The solver 'dopri5' chooses its steps as it goes, which the fixed operations of an ONNX file cannot. Before the "
+            f"export, take one of {others}: policy.set_sampler('rk4', 8)."
+        )
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Without the exporter's warnings of its own old age, and of packages that are not needed here."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for category in (DeprecationWarning, FutureWarning):
+                warnings.simplefilter("ignore", category)
+            warnings.filterwarnings("ignore", "# The axis name")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+class _Input(NamedTuple):
+    """An input of the file; its shape has the word batch where the number of rows is."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: th.dtype
+
+    def example(self) -> th.Tensor:
+        return th.zeros([_TRACED_ROWS if size == "batch" else int(size) for size in self.shape], dtype=self.dtype)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({', '.join(map(str, self.shape))}), {str(self.dtype).removeprefix('torch.')}"
+
+
+def _inputs_of(policy: "SamplingPolicy") -> list[_Input]:
+    space = policy.observation_space
+    single = {"observation": space}
+    parts = space.spaces if isinstance(space, spaces.Dict) else single
+    inputs = [
+        _Input(
+            name, ("batch", *(part.shape or ())), _dtype(part, policy.normalizer.part(name if parts is not single else None))
+        )
+        for name, part in parts.items()
+    ]
+    noise = _Input("noise", ("batch", *policy.noise_shape), th.float32)
+    inputs.append(noise)
+    n_increments = len(policy.actor_ema.fixed_increments())
+    if n_increments > 0:
+        inputs.append(_Input("increments", (n_increments, *noise.shape), th.float32))
+    for name in ("noise", "increments", "action"):
+        if name in parts:
+            raise ValueError(
+                f"One key of the observations is called '{name}', as an input or output of the file is. Rename it in the "
+                "environment and the dataset."
+            )
+    return inputs
+
+
+def _dtype(space: spaces.Space, standardizer: Standardizer | None) -> th.dtype:
+    """Of any precision, observations are cast to float32 first of all, but for numbers that this would merge."""
+    if standardizer is not None and standardizer.has_offset and np.issubdtype(space.dtype, np.floating):
+        return th.float64
+    return th.float32 if np.issubdtype(space.dtype, np.floating) else th.as_tensor(np.zeros(1, space.dtype)).dtype
+
+
+class _Acting(nn.Module):
+    """
+    What `predict` computes, of tensors alone, and without a look at values, for which a graph of operations has no branch.
+    """
+
+    low: th.Tensor
+    high: th.Tensor
+
+    def __init__(self, policy: "SamplingPolicy"):
+        super().__init__()
+        self.observation_space, self.action_shape = policy.observation_space, policy.action_space.shape
+        self.n_candidates = policy.n_candidates
+        self.actor = _copy(policy.actor_ema)
+        self.critic = _copy(policy.critic) if self.n_candidates > 1 else None
+        self.action_range = policy.action_range
+        least, largest = _within_float32(policy.action_space)
+        self.register_buffer("low", th.as_tensor(least))
+        self.register_buffer("high", th.as_tensor(largest))
+
+    def forward(self, *inputs: th.Tensor) -> th.Tensor:
+        """
+        :param inputs: the parts of the observation, noise, and what of increments the solver takes
+        :return: actions, (batch_size, \\*action_shape)
+        """
+        n_parts = len(space_items(self.observation_space, ""))
+        observation, noise = tree_of(self.observation_space, inputs[:n_parts]), inputs[n_parts]
+        increments = inputs[n_parts + 1].flatten(1, -2) if len(inputs) > n_parts + 1 else noise.new_zeros(0)
+        features = self.actor.extract_features(observation, self.actor.features_extractor)
+        if self.critic is not None:
+            features = features.repeat_interleave(self.n_candidates, dim=0)
+        scaled = self.actor.model.solve(features, noise.flatten(0, -2), self.actor.sampler, increments).clamp(-1.0, 1.0)
+        if self.critic is not None:
+            scaled = choose_candidates(self.critic, observation, scaled.unflatten(0, (-1, self.n_candidates)))
+        actions = self.action_range.unscale(scaled).reshape(-1, *self.action_shape)
+        # Rounding may lead past a bound
+        return actions.clamp(self.low, self.high)
+
+
+def _within_float32(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds as float32, rounded inwards."""
+    low, high = (bound.astype(np.float32) for bound in (space.low, space.high))
+    low = np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low)
+    return low, np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high)
+
+
+def _finite_or_none(bounds: np.ndarray) -> Any:
+    """JSON knows no infinity."""
+    listed = bounds.astype(object)
+    listed[~np.isfinite(bounds)] = None
+    return listed.tolist()
+
+
+def _copy(module: Module) -> Module:
+    """In float32, on the CPU."""
+    return copy.deepcopy(module).cpu().float().requires_grad_(False)
+
+
+def _description(policy: "SamplingPolicy", inputs: list[_Input]) -> str:
+    sampler, shape = policy.sampler, ", ".join(map(str, ("batch", *policy.action_space.shape)))
+    return (
+        f"{type(policy).__name__} of sb3_genpolicy, {sampler.steps} {sampler.solver} steps from noise to action. "
+        f"Inputs: {'; '.join(map(str, inputs))}. Observations are as predict() takes them, images with their channels first. "
+        "Noise and increments are standard normal; those of predict(deterministic=True) are in the metadata. "
+        f"Output: action ({shape}), float32, in the environment's units, within action_low and action_high."
+    )
+
+
+def _metadata(policy: "SamplingPolicy") -> dict[str, Any]:
+    sampler, bounds = policy.sampler, policy.action_space
+    # Of one row
+    noise = policy.candidate_noise(policy.n_candidates).reshape(policy.noise_shape)
+    increments = policy.actor_ema.fixed_increments()
+    if policy.n_candidates > 1:
+        increments = increments.expand(-1, *policy.noise_shape)
+    return {
+        "solver": sampler.solver,
+        "sampling_steps": sampler.steps,
+        "time_grid": sampler.time_grid,
+        "n_candidates": policy.n_candidates,
+        "action_low": _finite_or_none(bounds.low),
+        "action_high": _finite_or_none(bounds.high),
+        "deterministic_noise": noise.tolist(),
+        "deterministic_increments": increments.reshape(-1, *policy.noise_shape).tolist(),
+    }

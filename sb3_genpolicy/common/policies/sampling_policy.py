@@ -1,0 +1,221 @@
+"""
+How a generative policy acts: by sampling its averaged actor, with a solver that can be changed, and with what probability.
+"""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+from sb3_genpolicy.common.policies.actor import GenerativeActor
+from sb3_genpolicy.common.policies.candidates import choose_candidates
+from sb3_genpolicy.common.policies.normalization import ObservationNormalizer
+from sb3_genpolicy.common.policies.onnx_export import export_onnx
+from sb3_genpolicy.common.policies.options import make_sampler
+from sb3_genpolicy.common.policies.policy_files import PlainPolicy
+from sb3_genpolicy.common.policies.shape_checks import check_actions, check_observations
+from sb3_genpolicy.common.policies.twin_critic import TwinCritic
+from sb3_genpolicy.common.transitions.action_range import ActionRange
+from sb3_genpolicy.generative import Likelihood, Sampler
+
+# The fixed noise of deterministic actions is drawn from this seed, the same for every policy
+_CANDIDATE_SEED = 0
+
+
+class SamplingPolicy(PlainPolicy):
+    """
+    A policy that samples actions of ``actor_ema`` and, with ``n_candidates``, lets the critic choose among several.
+    """
+
+    action_space: spaces.Box
+    action_range: ActionRange
+    normalizer: ObservationNormalizer
+    actor: GenerativeActor
+    actor_ema: GenerativeActor
+    critic: TwinCritic
+    n_candidates: int
+
+    # Sampling
+
+    @property
+    def sampler(self) -> Sampler:
+        """Solver, steps and time grid of the actor that acts; see :meth:`set_sampler`."""
+        return self.actor_ema.sampler
+
+    def set_sampler(
+        self, solver: str | Sampler | None = None, sampling_steps: int | None = None, time_grid: str | None = None
+    ) -> None:
+        """
+        Change how actions are sampled from now on; training does not depend on it.
+
+        :param solver: a name, or a :class:`~sb3_genpolicy.generative.solvers.Sampler`; None keeps the one there is
+        :param sampling_steps: number of steps; None keeps it
+        :param time_grid: where the steps are; None keeps it
+        :raises ValueError: for an unknown name or a number of steps that is not positive
+        """
+        self.actor.sampler = self.actor_ema.sampler = self._sampler_with(solver, sampling_steps, time_grid)
+
+    def _sampler_with(self, solver: str | Sampler | None, sampling_steps: int | None, time_grid: str | None) -> Sampler:
+        """The one that acts, with other options."""
+        if isinstance(solver, str):
+            solver = replace(self.sampler, solver=solver)
+        return make_sampler(solver or self.sampler, sampling_steps, time_grid)
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        solver: str | Sampler | None = None,
+        sampling_steps: int | None = None,
+        time_grid: str | None = None,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Get the policy action from an observation, as SB3's policies do.
+
+        :param observation: the input observation
+        :param state: not used, as there is no recurrence
+        :param episode_start: not used
+        :param deterministic: whether to start from noise zero (the first of the fixed candidates) in place of a random draw
+        :param solver: for this prediction alone, see :meth:`set_sampler`
+        :param sampling_steps: for this prediction alone
+        :param time_grid: for this prediction alone
+        :return: the action, in the action space by ``space.contains``, and ``state``
+        """
+        if isinstance(observation, tuple):
+            # What gymnasium's reset gives: SB3 says so
+            return super().predict(observation, state, episode_start, deterministic)
+        sampler = None
+        if not (solver is None and sampling_steps is None and time_grid is None):
+            # It travels with the call: other threads may predict meanwhile
+            sampler = self._sampler_with(solver, sampling_steps, time_grid)
+        self.set_training_mode(False)
+        obs_tensor, is_batch = self.obs_to_tensor(observation)
+        with th.no_grad():
+            scaled = self._predict(obs_tensor, deterministic, sampler).cpu().numpy()
+        actions = self.unscale_action(scaled.reshape(-1, *self.action_space.shape))
+        return actions if is_batch else actions.squeeze(axis=0), state
+
+    def scale_action(self, action: np.ndarray) -> np.ndarray:
+        """
+        Rescale the action to [-1, 1], between the ends of the range that the policy models.
+
+        :param action: in the environment's units, (n, \\*action_shape)
+        :return: scaled action
+        """
+        return self.action_range.scale_array(action)
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """
+        Rescale the action from [-1, 1] to the environment's units.
+
+        :param scaled_action: (n, \\*action_shape), between the ends of the range that the policy models
+        :return: the action, of the space's type and within its bounds
+        """
+        return self.action_range.unscale_array(scaled_action)
+
+    def export_onnx(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write the policy that acts, with its sampler as it is set and its ``n_candidates``, to one ONNX file, which onnxruntime
+        alone can run. Needs the extra ``[onnx]``.
+
+        The file's inputs, of any number of rows:
+
+        - ``observation``, as :meth:`predict` takes it, normalised inside (float32 for any floats but numbers that it would
+          merge, which are double; images with their channels first); for a dictionary of observations one input for each key,
+          by its name
+        - ``noise``, standard normal, (batch_size, action_dim), or (batch_size, n_candidates, action_dim)
+        - ``increments``, with the solver ``sde`` alone: standard normal, (steps - 1, \\*shape of the noise)
+
+        Its output is ``action``, (batch_size, \\*action_shape), float32, in the environment's units and within their bounds.
+        From noise zero it is the action of ``predict(observation, deterministic=True)``; where that takes other noise, with
+        several candidates or ``sde``, the noise of a row is in the file's metadata (JSON) as ``deterministic_noise`` and
+        ``deterministic_increments``, beside ``action_low``, ``action_high`` (null where there is no bound) and the sampler. A
+        file does not complain of numbers that are not finite.
+
+        :param path: the file
+        :raises ImportError: if onnx or onnxscript is not installed
+        :raises ValueError: for the solver ``dopri5``, a key of the observations that is named as an input or output is, or a
+            network of your own that looks at values of tensors
+        """
+        export_onnx(self, path)
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of the noise that one action takes: (action_dim,), or (n_candidates, action_dim)."""
+        shape = (self.actor_ema.action_dim,)
+        return shape if self.n_candidates == 1 else (self.n_candidates, *shape)
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self._predict(obs, deterministic=deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False, sampler: Sampler | None = None) -> th.Tensor:
+        if self.n_candidates == 1:
+            return self.actor_ema(observation, deterministic, sampler)
+        return self._best_candidate(observation, deterministic, sampler)
+
+    def candidate_noise(self, n_candidates: int) -> th.Tensor:
+        """
+        :param n_candidates: number of candidates
+        :return: the noise that deterministic candidates start from, (n_candidates, action_dim): zero, then fixed draws
+        """
+        generator = th.Generator().manual_seed(_CANDIDATE_SEED)
+        noise = th.randn((n_candidates, self.actor.action_dim), generator=generator)
+        noise[0] = 0.0
+        return noise
+
+    def _best_candidate(self, obs: PyTorchObs, deterministic: bool, sampler: Sampler | None) -> th.Tensor:
+        """Draw ``n_candidates`` actions per observation and keep the one whose smallest Q is largest."""
+        actor, n = self.actor_ema, self.n_candidates
+        features = actor.extract_features(obs, actor.features_extractor)
+        batch_size = features.shape[0]
+        if deterministic:
+            noise = self.candidate_noise(n).to(features).repeat(batch_size, 1)
+        else:
+            noise = th.randn((batch_size * n, actor.action_dim), device=features.device)
+        actions = actor.sample(features.repeat_interleave(n, dim=0), noise, deterministic, sampler=sampler)
+        return choose_candidates(self.critic, obs, actions.reshape(batch_size, n, -1))
+
+    # Likelihood
+
+    def log_prob(self, observations: PyTorchObs, actions: th.Tensor, likelihood: Likelihood | None = None) -> th.Tensor:
+        """
+        Log-density of actions, of the policy that acts (before the best of ``n_candidates`` is chosen and before actions are
+        clipped to their bounds). Gradients reach actions, observations and parameters.
+
+        :param observations: batch first
+        :param actions: (batch_size, \\*action_shape), in the environment's units
+        :param likelihood: method, solver and gradient; by default the continuous flow's density by 16 rk4 steps
+        :return: log p(action | observation) in nats, with respect to the environment's units, (batch_size,)
+        :raises ValueError: for a wrong shape
+        """
+        observations = check_observations(observations, self.observation_space, self.device)
+        batch_size = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
+        actions = check_actions(actions, self.action_space, batch_size, self.device)
+        actions = actions.to(next(self.actor_ema.model.parameters()).dtype)
+        scaled = self.action_range.scale(actions.flatten(1)).to(actions.dtype)
+        return self.actor_ema.log_prob(observations, scaled, likelihood) - self.action_range.log_scale()
+
+    def sample_with_log_prob(
+        self, observations: PyTorchObs, noise: th.Tensor | None = None, likelihood: Likelihood | None = None
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Sample actions together with their log-density, by one solve. As in SB3's distributions, actions are not clipped,
+        because clipped ones have no density: clip them before an environment is stepped.
+
+        :param observations: batch first
+        :param noise: standard normal draws, (batch_size, action_dim); drawn by default
+        :param likelihood: method, solver and gradient; by default the continuous flow's density by 16 rk4 steps, from which
+            the actions come too
+        :return: actions in the environment's units, (batch_size, \\*action_shape), and log p(action | observation) in nats
+            with respect to them, (batch_size,)
+        :raises ValueError: for a wrong shape
+        """
+        observations = check_observations(observations, self.observation_space, self.device)
+        scaled, log_prob = self.actor_ema.sample_with_log_prob(observations, noise, likelihood)
+        actions = self.action_range.unscale(scaled).reshape(-1, *self.action_space.shape)
+        return actions, log_prob - self.action_range.log_scale()

@@ -1,0 +1,146 @@
+"""
+Several Q networks computed as one: their layers are batches of matrices.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel, ContinuousCritic
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_genpolicy.common.policies.normalization import NormalizedModel, ObservationNormalizer
+from sb3_genpolicy.generative.networks import in_float32
+from sb3_genpolicy.generative.tracing import sizes_are_known
+
+# A CPU computes so many rows by one product; the intermediate numbers of more fall out of its caches, which costs more than
+# the fewer calls gain
+_TOGETHER = 1024
+
+
+class BatchedLinear(nn.Module):
+    """
+    The same kind of linear layer several times over, with parameters of their own.
+
+    They are drawn as ``nn.Linear`` draws them.
+
+    :param layers: the layers to hold, all of one shape
+    """
+
+    def __init__(self, layers: list[nn.Linear]):
+        super().__init__()
+        self.weight = nn.Parameter(th.stack([layer.weight.detach().T for layer in layers]))
+        self.bias = nn.Parameter(th.stack([layer.bias.detach()[None] for layer in layers]))
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: (n_layers, batch_size, n_in)
+        :return: (n_layers, batch_size, n_out)
+        """
+        return th.baddbmm(self.bias, x, self.weight)
+
+    def unbind(self) -> list[Callable[[th.Tensor], th.Tensor]]:
+        """
+        :return: the layers one by one, functions of (batch_size, n_in)
+        """
+        pairs = zip(self.bias.unbind(), self.weight.unbind(), strict=True)
+        return [partial(_linear, bias, weight) for bias, weight in pairs]
+
+
+def _linear(bias: th.Tensor, weight: th.Tensor, x: th.Tensor) -> th.Tensor:
+    return th.addmm(bias, x, weight)
+
+
+class TwinCritic(NormalizedModel, ContinuousCritic):
+    """
+    Q networks of one architecture, two as a rule, with SB3's interface: a tuple of values. One matrix product computes a layer
+    of all of them. The numbers are those of ``ContinuousCritic``, also what the same seed starts from.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param net_arch: widths of the hidden layers
+    :param features_extractor: network that extracts features
+    :param features_dim: number of features
+    :param activation_fn: activation function
+    :param normalize_images: whether to divide images by 255
+    :param n_critics: number of Q networks
+    :param share_features_extractor: whether the extractor is the actor's; it then gets no gradient from here
+    :param normalizer: of observations, shared by every network of a policy
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        n_critics: int = 2,
+        share_features_extractor: bool = True,
+        normalizer: ObservationNormalizer | None = None,
+    ):
+        BaseModel.__init__(
+            self, observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+        )
+        self.normalizer = normalizer
+        self.share_features_extractor = share_features_extractor
+        self.n_critics = n_critics
+        widths = [features_dim + get_action_dim(action_space), *net_arch, 1]
+        # Drawn network by network, as SB3 does
+        drawn = [[nn.Linear(n_in, n_out) for n_in, n_out in pairwise(widths)] for _ in range(n_critics)]
+        self.layers = nn.ModuleList(BatchedLinear(list(layers)) for layers in zip(*drawn, strict=True))
+        self.activation = in_place(activation_fn)()
+
+    def values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        :param obs: observations
+        :param actions: (batch_size, action_dim), scaled
+        :return: what every network says, (n_critics, batch_size, 1), in float32 at any precision
+        """
+        # Learn the features extractor using the policy loss only when it is shared with the actor
+        with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
+            features = self.extract_features(obs, self.features_extractor)
+        inputs = th.cat([features, actions], dim=1)
+        if inputs.device.type == "cpu" and sizes_are_known() and len(inputs) > _TOGETHER:
+            return self._one_by_one(inputs)
+        h = inputs.expand(self.n_critics, -1, -1)
+        *hidden, head = self.layers
+        for layer in hidden:
+            h = self.activation(layer(h))
+        return in_float32(head, h)
+
+    def _one_by_one(self, inputs: th.Tensor) -> th.Tensor:
+        values = []
+        layers = (layer.unbind() for layer in self.layers if isinstance(layer, BatchedLinear))
+        for *hidden, head in zip(*layers, strict=True):
+            h = inputs
+            for layer in hidden:
+                h = self.activation(layer(h))
+            values.append(in_float32(head, h))
+        return th.stack(values)
+
+    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        return self.values(obs, actions).unbind(0)
+
+    def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        :param obs: observations
+        :param actions: (batch_size, action_dim), scaled
+        :return: what the first network says, (batch_size, 1)
+        """
+        return self.values(obs, actions)[0]
+
+
+def in_place(activation_fn: type[nn.Module]) -> Callable[[], nn.Module]:
+    """
+    :param activation_fn: class of an activation function
+    :return: what builds one that writes over its argument, where its gradient allows that
+    """
+    return partial(nn.ReLU, inplace=True) if activation_fn is nn.ReLU else activation_fn

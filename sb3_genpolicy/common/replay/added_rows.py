@@ -1,0 +1,135 @@
+"""
+Rows that arrive one by one, from an environment.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+
+from sb3_genpolicy.common.replay.row_store import Rows, RowStore
+from sb3_genpolicy.common.utils import tree_map
+
+# Rows first made room for
+_FIRST_ROOM = 1024
+
+
+class AddedRows:
+    """
+    A ring of rows in one device's memory. It makes room as it goes, and past its largest size the oldest rows give way.
+
+    :param largest: most rows to hold, >= 1
+    :param observation_space: observation space, a Dict allowed
+    :param observation_shape: shape of an observation, or of each of a dictionary
+    :param action_dim: numbers in an action
+    :param device: where the rows live
+    """
+
+    def __init__(
+        self, largest: int, observation_space: spaces.Space, observation_shape: Any, action_dim: int, device: th.device
+    ):
+        self.largest = largest
+        self.observation_space = observation_space
+        self.observation_shape = observation_shape
+        self.action_dim = action_dim
+        self.pos, self.full = 0, False
+        self._room = 0
+        self.device = device
+        #: Keys of observations (None for a flat one) that are held as float64, since float32 would merge some of them
+        self.finer: frozenset[str | None] = frozenset()
+        self._store = self.empty_store()
+
+    def empty_store(self, n_rows: int = 0) -> RowStore:
+        """
+        :param n_rows: number of rows
+        :return: rows of zeros: their observations first, then as many next observations
+        """
+        device = self.device
+
+        def zeros(space: spaces.Space, shape: Any, key: str | None = None) -> th.Tensor:
+            dtype = th.uint8 if is_image_space(space) else th.float64 if key in self.finer else th.float32
+            return th.zeros((2 * n_rows, *shape), device=device, dtype=dtype)
+
+        space = self.observation_space
+        if isinstance(space, spaces.Dict):
+            states: Any = {key: zeros(part, self.observation_shape[key], key) for key, part in space.spaces.items()}
+        else:
+            states = zeros(space, self.observation_shape)
+        actions, rewards, dones = (th.zeros((n_rows, width), device=device) for width in (self.action_dim, 1, 1))
+        return RowStore(states, th.arange(n_rows, 2 * n_rows, device=device), actions, rewards, dones, None)
+
+    def hold_finer(self, keys: Iterable[str | None]) -> None:
+        """
+        :param keys: of observations that are held as float64 from now on
+        """
+        keys = frozenset(keys) - self.finer
+        if keys:
+            self.finer |= keys
+            states = self._store.states
+            if isinstance(states, dict):
+                self._store.states = {key: value.double() if key in keys else value for key, value in states.items()}
+            else:
+                self._store.states = states.double()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Release 0.1 held all as float32
+        self.__dict__.update({"finer": frozenset(), **state})
+
+    def __len__(self) -> int:
+        return self._room if self.full else self.pos
+
+    def add(self, observation: Any, next_observation: Any, action: Any, reward: Any, terminated: Any) -> None:
+        """
+        :param observation: what was seen, (\\*observation_shape)
+        :param next_observation: what it led to
+        :param action: (action_dim,), scaled to [-1, 1]
+        :param reward: a number, transformed
+        :param terminated: whether the environment ended the episode
+        """
+        if len(self) == self._room < self.largest:
+            self._make_room(min(max(2 * self._room, _FIRST_ROOM), self.largest))
+        store, row = self._store, self.pos
+        for slot, value in ((row, observation), (row + self._room, next_observation)):
+            tree_map(lambda rows, new, slot=slot: _put(rows, slot, new), store.states, value)
+        for column, value in ((store.actions, action), (store.rewards, reward), (store.dones, terminated)):
+            _put(column, row, value)
+        self.pos += 1
+        if self.pos == self._room:
+            # Full for now: there may be more room
+            self.full, self.pos = True, 0
+
+    def _make_room(self, n_rows: int) -> None:
+        """Append empty rows after the ones there are."""
+        n_old, old, old_room = len(self), self._store, self._room
+        new = self.empty_store(n_rows)
+
+        def copy_both(target: th.Tensor, rows: th.Tensor) -> None:
+            target[:n_old] = rows[:n_old]
+            target[n_rows : n_rows + n_old] = rows[old_room : old_room + n_old]
+
+        tree_map(copy_both, new.states, old.states)
+        for name in ("actions", "rewards", "dones"):
+            getattr(new, name)[:n_old] = getattr(old, name)[:n_old]
+        self._store, self._room = new, n_rows
+        self.pos, self.full = n_old, False
+
+    def gather(self, rows: th.Tensor) -> Rows:
+        """
+        :param rows: indices, (batch_size,), in the order of arrival until the oldest gave way
+        :return: copies of these rows
+        """
+        return self._store.gather(rows.to(self.device))
+
+    def to(self, device: th.device) -> None:
+        """
+        :param device: where the rows go
+        """
+        self.device = device
+        self._store = self._store.to(device)
+
+
+def _put(rows: th.Tensor, row: int, value: np.ndarray) -> None:
+    rows[row] = th.as_tensor(value, device=rows.device, dtype=rows.dtype).reshape(rows.shape[1:])

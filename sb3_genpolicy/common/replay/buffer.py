@@ -1,0 +1,472 @@
+"""
+The replay buffer that a dataset becomes.
+"""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_genpolicy.common.replay.added_rows import AddedRows
+from sb3_genpolicy.common.replay.row_store import Rows, RowStore, as_tensor, joined, store_of
+from sb3_genpolicy.common.replay.streaming import Prefetcher
+from sb3_genpolicy.common.replay.tensor_normalizer import TensorNormalizer
+from sb3_genpolicy.common.transitions.action_range import ActionRange
+from sb3_genpolicy.common.transitions.rewards import AffineReward, RewardFunction, transform_rewards
+from sb3_genpolicy.common.transitions.transitions import Transitions
+from sb3_genpolicy.common.utils import tree_map, trees_are_equal
+
+# Rows at a time when something is computed over all of them
+_CHUNK = 2**16
+# Rows of a dataset on disk that its statistics are taken from
+_SAMPLED_ROWS = 100_000
+# Share of a GPU's free memory that a dataset may take
+_GPU_SHARE = 0.8
+
+
+class OfflineReplayBuffer(ReplayBuffer):
+    """
+    A replay buffer of tensors on the training device, so that a batch is one gather and costs the same whether it is drawn
+    from 10^4 rows or from 10^7. An observation that two rows share, as where one led to and where the next starts from, is
+    held once. Rows that do not fit there, or that are mapped from files, stay where they are; batches of them are gathered on
+    threads, ahead of their use.
+
+    It starts without rows: :meth:`fill` takes a whole dataset, :meth:`add` takes transitions one by one, as a model that goes
+    on online does, and makes room for up to ``buffer_size`` of them; past that the oldest of these give way. The dataset's
+    rows stay, and :attr:`offline_share` of a batch comes from them. Rows that were added are numbered after the dataset's.
+
+    Actions are scaled to [-1, 1] and ``dones`` mean *terminated*, as in every SB3 buffer. Observations are float32
+    (images uint8). Rows of parallel environments follow each other: there is no axis for the environments.
+
+    :param buffer_size: most rows to hold when transitions are added one by one
+    :param observation_space: observation space, a Dict allowed
+    :param action_space: action space, a Box
+    :param device: where batches are wanted, and rows live if they fit
+    :param n_envs: number of environments that :meth:`add` is given rows of
+    :param optimize_memory_usage: not supported: nothing is stored twice anyway
+    :param handle_timeout_termination: whether :meth:`add` takes a time limit for what it is, a cut and no end
+    """
+
+    #: What tells it from SB3's own: its rows are a dataset's already
+    was_filled_from_dataset: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+    ):
+        BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs)
+        if optimize_memory_usage:
+            raise ValueError("OfflineReplayBuffer stores no observation twice: leave out optimize_memory_usage.")
+        self.optimize_memory_usage = False
+        self.handle_timeout_termination = handle_timeout_termination
+        #: Share of a batch that is drawn from the dataset, in [0, 1], once there are other rows; None: their share of all rows
+        self.offline_share: float | None = 0.5
+        #: Random state of the rows that are drawn, of nobody else's use; None: torch's own
+        self.generator: th.Generator | None = None
+        self.reward_function: RewardFunction = AffineReward()
+        #: Whether :meth:`add` is given rewards that the reward function was applied to
+        self.rewards_arrive_transformed = False
+        #: Between whose ends actions are scaled, a policy's own; the whole space by default
+        assert isinstance(action_space, spaces.Box)
+        self.action_range = ActionRange(action_space)
+        self._normalizer = TensorNormalizer()
+        self._prefetcher: Prefetcher | None = None
+        #: Rows that are drawn from, None: all
+        self._drawn_from: th.Tensor | None = None
+        self._streams = False
+        self._gamma = 0.99
+        self._added = AddedRows(buffer_size, observation_space, self.obs_shape, self.action_dim, self.device)
+        # The dataset's; none yet
+        self._store = self._added.empty_store()
+        self._source_of_added: th.Generator | None = None
+
+    # What there is
+
+    def size(self) -> int:
+        """
+        :return: number of rows, the dataset's and those that were added
+        """
+        return self._store.n_rows + len(self._added)
+
+    @property
+    def n_from_dataset(self) -> int:
+        """
+        :return: number of rows of the dataset
+        """
+        return self._store.n_rows
+
+    @property
+    def n_added(self) -> int:
+        """
+        :return: number of rows that were added to the dataset's
+        """
+        return len(self._added)
+
+    @property
+    def observations(self) -> Any:  # type: ignore[override]
+        """
+        :return: observations of all rows
+        """
+        own = tree_map(lambda array: array[: self._store.n_rows], self._store.states)
+        return _end_to_end(own, self._all_added().observations)
+
+    @property
+    def next_observations(self) -> Any:  # type: ignore[override]
+        """
+        :return: what all rows led to
+        """
+        own = tree_map(lambda array: array[self._store.next_rows.long()], self._store.states)
+        return _end_to_end(own, self._all_added().next_observations)
+
+    @property
+    def actions(self) -> th.Tensor:  # type: ignore[override]
+        """
+        :return: (n_rows, action_dim)
+        """
+        own = self._store.actions
+        return _end_to_end(self._scale(own) if self.streams else own, self._all_added().actions)
+
+    @property
+    def rewards(self) -> th.Tensor:  # type: ignore[override]
+        """
+        :return: (n_rows, 1), transformed
+        """
+        return _end_to_end(self._store.rewards, self._all_added().rewards)
+
+    @property
+    def dones(self) -> th.Tensor:  # type: ignore[override]
+        """
+        :return: (n_rows, 1)
+        """
+        return _end_to_end(self._store.dones, self._all_added().dones)
+
+    @property
+    def store(self) -> RowStore:
+        """
+        :return: the dataset's rows
+        """
+        return self._store
+
+    def normalized_rewards(self, env: VecNormalize | None, rewards: th.Tensor) -> th.Tensor:
+        """
+        :param env: VecNormalize wrapper whose statistics are applied
+        :param rewards: transformed, any shape
+        :return: as critics see them
+        """
+        return rewards if env is None else self._normalizer.rewards(env, rewards)
+
+    def _all_added(self) -> Rows:
+        return self._added.gather(th.arange(self.n_added)).to(self.rows_device)
+
+    @property
+    def rows_device(self) -> th.device:
+        """
+        :return: where the rows are
+        """
+        return self._store.rewards.device
+
+    @property
+    def streams(self) -> bool:
+        """
+        :return: whether batches are gathered ahead, from memory or files apart from the training device
+        """
+        return self._streams
+
+    @property
+    def n_drawn_from(self) -> int:
+        """
+        :return: number of the dataset's rows that are drawn from
+        """
+        return self._store.n_rows if self._drawn_from is None else len(self._drawn_from)
+
+    @property
+    def observations_are_at(self) -> int:
+        """
+        :return: the address of the rows in memory, which changes when there are others
+        """
+        return self._store.rewards.data_ptr()
+
+    # Filling
+
+    def fill(
+        self,
+        data: Transitions,
+        reward_function: RewardFunction,
+        rows: np.ndarray | None = None,
+        n_steps: int = 1,
+        gamma: float = 0.99,
+    ) -> None:
+        """
+        Take a dataset in place of the one before; rows that were added stay. On a CPU its memory is shared, and never written.
+
+        :param data: the dataset, of this buffer's spaces
+        :param reward_function: applied to its rewards, and to those of later :meth:`add`
+        :param rows: rows to draw from, all by default
+        :param n_steps: steps whose rewards are summed, discounted, before the next observation's value counts
+        :param gamma: discount factor of these rewards
+        :raises ValueError: if the reward function does not give one finite number per row
+        """
+        rewards = transform_rewards(reward_function, data.rewards)
+        self._stop_streaming()
+        self.reward_function = reward_function
+        self._gamma = gamma
+        self._streams = data.memory_mapped or not self._fits(data)
+        self._store = store_of(data, rewards, n_steps, gamma)
+        states = self._store.states if isinstance(self._store.states, dict) else {None: self._store.states}
+        self.hold_finer(key for key, array in states.items() if array.dtype == th.float64)
+        if not self._streams:
+            self._store.actions = self._scale(self._store.actions)
+            self._store = self._store.to(self.device)
+        self._drawn_from = None if rows is None else as_tensor(rows.astype(np.int64)).to(self.rows_device)
+
+    def hold_finer(self, keys: Iterable[str | None]) -> None:
+        """
+        :param keys: of observations (None for a flat one) whose numbers float32 would merge, also in rows that are added
+        """
+        self._added.hold_finer(keys)
+
+    def _fits(self, data: Transitions) -> bool:
+        if self.device.type != "cuda":
+            return True
+        free, _ = th.cuda.mem_get_info(self.device)
+        return data.nbytes < _GPU_SHARE * free
+
+    def _scale(self, actions: th.Tensor) -> th.Tensor:
+        return self.action_range.scale(actions).clamp(-1.0, 1.0).float()
+
+    def add(
+        self,
+        obs: Any,
+        next_obs: Any,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """
+        Add one step of every environment; actions are already scaled, as SB3's online loop gives them.
+        """
+        cut = np.array([info.get("TimeLimit.truncated", False) for info in infos]) & self.handle_timeout_termination
+        terminated = np.asarray(done, dtype=np.float32) * (1.0 - cut)
+        rewards = np.asarray(reward, dtype=np.float32)
+        if not self.rewards_arrive_transformed:
+            rewards = np.asarray(self.reward_function(rewards))
+        for env in range(self.n_envs):
+            before, after = (tree_map(lambda array, env=env: array[env], value) for value in (obs, next_obs))
+            self._added.add(before, after, np.asarray(action)[env].reshape(-1), rewards[env], terminated[env])
+
+    def share_rows(self, other: "OfflineReplayBuffer") -> bool:
+        """
+        Hold another buffer's rows in place of equal ones, so that they are in memory once.
+
+        :param other: a buffer on the same device
+        :return: whether they are equal, and were taken
+        """
+        ours, theirs = ({**vars(buffer._store), "drawn_from": buffer._drawn_from} for buffer in (self, other))
+        if not all(trees_are_equal(ours[name], theirs[name]) for name in ours):
+            return False
+        self._store, self._drawn_from = other._store, other._drawn_from
+        return True
+
+    # Drawing
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
+        """
+        Draw rows with replacement.
+
+        :param batch_size: number of rows
+        :param env: VecNormalize wrapper whose statistics are applied to observations and rewards
+        :return: ``ReplayBufferSamples`` or ``DictReplayBufferSamples`` on the buffer's device
+        """
+        return self.draw(batch_size, env)[1]
+
+    def draw(self, batch_size: int, env: VecNormalize | None = None, part: slice = slice(None)) -> tuple[th.Tensor, Any]:
+        """
+        :param batch_size: number of rows, drawn with replacement
+        :param env: VecNormalize wrapper whose statistics are applied to observations and rewards
+        :param part: which of the dataset's rows that are drawn are wanted
+        :return: indices of these rows, and the rows as :meth:`sample` gives them
+        """
+        n_added = self._added_in_batch(batch_size)
+        parts = [self._draw_added(n_added)] if n_added else []
+        if batch_size > n_added:
+            parts.insert(0, self._draw_from_dataset(batch_size - n_added, part))
+        rows, batch = parts[0]
+        if len(parts) > 1:
+            rows, batch = th.cat([rows, parts[1][0].to(rows)]), joined(batch, parts[1][1], self._gamma)
+        return rows, self._as_samples(batch, env)
+
+    def _added_in_batch(self, batch_size: int) -> int:
+        """How many of its rows are such as were added."""
+        n_dataset, n_added = self._store.n_rows, self.n_added
+        if n_added == 0 or n_dataset == 0:
+            return batch_size if n_dataset == 0 else 0
+        if self.offline_share is None:
+            return round(batch_size * n_added / self.size())
+        wanted = batch_size - round(self.offline_share * batch_size)
+        # The first few would else be learnt by heart
+        return min(wanted, n_added) if self.offline_share > 0.0 else wanted
+
+    def _draw_added(self, n_rows: int) -> tuple[th.Tensor, Rows]:
+        source = self.generator
+        if self.streams:
+            # Threads draw with the other one, ahead of time
+            if self._source_of_added is None:
+                self._source_of_added = th.Generator().manual_seed(self._own_generator().initial_seed())
+            source = self._source_of_added
+        rows = th.randint(0, self.n_added, (n_rows,), device=self.rows_device, generator=source)
+        return rows + self._store.n_rows, self._added.gather(rows)
+
+    def _draw_from_dataset(self, n_rows: int, part: slice) -> tuple[th.Tensor, Rows]:
+        if not self.streams:
+            rows = self.draw_rows(n_rows)[part]
+            return rows, self._store.gather(rows)
+        if self._prefetcher is None:
+            self._prefetcher = Prefetcher(self.draw_rows, self._gather_for_device, self._own_generator())
+        rows, batch = self._prefetcher.next(n_rows, part)
+        return rows, self._on_device(batch)
+
+    def draw_rows(self, batch_size: int) -> th.Tensor:
+        """
+        :param batch_size: number of rows of the dataset, drawn with replacement
+        :return: their indices, (batch_size,)
+        """
+        drawn = th.randint(0, self.n_drawn_from, (batch_size,), device=self.rows_device, generator=self.generator)
+        return drawn if self._drawn_from is None else self._drawn_from[drawn]
+
+    def _own_generator(self) -> th.Generator:
+        if self.generator is None:
+            self.seed_rows(int(th.randint(2**62, ())))
+        assert self.generator is not None
+        return self.generator
+
+    def rows(self, indices: th.Tensor, env: VecNormalize | None = None) -> Any:
+        """
+        :param indices: of rows, (batch_size,)
+        :param env: VecNormalize wrapper whose statistics are applied to observations and rewards
+        :return: those rows, as :meth:`sample` gives them
+        """
+        return self._get_samples(indices, env)
+
+    def _get_samples(self, batch_inds: Any, env: VecNormalize | None = None) -> Any:
+        rows = th.as_tensor(batch_inds, device=self.rows_device)
+        return self._as_samples(self._gather_from_both(rows) if self.n_added else self._gather_from_dataset(rows), env)
+
+    def _gather_from_both(self, rows: th.Tensor) -> Rows:
+        """In the order of the indices."""
+        added = rows >= self._store.n_rows
+        parts = self._gather_from_dataset(rows[~added]), self._added.gather(rows[added] - self._store.n_rows)
+        order = th.cat([th.nonzero(~added), th.nonzero(added)])[:, 0].argsort().to(self.device)
+        return joined(*parts, self._gamma).take(order)
+
+    def _gather_from_dataset(self, rows: th.Tensor) -> Rows:
+        return self._on_device(self._gather_for_device(rows)) if self.streams else self._store.gather(rows)
+
+    def _gather_for_device(self, rows: th.Tensor) -> Rows:
+        return self._store.gather(rows, pinned=self.device.type == "cuda" and self.rows_device.type == "cpu")
+
+    def _on_device(self, batch: Rows) -> Rows:
+        batch = batch.to(self.device)
+        return batch._replace(actions=self._scale(batch.actions))
+
+    def _as_samples(self, batch: Rows, env: VecNormalize | None) -> Any:
+        observations, next_observations, rewards = batch.observations, batch.next_observations, batch.rewards
+        if env is not None:
+            observations, next_observations = self._normalizer.observations(env, observations, next_observations)
+            rewards = self.normalized_rewards(env, rewards)
+        samples = DictReplayBufferSamples if isinstance(observations, dict) else ReplayBufferSamples
+        return samples(observations, batch.actions, next_observations, batch.dones, rewards, batch.discounts)
+
+    def observation_chunks(self) -> Any:
+        """
+        :return: iterator over the observations of the dataset's rows that are drawn from, some at a time, on the rows' device;
+            of rows on a disk, over enough of them, evenly spaced, to know their mean and spread
+        """
+        n_rows = self.n_drawn_from
+        step = max(1, n_rows // _SAMPLED_ROWS) if self.streams else 1
+        rows = th.arange(0, n_rows, step, device=self.rows_device)
+        rows = rows if self._drawn_from is None else self._drawn_from[rows]
+        for indices in rows.split(_CHUNK):
+            yield tree_map(lambda array, indices=indices: array[indices], self._store.states)
+
+    # Random state
+
+    def seed_rows(self, seed: int) -> None:
+        """
+        :param seed: of the rows that are drawn from now on
+        """
+        self._stop_streaming()
+        self.generator = th.Generator(self.rows_device).manual_seed(seed)
+        self._source_of_added = None
+
+    def random_state(self) -> th.Tensor:
+        """
+        :return: the generator's state before the first row that nobody has had yet
+        """
+        if self._prefetcher is not None:
+            return self._prefetcher.random_state()
+        return self._own_generator().get_state()
+
+    def set_random_state(self, state: th.Tensor) -> bool:
+        """
+        :param state: what :meth:`random_state` gave
+        :return: whether it is of a generator on the same kind of device, and was taken
+        """
+        self._stop_streaming()
+        generator = self._own_generator()
+        if state.shape != generator.get_state().shape:
+            return False
+        generator.set_state(state)
+        return True
+
+    def _stop_streaming(self) -> None:
+        if self._prefetcher is not None:
+            self._prefetcher.rewind()
+            self._prefetcher.close()
+            self._prefetcher = None
+
+    # Files
+
+    def to(self, device: th.device | str) -> "OfflineReplayBuffer":
+        """
+        :param device: where the rows go
+        :return: this buffer
+        """
+        self.device = th.device(device)
+        self._added.to(self.device)
+        if not self.streams:
+            self._store = self._store.to(self.device)
+            if self._drawn_from is not None:
+                self._drawn_from = self._drawn_from.to(self.device)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.streams:
+            raise ValueError(
+                "The rows of this replay buffer are streamed from elsewhere and are not saved with it; the model knows its "
+                "dataset by name."
+            )
+        own = dict(generator=None, _source_of_added=None, _prefetcher=None, _normalizer=TensorNormalizer())
+        # The policy has it
+        return {name: value for name, value in {**self.__dict__, **own}.items() if name != "action_range"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({"rewards_arrive_transformed": False, **state})
+        assert isinstance(self.action_space, spaces.Box)
+        self.action_range = ActionRange(self.action_space)
+
+
+def _end_to_end(first: Any, second: Any) -> Any:
+    """Of trees; the first alone, and no copy, where there is nothing else."""
+    return tree_map(lambda one, other: th.cat([one, other]) if len(other) else one, first, second)

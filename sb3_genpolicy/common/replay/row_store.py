@@ -1,0 +1,203 @@
+"""
+The rows of a dataset as tensors, each observation once.
+"""
+
+import warnings
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+
+from sb3_genpolicy.common.transitions.transitions import Transitions
+from sb3_genpolicy.common.utils import tree_map
+
+# Up to so many rows, of which up to as many more may be observations alone, indices take four bytes
+_SHORT_INDICES = 2**30
+
+
+class Rows(NamedTuple):
+    """
+    Some rows. Observations may be dictionaries.
+
+    :param observations: (n_rows, \\*observation_shape)
+    :param actions: (n_rows, action_dim)
+    :param next_observations: (n_rows, \\*observation_shape)
+    :param dones: (n_rows, 1), whether the environment ended the episode
+    :param rewards: (n_rows, 1), with n-step returns those of n steps, discounted
+    :param discounts: (n_rows, 1), of the next observation's value; None: gamma
+    """
+
+    observations: Any
+    actions: th.Tensor
+    next_observations: Any
+    dones: th.Tensor
+    rewards: th.Tensor
+    discounts: th.Tensor | None
+
+    def to(self, device: th.device) -> "Rows":
+        """
+        :param device: where the rows go; from pinned memory without waiting
+        :return: the rows there
+        """
+        return Rows(*(_move(value, device) for value in self))
+
+    def take(self, order: th.Tensor) -> "Rows":
+        """
+        :param order: indices, (batch_size,)
+        :return: these rows in this order
+        """
+        return Rows._make(None if value is None else tree_map(lambda array: array[order], value) for value in self)
+
+
+def joined(one: Rows, other: Rows, gamma: float) -> Rows:
+    """
+    :param one: some rows
+    :param other: others, of the same spaces, on the same device
+    :param gamma: discount of rows that do not say their own
+    :return: the first, then the others
+    """
+    if (one.discounts is None) != (other.discounts is None):
+        one, other = (
+            rows if rows.discounts is not None else rows._replace(discounts=th.full_like(rows.rewards, gamma))
+            for rows in (one, other)
+        )
+    return Rows._make(
+        None if first is None else tree_map(lambda *pair: th.cat(pair), first, second)
+        for first, second in zip(one, other, strict=True)
+    )
+
+
+def _move(tree: Any, device: th.device) -> Any:
+    return None if tree is None else tree_map(lambda array: array.to(device, non_blocking=True), tree)
+
+
+@dataclass
+class RowStore:
+    """
+    All rows, on a device, in memory or in files that are mapped.
+
+    :param states: every observation once, or a dictionary of such tensors: those of the rows first
+    :param next_rows: (n_rows,), which of ``states`` a row led to
+    :param actions: (n_rows, action_dim)
+    :param rewards: (n_rows, 1)
+    :param dones: (n_rows, 1)
+    :param discounts: (n_rows, 1) or None
+    """
+
+    states: Any
+    next_rows: th.Tensor
+    actions: th.Tensor
+    rewards: th.Tensor
+    dones: th.Tensor
+    discounts: th.Tensor | None
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.rewards)
+
+    def gather(self, rows: th.Tensor, pinned: bool = False) -> Rows:
+        """
+        :param rows: indices, (batch_size,), on the store's device
+        :param pinned: whether the batch is put into page-locked memory, from which a GPU fetches it by itself
+        :return: copies of these rows
+        """
+
+        def take(array: th.Tensor, indices: th.Tensor) -> th.Tensor:
+            if not pinned:
+                # Images that are turned on the way would else keep the order that they are stored in
+                return array.index_select(0, indices).contiguous()
+            out = th.empty((len(indices), *array.shape[1:]), dtype=array.dtype, pin_memory=True)
+            return th.index_select(array, 0, indices, out=out)
+
+        following = self.next_rows[rows].long()
+        return Rows(
+            tree_map(lambda array: take(array, rows), self.states),
+            take(self.actions, rows),
+            tree_map(lambda array: take(array, following), self.states),
+            take(self.dones, rows),
+            take(self.rewards, rows),
+            None if self.discounts is None else take(self.discounts, rows),
+        )
+
+    def to(self, device: th.device) -> "RowStore":
+        """
+        :param device: where the rows go
+        :return: the rows there
+        """
+        return RowStore(**{entry.name: _move(getattr(self, entry.name), device) for entry in fields(self)})
+
+
+def as_tensor(array: np.ndarray) -> th.Tensor:
+    """
+    :param array: an array, possibly mapped from a read-only file
+    :return: the same memory as a tensor
+    """
+    with warnings.catch_warnings():
+        # Nothing here writes to it
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return th.from_numpy(array)
+
+
+def store_of(data: Transitions, rewards: np.ndarray, n_steps: int, gamma: float) -> RowStore:
+    """
+    :param data: the dataset
+    :param rewards: (n_rows,), transformed
+    :param n_steps: steps whose rewards are summed, >= 1
+    :param gamma: discount factor
+    :return: its rows, in the memory that it is in, with actions in the environment's units
+    """
+    next_rows, dones, discounts = data.next_rows, data.terminals, None
+    if n_steps > 1:
+        rewards, next_rows, dones, discounts = n_step_returns(data, rewards, n_steps, gamma)
+    if not data.memory_mapped and data.n_rows < _SHORT_INDICES:
+        next_rows = next_rows.astype(np.int32)
+    return RowStore(
+        tree_map(as_tensor, data.states),
+        as_tensor(next_rows),
+        as_tensor(data.actions.reshape(data.n_rows, -1)),
+        as_tensor(rewards.reshape(-1, 1)),
+        as_tensor(np.asarray(dones).reshape(-1, 1)),
+        None if discounts is None else as_tensor(discounts.reshape(-1, 1)),
+    )
+
+
+class Returns(NamedTuple):
+    """
+    n-step returns, (n_rows,) each.
+
+    :param rewards: discounted sum of the rewards of up to n steps
+    :param next_rows: where the last of these steps led to
+    :param dones: whether the environment ended the episode with it
+    :param discounts: ``gamma`` to the power of the steps
+    """
+
+    rewards: np.ndarray
+    next_rows: np.ndarray
+    dones: np.ndarray
+    discounts: np.ndarray
+
+
+def n_step_returns(data: Transitions, rewards: np.ndarray, n_steps: int, gamma: float) -> Returns:
+    """
+    Returns of n steps, of fewer where the episode ends before, or nothing is earned afterwards (SB3's ``NStepReplayBuffer``
+    gives the same).
+
+    :param data: the dataset
+    :param rewards: (n_rows,), transformed
+    :param n_steps: steps, >= 1
+    :param gamma: discount factor
+    :return: the returns
+    """
+    ends = data.ends | (data.terminals > 0)
+    last = np.arange(data.n_rows)
+    total, discounts = rewards.astype(np.float64), np.full(data.n_rows, gamma)
+    for _ in range(1, n_steps):
+        # Rows of an episode follow each other
+        goes_on = ~ends[last]
+        last[goes_on] += 1
+        total[goes_on] += discounts[goes_on] * rewards[last[goes_on]]
+        discounts[goes_on] *= gamma
+    return Returns(
+        total.astype(np.float32), data.next_rows[last], np.asarray(data.terminals[last]), discounts.astype(np.float32)
+    )

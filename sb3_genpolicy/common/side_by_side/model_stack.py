@@ -1,0 +1,183 @@
+"""
+Several models of one architecture as one: every parameter, buffer and optimizer state with an axis for the models in front.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch as th
+from torch import nn
+from torch.optim import Optimizer
+
+from sb3_genpolicy.common.algorithms.gradient_steps import GradientSteps
+from sb3_genpolicy.common.updates.averages import follow
+from sb3_genpolicy.common.updates.recorded_update import clear_gradients
+
+#: What of their state follows from the number of steps alone, and is the same for all models
+STEP_COUNTS = ("step", "mu_product")
+
+
+class ModelStack:
+    """
+    For as long as it lasts, the models' own tensors are views of their slices: they can be evaluated, saved and written to at
+    any time. :meth:`release` gives them memory of their own again.
+
+    :param models: models of one architecture, phase and device, see
+        :func:`~sb3_genpolicy.common.side_by_side.learn.learn_side_by_side`
+    """
+
+    def __init__(self, models: Sequence[GradientSteps]):
+        self._first = models[0]
+        self._tensors = [_tensors_of(model) for model in models]
+        #: (n_models, \*shape) for each tensor of a model
+        self.tensors = [th.stack([own.detach() for own in owns]) for owns in zip(*self._tensors, strict=True)]
+        stacked_of = {id(own): stacked for own, stacked in zip(self._tensors[0], self.tensors, strict=True)}
+        self._places = _places_of(self._first, self._tensors[0])
+        for k, owns in enumerate(self._tensors):
+            for own, stacked in zip(owns, self.tensors, strict=True):
+                own.data = stacked[k]
+        self.heed_phase()
+        optimizers = zip(*(model._optimizers(True) for model in models), strict=True)
+        self._optimizers = {id(group[0]): StackedOptimizer(group, stacked_of) for group in optimizers}
+        self._followers = [
+            tuple([stacked_of[id(own)] for own in owns] for owns in pair)
+            for pair in (self._first._actor_and_average, self._first._critic_and_target)
+        ]
+
+    def heed_phase(self) -> None:
+        """Ask for the gradients that the models ask for."""
+        for own, stacked in zip(self._tensors[0], self.tensors, strict=True):
+            if stacked.requires_grad != own.requires_grad:
+                stacked.requires_grad_(own.requires_grad)
+
+    @contextmanager
+    def standing_for_all(self, tensors: Sequence[th.Tensor]) -> Iterator[None]:
+        """
+        Let the first model's networks compute with other tensors.
+
+        :param tensors: in place of its own, in the order of :attr:`tensors`
+        """
+        try:
+            for registry, name, index in self._places:
+                registry[name] = tensors[index]
+            yield
+        finally:
+            for registry, name, index in self._places:
+                registry[name] = self._tensors[0][index]
+
+    def optimizers(self, trains_critics: bool) -> list["StackedOptimizer"]:
+        """
+        :param trains_critics: whether those of the critics are meant, too
+        :return: the optimizers of an update
+        """
+        return [self._optimizers[id(optimizer)] for optimizer in self._first._optimizers(trains_critics)]
+
+    def follow(self, critics: bool) -> None:
+        """
+        :param critics: whether the target critics follow, besides the averaged actor
+        """
+        (average, actor), (target, critic) = self._followers
+        follow(average, actor, self._first._actor_rate)
+        if critics:
+            follow(target, critic, self._first.tau)
+
+    def release(self) -> None:
+        """Give every model memory of its own; the stack is of no use then."""
+        for owns in self._tensors:
+            for own in owns:
+                own.data = own.data.clone()
+                own.grad = None
+        for optimizer in self._optimizers.values():
+            optimizer.release()
+
+
+def _tensors_of(model: GradientSteps) -> list[th.Tensor]:
+    """Each once, however many modules share it."""
+    return [*model.policy.parameters(), *model.policy.buffers()]
+
+
+def _places_of(model: GradientSteps, tensors: Sequence[th.Tensor]) -> list[tuple[dict[str, Any], str, int]]:
+    """Where modules keep these tensors: registry, name there, and index of the tensor."""
+    indices = {id(tensor): index for index, tensor in enumerate(tensors)}
+    registries = [registry for module in model.policy.modules() for registry in (module._parameters, module._buffers)]
+    return [
+        (registry, name, indices[id(tensor)])
+        for registry in registries
+        for name, tensor in registry.items()
+        if tensor is not None
+    ]
+
+
+class StackedOptimizer:
+    """
+    One optimizer of the stacked parameters in place of the models' own, whose state becomes views of its state.
+
+    :param members: the models' optimizers, that treat every entry by itself, with the same settings and steps
+    :param stacked_of: stacked parameters by the id of the first model's
+    """
+
+    def __init__(self, members: Sequence[Optimizer], stacked_of: dict[int, th.Tensor]):
+        self.members = members
+        self._parameters: list[list[nn.Parameter]] = [member.param_groups[0]["params"] for member in members]
+        self._stacked = [stacked_of[id(parameter)] for parameter in self._parameters[0]]
+        (settings,) = members[0].param_groups
+        self.optimizer = type(members[0])([{"params": self._stacked}], lr=settings["lr"])  # type: ignore[call-arg]
+        self.optimizer.param_groups[0].update({name: value for name, value in settings.items() if name != "params"})
+        self._take_states()
+
+    def _take_states(self) -> None:
+        for stacked, *owns in zip(self._stacked, *self._parameters, strict=True):
+            states = [member.state.get(own) for member, own in zip(self.members, owns, strict=True)]
+            if states[0]:
+                self.optimizer.state[stacked] = {
+                    name: _stack_values(name, [state[name] for state in states]) for name in states[0]  # type: ignore[index]
+                }
+        self._link_states()
+
+    def _link_states(self) -> None:
+        """Let the models' optimizers, which are saved with them, have the state that is here."""
+        self._n_linked = len(self.optimizer.state)
+        for stacked, *owns in zip(self._stacked, *self._parameters, strict=True):
+            state = self.optimizer.state.get(stacked, {})
+            for k, (member, own) in enumerate(zip(self.members, owns, strict=True)):
+                if state:
+                    member.state[own] = {name: _entry(name, value, k) for name, value in state.items()}
+
+    def clear_gradients(self) -> None:
+        """As ``zero_grad()``."""
+        clear_gradients(self.optimizer)
+
+    def hand_out_gradients(self) -> None:
+        """Let every model's parameters have their gradient, no copy."""
+        for stacked, *owns in zip(self._stacked, *self._parameters, strict=True):
+            for k, own in enumerate(owns):
+                own.grad = None if stacked.grad is None else stacked.grad[k]
+
+    def step(self) -> None:
+        """A step of all models, with the learning rate that the first one's optimizer has."""
+        self.optimizer.param_groups[0]["lr"] = self.members[0].param_groups[0]["lr"]
+        if self._n_linked and not self.members[0].state:
+            # A phase of the models has ended, with which their state was forgotten
+            self.optimizer.state.clear()
+        self.optimizer.step()
+        if len(self.optimizer.state) != self._n_linked or not self.members[0].state:
+            self._link_states()
+
+    def release(self) -> None:
+        """Give every model's optimizer a state of its own."""
+        for member in self.members:
+            for parameter, state in member.state.items():
+                member.state[parameter] = {
+                    name: value.clone() if isinstance(value, th.Tensor) else value for name, value in state.items()
+                }
+
+
+def _stack_values(name: str, values: Sequence[Any]) -> Any:
+    if not isinstance(values[0], th.Tensor):
+        return values[0]
+    return values[0].clone() if name in STEP_COUNTS else th.stack(list(values))
+
+
+def _entry(name: str, value: Any, k: int) -> Any:
+    return value[k] if isinstance(value, th.Tensor) and name not in STEP_COUNTS else value

@@ -1,0 +1,3 @@
+"""
+What one gradient step is made of.
+"""
