@@ -63,6 +63,14 @@ def tree_of(space: spaces.Space, parts: Iterable[Any]) -> Any:
     return only
 
 
+def described(value: Any) -> str:
+    """
+    :param value: an option
+    :return: the option as one would write it, on one line
+    """
+    return value.__name__ if isinstance(value, type) else " ".join(repr(value).split())
+
+
 def on_one_line(space: spaces.Space) -> str:
     """
     :param space: a space, whose bounds may be written as matrices

@@ -46,6 +46,9 @@ class Path(ABC):
     #: Whether fields are smooth up to the path's end in the angle atan(alpha / sigma) rather than in time
     smooth_in_angle: ClassVar[bool] = False
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={option}' for name, option in vars(self).items())})"
+
     @abstractmethod
     def _coefficients(self, t: th.Tensor) -> PathCoefficients:
         """

@@ -4,11 +4,11 @@ GMPG: generative model policy gradient, by the likelihoods of policy and behavio
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_genpolicy.common.algorithms.option_checks import check_rate
@@ -18,25 +18,26 @@ from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.policies.critics import smallest_q
 from sb3_genpolicy.common.transitions.rewards import RewardTransform
 from sb3_genpolicy.common.transitions.transforms import Transform
+from sb3_genpolicy.common.updates.batch import Batch
+from sb3_genpolicy.common.updates.dependence import Dependence
 from sb3_genpolicy.common.updates.objective import Objective
 from sb3_genpolicy.common.updates.precision import Precision
-from sb3_genpolicy.common.updates.processes import batch_mean
 from sb3_genpolicy.common.utils import tree_map
-from sb3_genpolicy.generative import DiscreteKL, KLEstimator, OdeKL
+from sb3_genpolicy.generative import KLEstimator
 from sb3_genpolicy.generative.checks import check_choice, check_flag, check_number, named_options
-from sb3_genpolicy.generative.draws import draw
+from sb3_genpolicy.generative.draws import Source, draw
 from sb3_genpolicy.generative.kl import Conditioned, Draws, KLSample
+from sb3_genpolicy.gmpg.dependences import of_estimator
 from sb3_genpolicy.gmpg.losses import (
     GRADIENT_ESTIMATORS,
     GradientEstimator,
+    kl_from_reference,
     pathwise_loss,
     reinforce_loss,
     reinforce_softmax_loss,
 )
 from sb3_genpolicy.gmpg.options import check_n_actions, check_target_kl, make_kl_estimator
 from sb3_genpolicy.gmpg.policies import POLICY_ALIASES
-
-SelfGMPG = TypeVar("SelfGMPG", bound="GMPG")
 
 # The share of the first `learn` that is the first phase
 _PRETRAINING_SHARE = 0.8
@@ -205,36 +206,38 @@ class GMPG(PretrainingAlgorithm):
         # What `target_kl` adapts; without it beta is as given
         self.log_beta = th.tensor(math.log(self.beta) if self.target_kl is not None else 0.0, device=self.device)
 
-    def _objective(self, rows: th.Tensor, batch: Any) -> Objective:
+    def objective(self, batch: Batch) -> Objective:
         if self.pretraining:
             # Phase one. Critics: V towards an expectile of Q, Q towards r + gamma V(s'). Behaviour model: matching loss
-            return self._pretraining_objective(batch)
+            return self.pretraining_objective(batch)
         # Phase two. Policy, at first the behaviour model mu: -beta Q(s, a) + log pi(a|s) - log mu(a|s), a ~ pi
-        with self._resting():
+        with self.frozen_but_the_policy():
             policy = self._policy_objective(batch)
-        return self._with_critics_and_behaviour(policy, batch) if self.online else policy
+        return self.with_critics_and_behaviour(policy, batch) if self.online else policy
 
-    def _policy_objective(self, batch: Any) -> Objective:
+    def _policy_objective(self, batch: Batch) -> Objective:
         policy = self.policy_loss(batch)
         means = dict(q_value=policy.q_value)
+        extras: dict[str, th.Tensor] = {}
         if policy.kl is not None and policy.sample is not None:
+            extras.update(kl=policy.kl)
             means.update(kl=policy.kl, beta=self.current_beta, not_invertible=1.0 - policy.sample.found.float().mean())
             if policy.sample.log_model is not None and policy.sample.log_reference is not None:
                 means.update(log_pi=policy.sample.log_model.mean(), log_mu=policy.sample.log_reference.mean())
-        return Objective(dict(policy_loss=policy.loss), means, trains_critics=False, kl=policy.kl)
+        return Objective(dict(policy_loss=policy.loss), ("actor",), means, extras)
 
-    def _before_step(self, objective: Objective) -> dict[str, th.Tensor]:
+    def before_step(self, objective: Objective) -> dict[str, th.Tensor]:
         if self.pretraining:
             return {}
-        parameters = [parameter for parameter in self._actor_and_average[1] if parameter.grad is not None]
+        parameters = [parameter for parameter in self.actor.optimizer.param_groups[0]["params"] if parameter.grad is not None]
         norm = th.nn.utils.clip_grad_norm_(parameters, math.inf if self.max_grad_norm is None else self.max_grad_norm)
-        if self.target_kl is not None and objective.kl is not None:
+        if self.target_kl is not None and "kl" in objective.extras:
             # Beta grows while the policy may still move away, and falls where it went too far
-            change = _LOG_BETA_RATE * (1.0 - objective.kl.detach() / self.target_kl).clamp(-1.0, 1.0)
-            self.log_beta += self._unless_broken(change)
+            change = _LOG_BETA_RATE * (1.0 - objective.extras["kl"].detach() / self.target_kl).clamp(-1.0, 1.0)
+            self.log_beta += self.gradient_step.guard.unless_broken(change)
         return dict(gradient_norm=norm)
 
-    def policy_loss(self, batch: Any) -> PolicyLoss:
+    def policy_loss(self, batch: Batch) -> PolicyLoss:
         """
         The loss of the second phase, as ``gradient_estimator`` and ``kl_estimator`` say.
 
@@ -244,39 +247,39 @@ class GMPG(PretrainingAlgorithm):
         observations = tree_map(lambda array: array.repeat_interleave(self.n_actions, dim=0), batch.observations)
         if self.gradient_estimator == "matching":
             features = self.actor.extract_features(observations, self.actor.features_extractor)
-            noise = self._draw_noise(len(features))
-            actions = self.actor.model.sample(features, noise, self.actor.sampler, generator=self.generator)
+            noise = self._draw_noise(len(features), batch.generator)
+            actions = self.actor.model.sample(features, noise, self.actor.sampler, generator=batch.generator)
             q_values = self.q_values(observations, actions)
-            matching_loss = self.actor.matching_loss(batch.observations, batch.actions, self.generator).mean()
-            return PolicyLoss(matching_loss - self.scaled(q_values).mean(), q_values.mean(), None, None)
+            matching_loss = self.actor.matching_loss(batch.observations, batch.actions, batch.generator).mean()
+            return PolicyLoss(matching_loss - self.scaled(q_values, batch).mean(), q_values.mean(), None, None)
 
-        sample = self._sample(observations)
+        sample = self._sample(observations, batch.generator)
         q_values = self.q_values(observations, sample.x1)
         if self.gradient_estimator in ("pathwise", "detached"):
-            loss, kl = pathwise_loss(sample, self.scaled(q_values)), sample.log_ratio.mean()
+            loss, kl = pathwise_loss(sample, self.scaled(q_values, batch), batch.mean), sample.log_ratio.mean()
         elif self.gradient_estimator == "reinforce":
-            advantage = q_values - self.value_net(observations)[:, 0]
-            loss, kl = reinforce_loss(sample, self.scaled(advantage, q_values), self.weight_clamp), _kl_from_reference(sample)
+            advantage = self.scaled(q_values - self.critics.value_net(observations)[:, 0], batch, q_values)
+            loss, kl = reinforce_loss(sample, advantage, self.weight_clamp, batch.mean), kl_from_reference(sample)
         else:
-            loss = reinforce_softmax_loss(sample, self.scaled(q_values), self.n_actions)
-            kl = _kl_from_reference(sample)
+            loss = reinforce_softmax_loss(sample, self.scaled(q_values, batch), self.n_actions)
+            kl = kl_from_reference(sample)
         return PolicyLoss(loss, q_values.mean(), kl, sample)
 
-    def _sample(self, observations: Any) -> KLSample:
+    def _sample(self, observations: Any, generator: Source) -> KLSample:
         """Actions of the policy, or for the score function those of the behaviour model, with their log ratio."""
         behaviour = self.behaviour
         assert behaviour is not None
         policy = Conditioned(self.actor.model, self.actor.extract_features(observations, self.actor.features_extractor))
         with th.no_grad():
             reference = Conditioned(behaviour.model, behaviour.extract_features(observations, behaviour.features_extractor))
-        noise = self._draw_noise(len(reference.condition))
+        noise = self._draw_noise(len(reference.condition), generator)
         estimate = self.kl_estimator.of_samples
         if self.gradient_estimator.startswith("reinforce"):
             estimate = self.kl_estimator.of_reference_samples
-        return estimate(policy, reference, Draws(noise, self.actor.sampler, self.generator))
+        return estimate(policy, reference, Draws(noise, self.actor.sampler, generator))
 
-    def _draw_noise(self, n_rows: int) -> th.Tensor:
-        return draw("normal", (n_rows, self.actor.action_dim), self.log_beta, self.generator)
+    def _draw_noise(self, n_rows: int, generator: Source) -> th.Tensor:
+        return draw("normal", (n_rows, self.actor.action_dim), self.log_beta, generator)
 
     def q_values(self, observations: Any, actions: th.Tensor) -> th.Tensor:
         """
@@ -284,7 +287,7 @@ class GMPG(PretrainingAlgorithm):
         :param actions: (batch_size, action_dim), scaled; beyond the bounds they count as the bounds, as environments clip them
         :return: the minimum of both Qs, (batch_size,)
         """
-        return smallest_q(self.critic, observations, actions.clamp(-1.0, 1.0))[:, 0]
+        return smallest_q(self.critics.critic, observations, actions.clamp(-1.0, 1.0))[:, 0]
 
     @property
     def current_beta(self) -> th.Tensor:
@@ -294,88 +297,28 @@ class GMPG(PretrainingAlgorithm):
         # No copy from the host, which no CUDA graph can hold
         return self.beta if isinstance(self.beta, th.Tensor) else th.full((), self.beta, device=self.device)
 
-    def scaled(self, values: th.Tensor, q_values: th.Tensor | None = None) -> th.Tensor:
+    def scaled(self, values: th.Tensor, batch: Batch, q_values: th.Tensor | None = None) -> th.Tensor:
         """
         :param values: Qs or advantages, (batch_size,)
+        :param batch: the rows that they are of
         :param q_values: the Qs that ``normalize_q`` refers to, ``values`` by default
         :return: beta times the values, in nats, (batch_size,)
         """
         scale = self.current_beta
         if self.normalize_q:
-            scale = scale / batch_mean((values if q_values is None else q_values).abs()).clamp(min=1e-6)
+            scale = scale / batch.mean((values if q_values is None else q_values).abs()).clamp(min=1e-6)
         return scale * values
 
-    def _set_rates(self) -> None:
+    def _set_learning_rates(self) -> None:
         if self.pretraining or self.online:
-            super()._set_rates()
-        if self.pretraining:
-            return
-        self._set_learning_rate([self.actor.optimizer], self.policy_lr_schedule(self._current_progress_remaining))
+            super()._set_learning_rates()
+        if not self.pretraining:
+            self._set_learning_rate(self.policy_lr_schedule(self._current_progress_remaining), ("actor",))
 
     def _default_pretraining_steps(self, total_timesteps: int) -> int:
         return int(_PRETRAINING_SHARE * total_timesteps)
 
-    def learn(  # type: ignore[override]
-        self: SelfGMPG,
-        total_timesteps: int = 100_000,
-        callback: MaybeCallback = None,
-        log_interval: int | None = 1000,
-        tb_log_name: str = "GMPG",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-        dataset: DatasetSource | None = None,
-    ) -> SelfGMPG:
-        return super().learn(
-            total_timesteps=total_timesteps,
-            callback=callback,
-            log_interval=log_interval,
-            tb_log_name=tb_log_name,
-            reset_num_timesteps=reset_num_timesteps,
-            progress_bar=progress_bar,
-            dataset=dataset,
-        )
-
-    def _trains_through_dopri5(self) -> bool:
-        estimator, solver = self.kl_estimator, self.actor.sampler.solver
+    def dependences(self) -> tuple[Dependence, ...]:
         if self.gradient_estimator == "matching":
-            return solver == "dopri5"
-        if isinstance(estimator, OdeKL):
-            own = estimator.likelihood.resolve_sampler(self.actor.sampler).solver
-            return "dopri5" in (own, solver if estimator.detached else "")
-        return False
-
-    def _batching_obstacle(self) -> str | None:
-        if self.gradient_estimator != "matching":
-            estimator = self.kl_estimator
-            if isinstance(estimator, DiscreteKL):
-                return "kl_estimator='discrete' inverts a sampler in as many iterations as it takes. Take 'path' or 'ode'"
-            if isinstance(estimator, OdeKL) and estimator.likelihood.gradient == "adjoint":
-                return "the adjoint's gradient solves another equation for each model. Take Likelihood(gradient='backprop')"
-        if self._trains_through_dopri5():
-            return "the solver dopri5 chooses its steps as it goes. Take one of fixed steps, as 'rk4'"
-        return super()._batching_obstacle()
-
-    def _data_parallel_obstacle(self) -> str | None:
-        if self.gradient_estimator != "matching" and isinstance(self.kl_estimator, DiscreteKL):
-            return (
-                "kl_estimator='discrete' inverts a sampler from starts that it draws for a whole batch. Take 'path' or 'ode'"
-            )
-        if self._trains_through_dopri5():
-            return "the solver dopri5 chooses its steps by the errors of a whole batch. Take one of fixed steps, as 'rk4'"
-        return super()._data_parallel_obstacle()
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "policy_lr_schedule", "log_beta"]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, tensors = super()._get_torch_save_params()
-        return state_dicts, [*tensors, "log_beta"] if self.target_kl is not None else tensors
-
-
-def _kl_from_reference(sample: KLSample) -> th.Tensor:
-    """
-    KL(pi || mu) from samples of mu: the mean of r log r - r + 1 for the density ratio r, which is never negative.
-    """
-    log_ratio = sample.log_ratio.detach()
-    # A product: where the ratio overflows, a difference would be no number
-    return (log_ratio.exp() * (log_ratio - 1.0) + 1.0).mean()
+            return (self.actor.sampling_dependence, *super().dependences())
+        return (*of_estimator(self.kl_estimator, self.actor.sampler), *super().dependences())

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import torch as th
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_genpolicy.common.files.transient import Transient
 from sb3_genpolicy.common.policies.actor import GenerativeActor
 from sb3_genpolicy.common.policies.critics import smallest_q
 from sb3_genpolicy.common.policies.twin_critic import TwinCritic
 from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
+from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative.draws import Source, draw
 
@@ -28,7 +30,7 @@ class DrawnActions(NamedTuple):
     q_values: th.Tensor
 
 
-class BehaviourActions:
+class BehaviourActions(Transient):
     """
     Draws actions of the behaviour model, anew for every batch or once for every row of the dataset.
 
@@ -45,24 +47,16 @@ class BehaviourActions:
         self.seed = seed
         self._of_all_rows: DrawnActions | None = None
 
-    def draw(
-        self,
-        rows: th.Tensor,
-        batch: Any,
-        buffer: OfflineReplayBuffer,
-        env: VecNormalize | None,
-        generator: Source,
-    ) -> DrawnActions:
+    def draw(self, batch: Batch, buffer: OfflineReplayBuffer, env: VecNormalize | None) -> DrawnActions:
         """
-        :param rows: indices of the batch, (batch_size,)
-        :param batch: these rows
+        :param batch: rows of the dataset
         :param buffer: the dataset
         :param env: VecNormalize wrapper whose statistics are applied to observations
-        :param generator: source of the noise of actions that are drawn anew
         :return: actions of the batch's states
         """
+        rows = batch.rows
         if self.seed is None:
-            return self._of(batch.observations, len(rows), generator)
+            return self._of(batch.observations, len(rows), batch.generator)
         if self._of_all_rows is None:
             own = th.Generator(rows.device).manual_seed(self.seed)
             parts = []

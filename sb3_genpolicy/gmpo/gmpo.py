@@ -2,14 +2,12 @@
 GMPO: generative model policy optimization by advantage-weighted matching.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_genpolicy.common.algorithms.pretrained import PretrainedSource
 from sb3_genpolicy.common.algorithms.pretraining import PretrainingAlgorithm
@@ -17,41 +15,22 @@ from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.policies.named import POLICY_ALIASES
 from sb3_genpolicy.common.transitions.rewards import RewardTransform
 from sb3_genpolicy.common.transitions.transforms import Transform
+from sb3_genpolicy.common.updates.batch import Batch
+from sb3_genpolicy.common.updates.dependence import Dependence, Scope
 from sb3_genpolicy.common.updates.objective import Objective
 from sb3_genpolicy.common.updates.precision import Precision
-from sb3_genpolicy.common.updates.processes import batch_mean
+from sb3_genpolicy.common.updates.weights import describe_weights, exponential_weights
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative.checks import check_choice, check_flag, check_number, named_options
 from sb3_genpolicy.gmpo.behaviour_actions import BehaviourActions
-
-SelfGMPO = TypeVar("SelfGMPO", bound="GMPO")
 
 Weighting = Literal["advantage", "softmax"]
 WEIGHTINGS: tuple[Weighting, ...] = ("advantage", "softmax")
 # The share of the first `learn` that is the first phase of the softmax variant
 _PRETRAINING_SHARE = 0.5
-
-
-def effective_sample_size(weights: th.Tensor) -> th.Tensor:
-    """
-    Kish's effective sample size as a share of the batch: 1 where all weights are equal, 1 / batch_size where one counts alone.
-    Several processes have that of their joint batch.
-
-    :param weights: (batch_size,)
-    :return: a scalar
-    """
-    mean, squared_mean = batch_mean(th.stack([weights, weights.square()]))
-    return mean.square() / squared_mean
-
-
-def _describe_weights(weights: th.Tensor) -> dict[str, th.Tensor]:
-    return dict(weight=weights.mean(), effective_sample_size=effective_sample_size(weights))
-
-
-def _as_probabilities(weights: th.Tensor) -> th.Tensor:
-    """In proportion to the weights, also where their sum overflows. Where all of them vanish, or one is NaN, any will do."""
-    least = th.finfo(weights.dtype).tiny
-    return (weights / weights.max().clamp(min=least)).nan_to_num(nan=1.0).clamp(min=least)
+_KEPT_ACTIONS = Dependence(
+    Scope.DATASET, "redraw_actions=False keeps actions for the rows of a fixed dataset", "Take redraw_actions=True"
+)
 
 
 class GMPO(PretrainingAlgorithm):
@@ -179,121 +158,66 @@ class GMPO(PretrainingAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
-    def _objective(self, rows: th.Tensor, batch: Any) -> Objective:
+    def objective(self, batch: Batch) -> Objective:
         if self.pretraining:
             # First phase. Critics: V towards an expectile of Q, Q towards r + gamma V(s'). Behaviour model: matching loss
-            return self._pretraining_objective(batch)
+            return self.pretraining_objective(batch)
         if self.weighting == "softmax":
-            policy = self._objective_on_behaviour_actions(rows, batch)
-            return self._with_critics_and_behaviour(policy, batch) if self.online else policy
+            policy = self._objective_on_behaviour_actions(batch)
+            return self.with_critics_and_behaviour(policy, batch) if self.online else policy
         return self._objective_on_dataset_actions(batch)
 
-    def _objective_on_dataset_actions(self, batch: Any) -> Objective:
+    def _objective_on_dataset_actions(self, batch: Batch) -> Objective:
         # Critics, unless they were trained before
-        losses: dict[str, th.Tensor] = {}
-        means: dict[str, th.Tensor] = {}
-        if self._critics_rest:
-            advantage = self._advantage(batch)
+        if self.critics_are_frozen:
+            critics, advantage = Objective({}, ()), self.critics.advantage(batch)
         else:
-            critics = self._critic_losses(batch)
-            advantage = critics.advantage
-            losses.update(critic_loss=critics.critic_loss, value_loss=critics.value_loss)
-            means.update(q_value=critics.q_value.mean())
+            losses = self.critic_losses(batch)
+            critics, advantage = losses.objective(q_value=losses.q_value.mean()), losses.advantage
         # Policy: matching loss of the dataset's actions, weighted by their advantage
         weights = self.advantage_weights(advantage)
-        losses["actor_loss"], matching_loss = self._weighted_matching_loss(batch.observations, batch.actions, weights)
-        means.update(_describe_weights(weights), matching_loss=matching_loss, advantage=advantage.mean())
+        actor_loss, matching_loss = self.actor.weighted_matching_loss(
+            batch.observations, batch.actions, weights, batch.generator
+        )
+        means = dict(describe_weights(weights, batch.mean), matching_loss=matching_loss, advantage=advantage.mean())
         means.update(weight_clamped=(weights >= 0.999 * self.weight_clamp).float().mean())
-        return Objective(losses, means, trains_critics=not self._critics_rest)
+        return critics + Objective(dict(actor_loss=actor_loss), ("actor",), means)
 
-    def _objective_on_behaviour_actions(self, rows: th.Tensor, batch: Any) -> Objective:
+    def _objective_on_behaviour_actions(self, batch: Batch) -> Objective:
         # Policy: matching loss of K actions of the behaviour model for each state, weighted by the softmax of beta Q
-        assert self.behaviour is not None
-        if self._behaviour_actions is None:
-            self._behaviour_actions = BehaviourActions(
-                self.behaviour, self.critic, self.n_actions, None if self.redraw_actions else self.seed or 0
-            )
-        drawn = self._behaviour_actions.draw(rows, batch, self.replay_buffer, self._vec_normalize_env, self.generator)
+        drawn = self._actions_of_behaviour().draw(batch, self.replay_buffer, self._vec_normalize_env)
         weights = (self.beta * drawn.q_values).softmax(dim=1).flatten() * self.n_actions
         observations = tree_map(lambda array: array.repeat_interleave(self.n_actions, dim=0), batch.observations)
-        actor_loss, matching_loss = self._weighted_matching_loss(observations, drawn.actions.flatten(0, 1), weights)
-        means = dict(_describe_weights(weights), matching_loss=matching_loss, q_value=drawn.q_values.mean())
-        return Objective(dict(actor_loss=actor_loss), means, trains_critics=False)
+        actor_loss, matching_loss = self.actor.weighted_matching_loss(
+            observations, drawn.actions.flatten(0, 1), weights, batch.generator
+        )
+        means = dict(describe_weights(weights, batch.mean), matching_loss=matching_loss, q_value=drawn.q_values.mean())
+        return Objective(dict(actor_loss=actor_loss), ("actor",), means)
 
-    def _weighted_matching_loss(
-        self, observations: Any, actions: th.Tensor, weights: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor]:
-        """
-        :param observations: batch first
-        :param actions: (batch_size, action_dim), scaled
-        :param weights: (batch_size,)
-        :return: the weighted mean of their matching losses, and the plain mean
-        """
-        if self.actor.model.coupling.independent:
-            losses = self.actor.matching_loss(observations, actions, self.generator)
-            return (weights * losses).mean(), losses.mean()
-        # Where noise is paired with actions, weights would teach each noise its own action more or less well, and move no
-        # probability from one action to another. Rows drawn in proportion to their weights do, paired after that.
-        rows = th.multinomial(_as_probabilities(weights), len(weights), replacement=True, generator=self.generator)
-        observations = tree_map(lambda array: array[rows], observations)
-        loss = self.actor.matching_loss(observations, actions[rows], self.generator).mean()
-        return weights.mean() * loss, loss
+    def _actions_of_behaviour(self) -> BehaviourActions:
+        if self._behaviour_actions is None:
+            assert self.behaviour is not None
+            seed = None if self.redraw_actions else self.seed or 0
+            self._behaviour_actions = BehaviourActions(self.behaviour, self.critics.critic, self.n_actions, seed)
+        return self._behaviour_actions
 
     def advantage_weights(self, advantage: th.Tensor) -> th.Tensor:
         """
         :param advantage: Q - V, (batch_size, 1)
         :return: ``min(exp(beta advantage), weight_clamp)``, (batch_size,)
         """
-        # Clamped before the exponential, which cannot overflow then
-        return (self.beta * advantage.squeeze(1)).clamp(max=math.log(self.weight_clamp)).exp()
+        return exponential_weights(advantage.squeeze(1), self.beta, self.weight_clamp)
+
+    def dependences(self) -> tuple[Dependence, ...]:
+        if self.weighting != "softmax":
+            return super().dependences()
+        own = () if self.redraw_actions else (_KEPT_ACTIONS,)
+        return (*own, self.actor.sampling_dependence, *super().dependences())
 
     def _default_pretraining_steps(self, total_timesteps: int) -> int:
         return int(_PRETRAINING_SHARE * total_timesteps) if self.weighting == "softmax" else 0
 
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        """
-        cf `BaseAlgorithm`.
-        """
+    def fill_replay_buffer(self, dataset: DatasetSource | None) -> None:
         # Of the dataset that there was
         self._behaviour_actions = None
-        return super()._setup_learn(*args, **kwargs)
-
-    def _online_obstacle(self) -> str | None:
-        if self.weighting == "softmax" and not self.redraw_actions:
-            return "redraw_actions=False keeps actions for the rows of a fixed dataset. Load it with redraw_actions=True"
-        return super()._online_obstacle()
-
-    def _batching_obstacle(self) -> str | None:
-        if self.weighting == "softmax" and not self.redraw_actions:
-            return "redraw_actions=False keeps actions for the whole dataset, for each model others. Take redraw_actions=True"
-        if self.weighting == "softmax" and self.actor.sampler.solver == "dopri5":
-            return "the solver dopri5 chooses its steps as it goes. Take one of fixed steps, as 'rk4'"
-        return super()._batching_obstacle()
-
-    def _data_parallel_obstacle(self) -> str | None:
-        if self.weighting == "softmax" and self.actor.sampler.solver == "dopri5":
-            return "the solver dopri5 chooses its steps by the errors of a whole batch. Take one of fixed steps, as 'rk4'"
-        return super()._data_parallel_obstacle()
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_behaviour_actions"]
-
-    def learn(  # type: ignore[override]
-        self: SelfGMPO,
-        total_timesteps: int = 100_000,
-        callback: MaybeCallback = None,
-        log_interval: int | None = 1000,
-        tb_log_name: str = "GMPO",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-        dataset: DatasetSource | None = None,
-    ) -> SelfGMPO:
-        return super().learn(
-            total_timesteps=total_timesteps,
-            callback=callback,
-            log_interval=log_interval,
-            tb_log_name=tb_log_name,
-            reset_num_timesteps=reset_num_timesteps,
-            progress_bar=progress_bar,
-            dataset=dataset,
-        )
+        super().fill_replay_buffer(dataset)

@@ -4,48 +4,28 @@ Which models several processes can train together, and that all of them begin wi
 
 import inspect
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
 from stable_baselines3.common.vec_env import VecNormalize
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
-from sb3_genpolicy.common.algorithms.pretrained import describe
-from sb3_genpolicy.common.updates.processes import SeveralProcesses, processes
-
-if TYPE_CHECKING:
-    from sb3_genpolicy.common.algorithms.gradient_steps import GradientSteps
+from sb3_genpolicy.common.algorithms.obstacles import processes_obstacle
+from sb3_genpolicy.common.algorithms.saving import saved_tensors
+from sb3_genpolicy.common.updates.processes import SeveralProcesses
+from sb3_genpolicy.common.utils import described
 
 # Arguments of the constructor that may be written otherwise in each process
 _NOT_COMPARED = ("self", "env", "dataset", "pretrained", "device", "verbose", "tensorboard_log", "_init_setup_model")
-# How far a run has come, and goes
-_PROGRESS = ("num_timesteps", "_total_timesteps", "_n_updates", "pretraining_finished", "_updates_before_policy")
 
 
-def layer_obstacle(policy: nn.Module) -> str | None:
-    """
-    :param policy: networks
-    :return: which of their layers see other rows than their own, or draw what nobody else does; None if none does
-    """
-    for name, module in policy.named_modules():
-        kind = f"{type(module).__name__} (policy.{name})"
-        if isinstance(module, _BatchNorm) or (isinstance(module, _NormBase) and module.track_running_stats):
-            return f"its network has a {kind}, whose statistics would be of a share of the batch. Take LayerNorm"
-        if isinstance(module, _DropoutNd) and module.p > 0.0:
-            return f"its network has a {kind}, whose masks every process would draw for itself. Leave it out"
-    return None
-
-
-def check_together(model: "GradientSteps") -> None:
+def check_together(model: Any) -> None:
     """
     :param model: a model that is about to learn, whose dataset need not be there yet
     :raises ValueError: if several processes cannot train it together, with what is in the way and what to do
     """
-    together = processes()
+    together = model.processes
     together.part(model.batch_size)
-    obstacle = model._data_parallel_obstacle() if together.size > 1 else None
+    obstacle = processes_obstacle(model) if together.size > 1 else None
     if obstacle is not None:
         raise ValueError(
             f"{together.size} processes cannot train this model together (data_parallel): {obstacle}. Or train it in one "
@@ -53,14 +33,14 @@ def check_together(model: "GradientSteps") -> None:
         )
 
 
-def begin_together(model: "GradientSteps") -> None:
+def begin_together(model: Any) -> None:
     """
     Let all processes have the first one's networks, optimizers and random states.
 
     :param model: a model that is about to learn, with its dataset
     :raises ValueError: in all processes, if they have models or datasets that differ in anything else
     """
-    together = processes()
+    together = model.processes
     if not isinstance(together, SeveralProcesses):
         return
     _compare(together.of_all(_traits(model)))
@@ -69,13 +49,15 @@ def begin_together(model: "GradientSteps") -> None:
         _take_state(model, state)
 
 
-def _traits(model: "GradientSteps") -> dict[str, str]:
+def _traits(model: Any) -> dict[str, str]:
     names = [name for name in inspect.signature(type(model).__init__).parameters if name not in _NOT_COMPARED]
     settings = vars(model)
     traits = {"the class": type(model).__name__, "the kind of device": model.device.type}
     traits["the policy"] = type(model.policy).__name__
-    traits["the policy's sampler"] = _written(model.policy.sampler)
-    traits |= {name: _written(settings.get(name)) for name in [*names, *_PROGRESS] if name != "policy"}
+    traits |= {f"the policy's {name}": _written(value) for name, value in model.policy.settings_that_change().items()}
+    traits |= {
+        name: _written(settings.get(name)) for name in [*names, "_total_timesteps", *model.progress] if name != "policy"
+    }
     traits["the number of parameters"] = str(sum(parameter.numel() for parameter in model.policy.parameters()))
     rows = model.replay_buffer
     traits["the number of rows"] = f"{rows.size()} ({rows.n_drawn_from} drawn from)"
@@ -94,7 +76,7 @@ def _statistics(env: VecNormalize | None) -> str:
 
 def _written(value: Any) -> str:
     # Where a function lies in memory is each process's own
-    return re.sub(r" at 0x[0-9a-f]+", "", describe(value))
+    return re.sub(r" at 0x[0-9a-f]+", "", described(value))
 
 
 def _compare(traits: list[dict[str, str]]) -> None:
@@ -109,16 +91,16 @@ def _compare(traits: list[dict[str, str]]) -> None:
                 )
 
 
-def _state_of(model: "GradientSteps") -> dict[str, Any]:
+def _state_of(model: Any) -> dict[str, Any]:
     """As in a model's file."""
-    model._note_random_state()
-    _, tensors = model._get_torch_save_params()
-    return dict(parameters=model.get_parameters(), tensors={name: recursive_getattr(model, name) for name in tensors})
+    model.random.note(model.replay_buffer)
+    tensors = {name: recursive_getattr(model, name) for name in saved_tensors(model)}
+    return dict(parameters=model.get_parameters(), tensors=tensors)
 
 
-def _take_state(model: "GradientSteps", state: dict[str, Any]) -> None:
+def _take_state(model: Any, state: dict[str, Any]) -> None:
     model.set_parameters(state["parameters"], device=model.device)
     for name, value in state["tensors"].items():
-        recursive_setattr(model, name, value)
-    model._resume_random_state = True
-    model._prepare_random_state()
+        recursive_setattr(model, f"{name}.data", value)
+    model.random.is_loaded = True
+    model.random.prepare(model.replay_buffer, model.seed, model.num_timesteps)

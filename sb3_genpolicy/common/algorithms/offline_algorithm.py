@@ -1,5 +1,7 @@
 """
-The base of the offline algorithms: SB3's off-policy algorithm, with a dataset in the replay buffer and no environment stepped.
+The base of the offline algorithms: SB3's off-policy algorithm, with a dataset in the replay buffer and no environment stepped
+until somebody asks for that. What it is made of are parts: the random state, the gradient step with its guard and averages,
+the recorder of updates, the processes that train together.
 """
 
 import sys
@@ -13,49 +15,49 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import get_parameters_by_name
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+from sb3_genpolicy.common.algorithms import online, saving
+from sb3_genpolicy.common.algorithms.begin_together import begin_together, check_together
 from sb3_genpolicy.common.algorithms.callbacks import GradientStepProgressBar
+from sb3_genpolicy.common.algorithms.filling import fill_replay_buffer
+from sb3_genpolicy.common.algorithms.held_out import HeldOutRows
+from sb3_genpolicy.common.algorithms.obstacles import recording_obstacle
 from sb3_genpolicy.common.algorithms.option_checks import check_base_options
-from sb3_genpolicy.common.algorithms.resumable_algorithm import ResumableAlgorithm
-from sb3_genpolicy.common.algorithms.scales import fit_action_range, fit_normalizer, say_coarse_space, say_other_units
 from sb3_genpolicy.common.algorithms.space_checks import check_model_spaces
 from sb3_genpolicy.common.algorithms.value_watch import ValueWatch
-from sb3_genpolicy.common.datasets import DatasetSource, dataset_spaces, load_dataset
-from sb3_genpolicy.common.datasets.envs import SpacesVecEnv, find_dataset, made_env
-from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
+from sb3_genpolicy.common.datasets import DatasetSource, dataset_spaces
+from sb3_genpolicy.common.datasets.envs import SpacesVecEnv, made_env
 from sb3_genpolicy.common.datasets.vec_wrappers import check_normalized_last
-from sb3_genpolicy.common.policies.critics import ValueNetwork
-from sb3_genpolicy.common.policies.generative_policy import GenerativeActor, GenerativePolicy
-from sb3_genpolicy.common.policies.twin_critic import TwinCritic
+from sb3_genpolicy.common.policies.critic_policy import CriticPolicy
 from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
-from sb3_genpolicy.common.replay.vec_normalize import fit_observations, fit_rewards
-from sb3_genpolicy.common.transitions.rewards import (
-    RewardFunction,
-    RewardTransform,
-    check_reward_transform,
-    fit_reward_transform,
-)
-from sb3_genpolicy.common.transitions.transforms import Transform, action_transforms, check_transforms, prepare
-from sb3_genpolicy.common.transitions.transitions import Transitions, label_of
-from sb3_genpolicy.common.updates.device_means import DeviceMeans
-from sb3_genpolicy.common.updates.processes import processes
+from sb3_genpolicy.common.transitions.rewards import RewardFunction, RewardTransform, check_reward_transform
+from sb3_genpolicy.common.transitions.transforms import Transform, action_transforms, check_transforms
+from sb3_genpolicy.common.updates.batch import Batch
+from sb3_genpolicy.common.updates.dependence import Dependence, Scope
+from sb3_genpolicy.common.updates.gradient_step import GradientStep
+from sb3_genpolicy.common.updates.objective import Objective
+from sb3_genpolicy.common.updates.precision import PRECISIONS, Precision, autocast, matmul_precision
+from sb3_genpolicy.common.updates.processes import OneProcess, processes
+from sb3_genpolicy.common.updates.random_state import RandomState
+from sb3_genpolicy.common.updates.recorded_update import UpdateRecorder, make_ordinary, make_recordable
 from sb3_genpolicy.common.utils import on_one_line
-from sb3_genpolicy.generative import Sampler
-from sb3_genpolicy.generative.checks import check_class, check_number, did_you_mean
-
-# Held-out rows that losses are computed on whenever the log is written
-_HELD_OUT_ROWS = 4096
+from sb3_genpolicy.generative.checks import check_choice, check_class, check_flag, check_number, did_you_mean
 
 SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
 
 
-class OfflineAlgorithm(ResumableAlgorithm):
+class OfflineAlgorithm(OffPolicyAlgorithm):
     """
-    Base of algorithms that learn from a dataset. One gradient step is one timestep and one ``callback.on_step()``.
+    Base of algorithms that learn from a dataset, of yours too (docs/guide/own_algorithm.md). One gradient step is one timestep
+    and one ``callback.on_step()``.
+
+    A subclass says what an update descends on (:meth:`objective`), and what that depends on (:meth:`dependences`); its policy
+    says which networks, optimizers and averages there are.
 
     :param policy: The policy model to use (FlowPolicy, DiffusionPolicy, ...)
     :param env: The environment that the policy is for (if registered in Gym, can be str). ``learn`` does not step it.
@@ -72,6 +74,8 @@ class OfflineAlgorithm(ResumableAlgorithm):
     :param dataset: the logged data: a Minari id, a file, an SB3 replay buffer, a mapping of arrays, a list of these, or
         anything else that :func:`~sb3_genpolicy.common.datasets.load_dataset` takes. They are read in ``learn``. Default: what
         the environment carries (``env.get_dataset()``).
+    :param precision: of matrix products while training: ``float32``, ``tf32`` or ``bfloat16``
+    :param capture: on a CUDA device, whether to record a whole update as one CUDA graph and replay it
     :param stats_window_size: Window size for the rollout logging when the model goes on online
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: Additional arguments to be passed to the policy on creation
@@ -81,14 +85,14 @@ class OfflineAlgorithm(ResumableAlgorithm):
     :param device: Device on which the code should run, also where the dataset lives
     """
 
-    policy: GenerativePolicy
-    actor: GenerativeActor
-    actor_ema: GenerativeActor
-    critic: TwinCritic
-    critic_target: TwinCritic
-    value_net: ValueNetwork
+    policy: CriticPolicy
     replay_buffer: OfflineReplayBuffer  # type: ignore[assignment]
+    #: Names of the policies, as SB3 has them
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {}
+    #: Settings that may differ between models that are trained side by side: numbers or scalar tensors
+    batched_settings: ClassVar[tuple[str, ...]] = ()
+    #: Attributes that say how far a run has come
+    progress: ClassVar[tuple[str, ...]] = ("num_timesteps", "_n_updates", "_updates_before_policy")
 
     def __init__(
         self,
@@ -102,6 +106,8 @@ class OfflineAlgorithm(ResumableAlgorithm):
         reward_transform: RewardTransform | None = "locomotion",
         transforms: Sequence[Transform] = (),
         dataset: DatasetSource | None = None,
+        precision: Precision = "float32",
+        capture: bool = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -110,7 +116,7 @@ class OfflineAlgorithm(ResumableAlgorithm):
         device: th.device | str = "auto",
     ):
         if not isinstance(policy, str):
-            check_class("policy", policy, GenerativePolicy, "FlowPolicy")
+            check_class("policy", policy, CriticPolicy, "FlowPolicy")
         check_base_options(env, learning_rate, stats_window_size, tensorboard_log, verbose, seed, device)
         transforms = check_transforms(transforms)
         if env is None and dataset is not None:
@@ -140,9 +146,13 @@ class OfflineAlgorithm(ResumableAlgorithm):
         check_number("gamma", gamma, low=0.0, high=1.0)
         check_number("actor_tau", actor_tau, low=0.0, high=1.0, low_open=True)
         check_reward_transform(reward_transform)
+        check_choice("precision", precision, PRECISIONS)
+        check_flag("capture", capture)
         self.actor_tau = actor_tau
         self.reward_transform = reward_transform
         self.transforms = transforms
+        self.precision: Precision = precision
+        self.capture = capture
         self.dataset = dataset
         # What stays of the dataset when the model is saved
         self.dataset_name: str | None = dataset if isinstance(dataset, str) else None
@@ -154,6 +164,10 @@ class OfflineAlgorithm(ResumableAlgorithm):
         self._action_range_is_fitted = False
         # A wrapper may come with statistics of rewards that no transform was applied to
         self._vec_rewards_are_fitted = False
+        #: Whether the model has gone on online: what it learns from is then no longer fixed, and nothing of it is frozen
+        self.online = False
+        # At which update the phase began that the averaged actor is of
+        self._updates_before_policy = 0
 
     def _take_env(self, env: GymEnv | str, policy: str | type[BasePolicy]) -> None:
         """As SB3's constructor does, which refuses unbounded actions."""
@@ -171,7 +185,7 @@ class OfflineAlgorithm(ResumableAlgorithm):
         if isinstance(env, VecEnv):
             check_normalized_last(env)
         check_model_spaces(env.observation_space, env.action_space)
-        return ResumableAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _check_action_space(self) -> None:
         # None while a saved model is being loaded, before its spaces are there
@@ -192,31 +206,55 @@ class OfflineAlgorithm(ResumableAlgorithm):
                 f"{type(self).__name__} needs an environment or a dataset to know what it acts on: pass `env=`, or "
                 "`dataset=` (a Minari id, a replay buffer or a mapping of arrays) where there is no simulator."
             )
-        self._held_out: Any = None
-        self._value_watch = ValueWatch()
+        self.random = RandomState(self.device)
         super()._setup_model()
-        self._connect_replay_buffer()
-        self.means = DeviceMeans()
-        self._create_aliases()
+        # A model that is loaded takes the random state up when it goes on learning
+        self.random.expect_loading()
+        self.connect_replay_buffer()
+        self.gradient_step = GradientStep(self.policy, self.device)
+        self.recorder = UpdateRecorder()
+        self.processes: OneProcess = OneProcess()
+        #: Whether rows arrive between updates, from an environment that is stepped
+        self.collects = False
+        self.held_out: HeldOutRows | None = None
+        self._value_watch = ValueWatch()
+        # As SB3's algorithms have them: model.actor, model.critic, ...
+        for name, network in self.policy.networks().items():
+            setattr(self, name, network)
 
-    def _connect_replay_buffer(self) -> None:
+    def connect_replay_buffer(self) -> None:
         """Let it treat rewards, actions and observations as this model was trained with."""
         self.replay_buffer.action_range = self.policy.action_range
         self.replay_buffer.hold_finer(self.policy.normalizer.keys_with_offset())
         if self.reward_function is not None:
             self.replay_buffer.reward_function = self.reward_function
 
-    def _create_aliases(self) -> None:
-        self.actor = self.policy.actor
-        self.actor_ema = self.policy.actor_ema
-        self.critic = self.policy.critic
-        self.critic_target = self.policy.critic_target
-        self.value_net = self.policy.value_net
-        # Running mean and running var of batch normalisation go to the target as they are (SB3, GH issue #996)
-        self.batch_norm_stats = get_parameters_by_name(self.critic, ["running_"])
-        self.batch_norm_stats_target = get_parameters_by_name(self.critic_target, ["running_"])
-        self.actor_batch_norm_stats = get_parameters_by_name(self.actor, ["running_"])
-        self.actor_batch_norm_stats_ema = get_parameters_by_name(self.actor_ema, ["running_"])
+    # Random numbers
+
+    @property
+    def generator(self) -> th.Generator:
+        """What the training draws from; rows are drawn by the replay buffer's own."""
+        return self.random.generator
+
+    @property
+    def random_state(self) -> th.Tensor:
+        """State of :attr:`generator`, as it is saved and loaded."""
+        return self.random.state
+
+    @property
+    def row_random_state(self) -> th.Tensor:
+        """State of the draws of rows, as it is saved and loaded."""
+        return self.random.row_state
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Set the seed of the pseudo-random generators (python, numpy, pytorch, gym, action_space, and the training's own)
+
+        :param seed: the seed; None changes nothing
+        """
+        super().set_random_seed(seed)
+        if seed is not None:
+            self.random.seed(seed, self.replay_buffer)
 
     # Data
 
@@ -226,63 +264,18 @@ class OfflineAlgorithm(ResumableAlgorithm):
 
         :raises ValueError: if there is none, or it is damaged or does not fit the spaces
         """
-        self._fill_replay_buffer(None)
+        self.fill_replay_buffer(None)
 
-    def _fill_replay_buffer(self, dataset: DatasetSource | None) -> None:
+    def fill_replay_buffer(self, dataset: DatasetSource | None) -> None:
         """
-        Read the dataset into the replay buffer, unless it is there already.
+        Read the dataset into the replay buffer, unless it is there already, or not needed.
 
         :param dataset: the dataset of this call of ``learn``; None for the one given or filled before, or the environment's
+        :raises ValueError: if there is none, or it is damaged or does not fit the spaces
         """
-        if dataset is None and self.replay_buffer.n_from_dataset > 0:
-            return
-        source = find_dataset((dataset, self.dataset), self.env, self.dataset_name, type(self).__name__)
-        assert isinstance(self.action_space, spaces.Box)
-        known = isinstance(source, str) and source == self.dataset_name
-        data = load_dataset(
-            source,
-            memory_map=True if known and self._dataset_on_disk else None,
-            action_space=self.action_space,
-            reference_scores=self.reference_scores if known else None,
-            action_transforms=action_transforms(self.transforms),
-        )
-        data = fit_to_spaces(data, self.observation_space, self.action_space)
-        self.dataset_name, self.reference_scores = data.name, data.reference_scores
-        self._dataset_on_disk = data.memory_mapped
-        if self.reward_function is None:
-            self.reward_function = fit_reward_transform(self.reward_transform, data, self.gamma)
-        chosen = prepare(data, self.transforms)
-        # A model of release 0.1 was trained on the whole space
-        fit_action_range(self.policy, chosen.data, first=not self._action_range_is_fitted and self._n_updates == 0)
-        self._action_range_is_fitted = True
-        self.replay_buffer.fill(chosen.data, self.reward_function, chosen.learnt, chosen.n_steps, self.gamma)
-        self._fit_vec_normalize(chosen.data)
-        if not self._normalizer_is_fitted and self._n_updates == 0:
-            fit_normalizer(self.policy, self.replay_buffer, self._vec_normalize_env, label_of(data))
-            self._normalizer_is_fitted = True
-        else:
-            say_other_units(self.policy, self.replay_buffer, label_of(data))
-        if not isinstance(self.env, SpacesVecEnv) and self.env is not None:
-            say_coarse_space(self.observation_space, self.replay_buffer, label_of(data))
-        self._hold_out(chosen.held_out)
-        if self.verbose >= 1:
-            print(data.describe())
-
-    def _fit_vec_normalize(self, data: Transitions) -> None:
-        wrapper = self._vec_normalize_env
-        if wrapper is None:
-            return
-        assert self.reward_function is not None
-        fit_observations(wrapper, self.replay_buffer.observation_chunks(), label_of(data))
-        fit_rewards(wrapper, data, self.reward_function, self.gamma, known=self._vec_rewards_are_fitted)
-        self._vec_rewards_are_fitted = True
-
-    def _hold_out(self, rows: np.ndarray) -> None:
-        """Rows that losses are watched on: at most so many, evenly spaced."""
-        self._held_out = None
-        if len(rows):
-            chosen = th.as_tensor(rows[:: -(-len(rows) // _HELD_OUT_ROWS)])
-            self._held_out = self.replay_buffer.rows(chosen, self._vec_normalize_env)
+        is_there = self.replay_buffer.n_from_dataset > 0 or (self.collects and not online.needs_dataset(self))
+        if dataset is not None or not is_there:
+            fill_replay_buffer(self, dataset)
 
     # Learning
 
@@ -298,30 +291,52 @@ class OfflineAlgorithm(ResumableAlgorithm):
         """
         cf `BaseAlgorithm`.
         """
+        self.processes = processes()
+        check_together(self)
         if self.env is None:
             self.env = SpacesVecEnv(self.observation_space, self.action_space)
-        if not processes().is_first:
+        if not self.processes.is_first:
             # The first process logs and is listened to
             self.verbose, callback, progress_bar = 0, None, False
             self.set_logger(Logger(None, []))
-        self._fill_replay_buffer(dataset)
-        self._prepare_random_state()
-        self.means = DeviceMeans()
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        self.fill_replay_buffer(dataset)
+        self.random.prepare(self.replay_buffer, self.seed, self.num_timesteps)
+        self.gradient_step.means.clear()
+        prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        self._prepare_updates()
+        begin_together(self)
+        return prepared
+
+    def _prepare_updates(self) -> None:
+        """Step by step, or recorded once and replayed."""
+        step, obstacle = self.gradient_step, recording_obstacle(self) if self.capture else "it was not asked for"
+        if self.capture and obstacle is not None:
+            self.logger.warn(f"Updates are made step by step, not recorded (capture=True): {obstacle}.")
+        self.recorder.stop()
+        if obstacle is None:
+            self.recorder.start((self.random, self.replay_buffer), step.means, step.guard, self.logger)
+        step.prepare_rates(on_device=obstacle is None)
+        optimizers = step.optimizers().values()
+        for optimizer in optimizers:
+            if obstacle is None:
+                make_recordable(optimizer, self.device)
+            else:
+                make_ordinary(optimizer)
+        step.guard.keep_parameters(optimizers, wanted=True)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         callback = super()._init_callback(callback, progress_bar=False)
         if progress_bar:
             callback = CallbackList([callback, GradientStepProgressBar()])
             callback.init_callback(self)
-        return processes().listening(callback)
+        return self.processes.listening(callback)
 
     def learn(  # type: ignore[override]
         self: SelfOfflineAlgorithm,
         total_timesteps: int = 100_000,
         callback: MaybeCallback = None,
         log_interval: int | None = 1000,
-        tb_log_name: str = "run",
+        tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
         dataset: DatasetSource | None = None,
@@ -332,7 +347,7 @@ class OfflineAlgorithm(ResumableAlgorithm):
         :param total_timesteps: number of gradient steps
         :param callback: callback(s) called after every gradient step
         :param log_interval: number of gradient steps between two lines of the log (None for no log)
-        :param tb_log_name: the name of the run for TensorBoard logging
+        :param tb_log_name: the name of the run for TensorBoard logging. Default: the algorithm's
         :param reset_num_timesteps: whether to start counting (and the schedules) anew
         :param progress_bar: display a progress bar using tqdm and rich
         :param dataset: the logged data, in place of those given to the constructor
@@ -341,6 +356,7 @@ class OfflineAlgorithm(ResumableAlgorithm):
         check_number("total_timesteps", total_timesteps, low=0, infinite=True)
         if log_interval is not None:
             check_number("log_interval", log_interval, low=1)
+        tb_log_name = tb_log_name or type(self).__name__
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar, dataset
         )
@@ -364,41 +380,113 @@ class OfflineAlgorithm(ResumableAlgorithm):
         callback.on_training_end()
         return self
 
+    # Online
+
+    learn_online = online.learn_online
+
+    def go_online(self) -> None:
+        """Unfreeze what was frozen once a dataset had been learnt. Called once, with networks that are there."""
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        # The policy is trained: actions at random are no better a start
+        return super()._sample_action(0, action_noise, n_envs)
+
+    # An update
+
+    @property
+    def phase(self) -> str:
+        """What is being trained, for the log and the progress bar."""
+        return "online" if self.online else "policy"
+
+    def dependences(self) -> tuple[Dependence, ...]:
+        """
+        What an update of this model depends on besides rows, one by one. Whether models can be trained side by side, by
+        several processes, recorded, or online follows from that. An algorithm that does not say it is trained step by step in
+        one process.
+
+        :return: everything that reaches further than a row, see :class:`~sb3_genpolicy.common.updates.dependence.Scope`
+        """
+        unknown = f"nobody knows what an update of {type(self).__name__} depends on"
+        return (Dependence(Scope.HOST, unknown, f"Say it in {type(self).__name__}.dependences"),)
+
     @abstractmethod
-    def train(self, gradient_steps: int, batch_size: int) -> None:
+    def objective(self, batch: Batch) -> Objective:
+        """
+        :param batch: rows of the dataset (online, of the environment too), with where to draw from
+        :return: what this update descends on
+        """
+
+    def before_step(self, objective: Objective) -> dict[str, th.Tensor]:
+        """
+        What is done with the gradients before the networks make their step: nothing, by default.
+
+        :param objective: whose gradients they are
+        :return: further scalars for the log
+        """
+        return {}
+
+    def held_out_losses(self, batch: Batch) -> dict[str, th.Tensor]:
+        """
+        :param batch: held-out rows
+        :return: losses by name, for the log; those of the objective, by default
+        """
+        return self.objective(batch).losses
+
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """
         Draw batches from the dataset and update the networks.
 
         :param gradient_steps: number of updates
         :param batch_size: rows of each batch
         """
+        with matmul_precision(self.precision, self.device):
+            for _ in range(gradient_steps):
+                self.begin_update()
+                kind = (self.phase, batch_size, self.replay_buffer.size(), self.replay_buffer.observations_are_at)
+                self.recorder.make(lambda: self._update(batch_size), kind)
+                self.end_update()
 
-    @abstractmethod
-    def _losses_of(self, batch: Any, generator: th.Generator) -> dict[str, th.Tensor]:
-        """
-        :param batch: rows of the dataset
-        :param generator: source of the noise
-        :return: losses by name, without gradient
-        """
+    def begin_update(self) -> None:
+        """What of an update the host decides: modes and rates."""
+        self._set_training_mode()
+        self._set_learning_rates()
+        step = self.gradient_step
+        for average in step.averages:
+            step.set_rate(average, self.tau)
+        # The averaged actor follows closely in the first steps of a phase, then at the rate `actor_tau`
+        steps_of_phase = self._n_updates - self._updates_before_policy
+        step.set_rate(self.policy.acting, max(self.actor_tau, 9.0 / (10.0 + steps_of_phase)))
+        step.guard.begin(self._n_updates + 1)
 
-    def _validation_losses(self) -> dict[str, th.Tensor]:
-        """Of the held-out rows, with the same noise every time, and without touching the training's random state."""
-        self.policy.set_training_mode(False)
-        with th.no_grad():
-            return self._losses_of(self._held_out, th.Generator(self.device).manual_seed(0))
+    def _update(self, batch_size: int) -> None:
+        together = self.processes
+        rows, samples = self.replay_buffer.draw(batch_size, self._vec_normalize_env, together.part(batch_size))
+        batch = Batch.of(samples, rows, together.source(self.generator), together.mean)
+        with autocast(self.precision, self.device), together.sharing():
+            objective = self.objective(batch)
+        self.gradient_step.descend(objective, together, self.before_step)
 
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-        solver: str | Sampler | None = None,
-        sampling_steps: int | None = None,
-        time_grid: str | None = None,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        # Its last three options are for this prediction alone, see `SamplingPolicy.predict`
-        return self.policy.predict(observation, state, episode_start, deterministic, solver, sampling_steps, time_grid)
+    def end_update(self) -> None:
+        """Count the update."""
+        self._n_updates += 1
+        # A step in the environment is counted before its updates, a gradient step after
+        is_last = self.num_timesteps + (not self.collects) >= self._total_timesteps
+        self.gradient_step.guard.check_kept(now=is_last)
+
+    def _set_training_mode(self) -> None:
+        """For an update. A walk over all modules, which is left out where there is nothing to change."""
+        if not self.policy.training:
+            self.policy.set_training_mode(True)
+
+    def _set_learning_rates(self) -> None:
+        """Of this update."""
+        self._set_learning_rate(self.lr_schedule(self._current_progress_remaining))
+
+    def _set_learning_rate(self, rate: float, networks: Sequence[str] | None = None) -> None:
+        self.logger.record("train/learning_rate", rate)
+        self.gradient_step.set_learning_rate(rate, networks)
 
     # Log
 
@@ -411,21 +499,23 @@ class OfflineAlgorithm(ResumableAlgorithm):
             if was_training:
                 self._set_training_mode()
 
-    def _set_training_mode(self) -> None:
-        """For an update. A walk over all modules, which is left out where there is nothing to change."""
-        if not self.policy.training:
-            self.policy.set_training_mode(True)
+    def _validation_losses(self) -> dict[str, th.Tensor]:
+        assert self.held_out is not None
+        self.policy.set_training_mode(False)
+        with th.no_grad():
+            return self.held_out_losses(self.held_out.batch(self.device))
 
     def dump_logs(self) -> None:
         """
         Write log data.
         """
-        for name, mean in self.means.pop().items():
+        for name, mean in self.gradient_step.means.pop().items():
             self.logger.record(f"train/{name}", float(mean))
-        if self._held_out is not None:
+        if self.held_out is not None:
             for name, loss in self._validation_losses().items():
                 self.logger.record(f"validation/{name}", float(loss))
         self._watch_values()
+        self.logger.record("train/phase", self.phase, exclude="tensorboard")
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
         self.logger.record("time/seconds_per_step", elapsed / max(self.num_timesteps - self._num_timesteps_at_start, 1))
@@ -433,11 +523,22 @@ class OfflineAlgorithm(ResumableAlgorithm):
 
     # Files
 
+    save = saving.save
+    load = saving.load  # type: ignore[assignment]
+    get_parameters = saving.get_parameters
+    set_parameters = saving.set_parameters  # type: ignore[assignment]
+    save_replay_buffer = saving.save_replay_buffer
+    load_replay_buffer = saving.load_replay_buffer
+
+    @classmethod
+    def algorithm_names(cls) -> list[str]:
+        """
+        :return: names of this algorithm and of those that it derives from, as files have them
+        """
+        return saving.algorithm_names(cls, OfflineAlgorithm)
+
     def _excluded_save_params(self) -> list[str]:
-        networks = ["actor", "actor_ema", "critic", "critic_target", "value_net"]
-        statistics = [name for name in vars(self) if "batch_norm_stats" in name]
-        return [*super()._excluded_save_params(), *networks, *statistics, "dataset", "means", "_held_out", "_value_watch"]
+        return saving.names_left_out(self)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, tensors = super()._get_torch_save_params()
-        return ["policy", "actor.optimizer", "critic.optimizer", "value_net.optimizer", *state_dicts], tensors
+        return saving.saved_networks(self), saving.saved_tensors(self)

@@ -4,6 +4,7 @@ Behaviour models and critics that were trained before: reading them, and copying
 
 import io
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -13,7 +14,7 @@ from torch import nn
 from sb3_genpolicy.common.files.model_files import ModelSource, open_model_file
 from sb3_genpolicy.common.policies.actor import GenerativeActor
 from sb3_genpolicy.common.policies.generative_policy import GenerativePolicy
-from sb3_genpolicy.generative import Path
+from sb3_genpolicy.common.utils import described
 from sb3_genpolicy.generative.checks import shown
 
 
@@ -35,6 +36,26 @@ class Pretrained(NamedTuple):
         """The policy's options, without what the algorithm added, but with the prediction, whose default differs."""
         given = {key: value for key, value in self.settings["policy_kwargs"].items() if key != "behaviour_model"}
         return {"prediction": self.policy.prediction, **given}
+
+    def check_fits(self, policy: GenerativePolicy, needs_behaviour: bool) -> None:
+        """
+        :param policy: a policy that networks are to be copied into
+        :param needs_behaviour: whether the behaviour model is one of them
+        :raises ValueError: if they are of another kind, or there is none of what is needed
+        """
+        if needs_behaviour and self.behaviour is None:
+            beta = self.settings.get("beta")
+            trained = "by an algorithm that has none" if beta is None else f"with beta={beta}"
+            raise ValueError(
+                f"The pretrained model's actor was trained {trained}, so that it is no model of the behaviour policy: "
+                "pretrain with GMPG, or with GMPO(beta=0)."
+            )
+        for (name, ours), given in zip(policy.kind().items(), self.policy.kind().values(), strict=True):
+            if described(ours) != described(given) if name == "path" else ours != given:
+                raise ValueError(
+                    f"The pretrained model has another {name} ({described(given)}) than this one ({described(ours)}). "
+                    f"Its policy is a {type(self.policy).__name__} with policy_kwargs={self.policy_kwargs}: give the same."
+                )
 
 
 #: A model, or the file of one
@@ -80,24 +101,24 @@ def _policy_of_file(source: ModelSource) -> tuple[dict[str, Any], Any]:
     return settings, policy
 
 
-def describe(value: Any) -> str:
+def copy_networks(source: Pretrained, policy: GenerativePolicy, actors: Sequence[GenerativeActor]) -> None:
     """
-    :param value: an option of a policy
-    :return: the option as one would write it
-    """
-    if isinstance(value, Path):
-        return f"{type(value).__name__}({', '.join(f'{name}={option}' for name, option in vars(value).items())})"
-    return " ".join(repr(value).split())
+    Copy normaliser, range of actions and critics, and the behaviour model, if there is one.
 
-
-def copy_network(name: str, mine: nn.Module, theirs: nn.Module, source: Pretrained) -> None:
-    """
-    :param name: what the network is called
-    :param mine: the network that takes the parameters
-    :param theirs: the one that has them
-    :param source: where it comes from, for the message
+    :param source: where they are
+    :param policy: what takes them
+    :param actors: which of its networks become the behaviour model
     :raises ValueError: if they have other shapes
     """
+    shared = ("normalizer", "action_range", *(name for name in policy.networks() if getattr(policy, name) not in actors))
+    for name in shared:
+        _copy(name, getattr(policy, name), getattr(source.policy, name), source)
+    if source.behaviour is not None:
+        for actor in actors:
+            _copy("behaviour model" if actor is policy.behaviour else "actor", actor, source.behaviour, source)
+
+
+def _copy(name: str, mine: nn.Module, theirs: nn.Module, source: Pretrained) -> None:
     given = theirs.state_dict()
     for key, value in mine.state_dict().items():
         shape = tuple(given[key].shape) if key in given else "nothing"

@@ -10,7 +10,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_genpolicy.common.policies.generative_policy import GenerativePolicy
+from sb3_genpolicy.common.policies.critic_policy import CriticPolicy
 from sb3_genpolicy.common.policies.normalization import check_float32_suffices
 from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
 from sb3_genpolicy.common.transitions.outliers import evenly, typical_bounds
@@ -23,7 +23,7 @@ _LOOKED_AT = 50_000
 _CLAMPED = 0.5
 
 
-def fit_action_range(policy: GenerativePolicy, data: Transitions, first: bool) -> None:
+def fit_action_range(policy: CriticPolicy, data: Transitions, first: bool) -> None:
     """
     :param policy: a policy, whose range of actions is fitted
     :param data: the dataset
@@ -57,7 +57,7 @@ def _without_glitches(data: Transitions, least: np.ndarray, largest: np.ndarray)
     return np.where(few, lowest, least), np.where(few, highest, largest)
 
 
-def fit_normalizer(policy: GenerativePolicy, buffer: OfflineReplayBuffer, env: VecNormalize | None, label: str) -> None:
+def fit_normalizer(policy: CriticPolicy, buffer: OfflineReplayBuffer, env: VecNormalize | None, label: str) -> None:
     """
     :param policy: a policy, whose statistics of observations are fitted
     :param buffer: the rows of the first dataset
@@ -79,7 +79,7 @@ def fit_normalizer(policy: GenerativePolicy, buffer: OfflineReplayBuffer, env: V
         )
 
 
-def say_other_units(policy: GenerativePolicy, buffer: OfflineReplayBuffer, label: str) -> None:
+def say_other_units(policy: CriticPolicy, buffer: OfflineReplayBuffer, label: str) -> None:
     """
     Warn of a later dataset that the policy's statistics do not fit.
 

@@ -8,7 +8,8 @@ import torch as th
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_genpolicy.common.policies.generative_policy import GenerativePolicy
+from sb3_genpolicy.common.files.transient import Transient
+from sb3_genpolicy.common.policies.critic_policy import CriticPolicy
 from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
 from sb3_genpolicy.common.replay.row_store import RowStore
 
@@ -18,7 +19,7 @@ _ROWS = 256
 _TIMES, _UNTRAINED = 2.0, 1.0
 
 
-class ValueWatch:
+class ValueWatch(Transient):
     """
     Compares Q and V with what rewards and discount allow: between the least and the largest ``r / (1 - gamma)``, or 0 where
     an episode ends.
@@ -33,7 +34,7 @@ class ValueWatch:
     @th.no_grad()
     def look(
         self,
-        policy: GenerativePolicy,
+        policy: CriticPolicy,
         buffer: OfflineReplayBuffer,
         env: VecNormalize | None,
         gamma: float,
@@ -55,13 +56,8 @@ class ValueWatch:
             self._rows, self._bounds = _watched_rows(buffer.store), _return_bounds(buffer.store, gamma)
         low, high = self._allowed(buffer, env, gamma)
         batch = buffer.rows(self._rows, env)
-        values = {
-            "Q": policy.critic_target.values(batch.observations, batch.actions),
-            "V": policy.value_net(batch.observations),
-            "V of what steps led to": policy.value_net(batch.next_observations),
-        }
         room = max((_TIMES - 1.0) * max(abs(low), abs(high)), _UNTRAINED)
-        for name, value in values.items():
+        for name, value in policy.values_of(batch).items():
             least, largest = (float(extreme) for extreme in value.aminmax())
             beyond = largest if largest > high + room else least
             if beyond > high + room or beyond < low - room:

@@ -10,7 +10,7 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,8 +28,6 @@ ALGORITHM = "algorithm"
 
 _TEXTS = ("data", "_stable_baselines3_version", "system_info.txt")
 _TENSORS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\.pth", re.ASCII)
-# State dicts that every model of this package has
-_STATE_DICTS = ("policy.pth", "actor.optimizer.pth", "critic.optimizer.pth", "value_net.optimizer.pth")
 # So much larger than its compressed bytes an entry may be; SB3 does not compress at all
 _RATIO, _FREE = 100, 1 << 20
 # SB3 makes an environment of a name that it finds here, and imports what the name says. No model is saved with them
@@ -135,12 +133,13 @@ class ModelFile:
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
             raise self.refusal(f"its entry {name!r} is damaged", _FETCH) from error
 
-    def check_state_dicts(self) -> None:
+    def check_state_dicts(self, needed: Iterable[str] = ("policy",)) -> None:
         """
-        :raises ValueError: if networks or optimizers of this package's models are missing
+        :param needed: what has a state dict of its own in a model's file
+        :raises ValueError: if networks or optimizers of the model are missing
         """
         names = self.archive.namelist()
-        missing = [name for name in ("data", *_STATE_DICTS) if name not in names]
+        missing = [name for name in ("data", *(f"{name}.pth" for name in needed)) if name not in names]
         if missing:
             raise self.refusal(
                 f"it has no entry {missing[0]!r}, and is no model of this package",
@@ -207,7 +206,9 @@ class ModelFile:
         return stored
 
     def _check_algorithm(self, names: Any, cls: type | None) -> None:
-        if cls is None or names is None:
+        if names is None:
+            raise self.refusal("it names no algorithm, and is no model of this package", "load it with the one that saved it")
+        if cls is None:
             return
         given = names if isinstance(names, list) else [names]
         names = [name for name in given if isinstance(name, str) and name.isidentifier()] or ["Nothing"]

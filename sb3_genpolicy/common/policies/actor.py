@@ -13,10 +13,17 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_genpolicy.common.policies.normalization import NormalizedExtractor, NormalizedModel, ObservationNormalizer
+from sb3_genpolicy.common.updates.dependence import ON_ROWS, Dependence, Scope
+from sb3_genpolicy.common.updates.weights import as_probabilities
+from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative import Coupling, GenerativeModel, Likelihood, MatchingLoss, Path, Prediction, Sampler
 from sb3_genpolicy.generative.checks import blaming
 from sb3_genpolicy.generative.draws import Source
 
+#: What a solver without fixed steps makes an update depend on
+ADAPTIVE_STEPS = Dependence(
+    Scope.BATCH, "the solver dopri5 chooses its steps by the errors of a whole batch", "Take one of fixed steps, as 'rk4'"
+)
 # Deterministic actions of a sampler that draws noise on its way take it from this seed
 _SAMPLER_SEED = 0
 
@@ -117,6 +124,22 @@ class GenerativeActor(NormalizedModel, BasePolicy):
         )
         return data
 
+    @property
+    def matching_dependence(self) -> Dependence:
+        """What a row's matching loss depends on."""
+        coupling = self.model.coupling
+        if coupling.independent:
+            return ON_ROWS
+        pairs = f"{type(coupling).__name__} pairs noise with the actions of a whole batch, on the host"
+        return Dependence(Scope.HOST, pairs, "Take coupling='independent'")
+
+    @property
+    def sampling_dependence(self) -> Dependence:
+        """What a sampled action depends on."""
+        if self.sampler.solver != "dopri5":
+            return ON_ROWS
+        return ADAPTIVE_STEPS
+
     def matching_loss(self, obs: PyTorchObs, actions: th.Tensor, generator: Source = None) -> th.Tensor:
         """
         :param obs: observations
@@ -126,6 +149,26 @@ class GenerativeActor(NormalizedModel, BasePolicy):
         """
         features = self.extract_features(obs, self.features_extractor)
         return self.model.matching_loss(actions, features, generator)
+
+    def weighted_matching_loss(
+        self, obs: PyTorchObs, actions: th.Tensor, weights: th.Tensor, generator: th.Generator | Any = None
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param obs: observations
+        :param actions: (batch_size, action_dim), in [-1, 1]
+        :param weights: (batch_size,)
+        :param generator: source of times and noise
+        :return: the weighted mean of their matching losses, and the plain mean
+        """
+        if self.model.coupling.independent:
+            losses = self.matching_loss(obs, actions, generator)
+            return (weights * losses).mean(), losses.mean()
+        # Where noise is paired with actions, weights would teach each noise its own action more or less well, and move no
+        # probability from one action to another. Rows drawn in proportion to their weights do, paired after that.
+        rows = th.multinomial(as_probabilities(weights), len(weights), replacement=True, generator=generator)
+        observations = tree_map(lambda array: array[rows], obs)
+        loss = self.matching_loss(observations, actions[rows], generator).mean()
+        return weights.mean() * loss, loss
 
     def sample(
         self,

@@ -2,7 +2,9 @@
 Critics by implicit Q-learning (Kostrikov et al., 2022): a state value, and the losses of it and of the twin Q.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
 
 import torch as th
 from gymnasium import spaces
@@ -10,8 +12,11 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_genpolicy.common.files.transient import Transient
 from sb3_genpolicy.common.policies.normalization import NormalizedModel, ObservationNormalizer
 from sb3_genpolicy.common.policies.twin_critic import TwinCritic, in_place
+from sb3_genpolicy.common.updates.batch import Batch
+from sb3_genpolicy.common.updates.objective import Objective
 from sb3_genpolicy.generative.networks import in_float32
 
 
@@ -98,6 +103,14 @@ class IQLLosses(NamedTuple):
     q_value: th.Tensor
     advantage: th.Tensor
 
+    def objective(self, **means: th.Tensor) -> Objective:
+        """
+        :param means: further scalars for the log
+        :return: the objective of Q and V
+        """
+        losses = dict(critic_loss=self.critic_loss, value_loss=self.value_loss)
+        return Objective(losses, ("critic", "value_net"), means)
+
 
 def iql_losses(
     critic: TwinCritic,
@@ -131,3 +144,81 @@ def iql_losses(
     errors = critic.values(batch.observations, batch.actions) - q_regressand
     critic_loss = errors.square().mean(dim=(1, 2)).sum()
     return IQLLosses(value_loss, critic_loss, target_q, advantage.detach())
+
+
+class HasCritics(Protocol):
+    """A policy with twin Q, their slow copy, and V."""
+
+    critic: TwinCritic
+    critic_target: TwinCritic
+    value_net: ValueNetwork
+
+
+class IQLCritics(Transient):
+    """
+    The critics of a policy, as implicit Q-learning trains them.
+
+    :param policy: whose critics
+    """
+
+    def __init__(self, policy: HasCritics):
+        self.critic, self.critic_target, self.value_net = policy.critic, policy.critic_target, policy.value_net
+
+    def losses(self, batch: Batch, gamma: float, expectile: float) -> IQLLosses:
+        """
+        V towards an expectile of the target Q over the dataset's actions, Q towards r + gamma V(s').
+
+        :param batch: rows of the dataset
+        :param gamma: discount factor
+        :param expectile: expectile of V, in (0, 1)
+        :return: both losses, and the values that the policy's weights need
+        """
+        return iql_losses(self.critic, self.critic_target, self.value_net, batch, gamma, expectile)
+
+    @th.no_grad()
+    def advantage(self, batch: Batch) -> th.Tensor:
+        """
+        :param batch: rows of the dataset
+        :return: the minimum of both target Qs minus V, (batch_size, 1), without gradient
+        """
+        return smallest_q(self.critic_target, batch.observations, batch.actions) - self.value_net(batch.observations)
+
+    def freeze(self) -> None:
+        """Let them stay as they are."""
+        for network in (self.critic, self.critic_target, self.value_net):
+            network.requires_grad_(False)
+        self.set_training_mode(False)
+
+    def unfreeze(self) -> None:
+        """Let them learn again."""
+        for network in (self.critic, self.value_net):
+            network.requires_grad_(True)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        :param mode: whether layers behave as in training (batch normalisation, dropout)
+        """
+        self.critic.set_training_mode(mode)
+        self.value_net.set_training_mode(mode)
+
+
+@contextmanager
+def frozen(networks: Iterable[nn.Module], but: Iterable[nn.Parameter] = ()) -> Iterator[None]:
+    """
+    :param networks: whose parameters get no gradient from what is computed meanwhile; it goes through them, to their inputs
+    :param but: parameters of theirs that do
+    """
+    kept = {id(parameter) for parameter in but}
+    parameters = [
+        parameter
+        for network in networks
+        for parameter in network.parameters()
+        if parameter.requires_grad and id(parameter) not in kept
+    ]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

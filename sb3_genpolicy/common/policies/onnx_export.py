@@ -10,21 +10,21 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from importlib import metadata
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from torch import nn
 
-import sb3_genpolicy
+from sb3_genpolicy.common.policies.actor import GenerativeActor
 from sb3_genpolicy.common.policies.candidates import choose_candidates
-from sb3_genpolicy.common.policies.normalization import Standardizer
+from sb3_genpolicy.common.policies.normalization import ObservationNormalizer, Standardizer
+from sb3_genpolicy.common.policies.twin_critic import TwinCritic
+from sb3_genpolicy.common.transitions.action_range import ActionRange
 from sb3_genpolicy.common.utils import space_items, tree_of
 from sb3_genpolicy.generative import SOLVERS, Sampler
-
-if TYPE_CHECKING:
-    from sb3_genpolicy.common.policies.sampling_policy import SamplingPolicy
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -32,7 +32,25 @@ Module = TypeVar("Module", bound=nn.Module)
 _TRACED_ROWS = 2
 
 
-def export_onnx(policy: "SamplingPolicy", path: str | os.PathLike[str]) -> None:
+class ExportedPolicy(Protocol):
+    """What is asked of a policy, see :class:`~sb3_genpolicy.common.policies.sampling_policy.SamplingPolicy`."""
+
+    observation_space: spaces.Space
+    action_space: spaces.Box
+    action_range: ActionRange
+    normalizer: ObservationNormalizer
+    actor_ema: GenerativeActor
+    critic: TwinCritic
+    n_candidates: int
+
+    @property
+    def sampler(self) -> Sampler: ...
+    @property
+    def noise_shape(self) -> tuple[int, ...]: ...
+    def candidate_noise(self, n_candidates: int) -> th.Tensor: ...
+
+
+def export_onnx(policy: ExportedPolicy, path: str | os.PathLike[str]) -> None:
     """
     See :meth:`~sb3_genpolicy.common.policies.sampling_policy.SamplingPolicy.export_onnx`.
 
@@ -51,7 +69,7 @@ def export_onnx(policy: "SamplingPolicy", path: str | os.PathLike[str]) -> None:
         # What a sampler keeps is computed now: while the exporter traces, there are no numbers
         acting(*example)
         program = _trace(acting, example, inputs)
-    program.model.producer_name, program.model.producer_version = "sb3_genpolicy", sb3_genpolicy.__version__
+    program.model.producer_name, program.model.producer_version = "sb3_genpolicy", metadata.version("sb3_genpolicy")
     program.model.doc_string = _description(policy, inputs)
     program.model.metadata_props.update({key: json.dumps(value) for key, value in _metadata(policy).items()})
     program.save(os.fspath(path))
@@ -130,7 +148,7 @@ class _Input(NamedTuple):
         return f"{self.name} ({', '.join(map(str, self.shape))}), {str(self.dtype).removeprefix('torch.')}"
 
 
-def _inputs_of(policy: "SamplingPolicy") -> list[_Input]:
+def _inputs_of(policy: ExportedPolicy) -> list[_Input]:
     space = policy.observation_space
     single = {"observation": space}
     parts = space.spaces if isinstance(space, spaces.Dict) else single
@@ -169,7 +187,7 @@ class _Acting(nn.Module):
     low: th.Tensor
     high: th.Tensor
 
-    def __init__(self, policy: "SamplingPolicy"):
+    def __init__(self, policy: ExportedPolicy):
         super().__init__()
         self.observation_space, self.action_shape = policy.observation_space, policy.action_space.shape
         self.n_candidates = policy.n_candidates
@@ -218,7 +236,7 @@ def _copy(module: Module) -> Module:
     return copy.deepcopy(module).cpu().float().requires_grad_(False)
 
 
-def _description(policy: "SamplingPolicy", inputs: list[_Input]) -> str:
+def _description(policy: ExportedPolicy, inputs: list[_Input]) -> str:
     sampler, shape = policy.sampler, ", ".join(map(str, ("batch", *policy.action_space.shape)))
     return (
         f"{type(policy).__name__} of sb3_genpolicy, {sampler.steps} {sampler.solver} steps from noise to action. "
@@ -228,7 +246,7 @@ def _description(policy: "SamplingPolicy", inputs: list[_Input]) -> str:
     )
 
 
-def _metadata(policy: "SamplingPolicy") -> dict[str, Any]:
+def _metadata(policy: ExportedPolicy) -> dict[str, Any]:
     sampler, bounds = policy.sampler, policy.action_space
     # Of one row
     noise = policy.candidate_noise(policy.n_candidates).reshape(policy.noise_shape)

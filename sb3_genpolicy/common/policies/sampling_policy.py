@@ -7,35 +7,27 @@ from dataclasses import replace
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_genpolicy.common.policies.actor import GenerativeActor
 from sb3_genpolicy.common.policies.candidates import choose_candidates
-from sb3_genpolicy.common.policies.normalization import ObservationNormalizer
+from sb3_genpolicy.common.policies.critic_policy import CriticPolicy
 from sb3_genpolicy.common.policies.onnx_export import export_onnx
 from sb3_genpolicy.common.policies.options import make_sampler
-from sb3_genpolicy.common.policies.policy_files import PlainPolicy
 from sb3_genpolicy.common.policies.shape_checks import check_actions, check_observations
-from sb3_genpolicy.common.policies.twin_critic import TwinCritic
-from sb3_genpolicy.common.transitions.action_range import ActionRange
 from sb3_genpolicy.generative import Likelihood, Sampler
 
 # The fixed noise of deterministic actions is drawn from this seed, the same for every policy
 _CANDIDATE_SEED = 0
 
 
-class SamplingPolicy(PlainPolicy):
+class SamplingPolicy(CriticPolicy):
     """
     A policy that samples actions of ``actor_ema`` and, with ``n_candidates``, lets the critic choose among several.
     """
 
-    action_space: spaces.Box
-    action_range: ActionRange
-    normalizer: ObservationNormalizer
     actor: GenerativeActor
     actor_ema: GenerativeActor
-    critic: TwinCritic
     n_candidates: int
 
     # Sampling
@@ -64,7 +56,7 @@ class SamplingPolicy(PlainPolicy):
             solver = replace(self.sampler, solver=solver)
         return make_sampler(solver or self.sampler, sampling_steps, time_grid)
 
-    def predict(
+    def predict(  # type: ignore[override]
         self,
         observation: np.ndarray | dict[str, np.ndarray],
         state: tuple[np.ndarray, ...] | None = None,
@@ -96,27 +88,8 @@ class SamplingPolicy(PlainPolicy):
         self.set_training_mode(False)
         obs_tensor, is_batch = self.obs_to_tensor(observation)
         with th.no_grad():
-            scaled = self._predict(obs_tensor, deterministic, sampler).cpu().numpy()
-        actions = self.unscale_action(scaled.reshape(-1, *self.action_space.shape))
-        return actions if is_batch else actions.squeeze(axis=0), state
-
-    def scale_action(self, action: np.ndarray) -> np.ndarray:
-        """
-        Rescale the action to [-1, 1], between the ends of the range that the policy models.
-
-        :param action: in the environment's units, (n, \\*action_shape)
-        :return: scaled action
-        """
-        return self.action_range.scale_array(action)
-
-    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
-        """
-        Rescale the action from [-1, 1] to the environment's units.
-
-        :param scaled_action: (n, \\*action_shape), between the ends of the range that the policy models
-        :return: the action, of the space's type and within its bounds
-        """
-        return self.action_range.unscale_array(scaled_action)
+            scaled = self._predict(obs_tensor, deterministic, sampler)
+        return self._as_actions(scaled, is_batch), state
 
     def export_onnx(self, path: str | os.PathLike[str]) -> None:
         """
@@ -149,9 +122,6 @@ class SamplingPolicy(PlainPolicy):
         """Shape of the noise that one action takes: (action_dim,), or (n_candidates, action_dim)."""
         shape = (self.actor_ema.action_dim,)
         return shape if self.n_candidates == 1 else (self.n_candidates, *shape)
-
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        return self._predict(obs, deterministic=deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False, sampler: Sampler | None = None) -> th.Tensor:
         if self.n_candidates == 1:

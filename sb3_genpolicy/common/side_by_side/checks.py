@@ -12,9 +12,10 @@ import torch as th
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from torch.optim import Optimizer
 
-from sb3_genpolicy.common.algorithms.gradient_steps import GradientSteps
-from sb3_genpolicy.common.algorithms.pretrained import describe
+from sb3_genpolicy.common.algorithms.obstacles import side_by_side_obstacle
+from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.updates.processes import world_size
+from sb3_genpolicy.common.utils import described
 from sb3_genpolicy.generative import Path
 
 # Arguments of the constructor that a gradient step does not depend on, or that are compared in another way
@@ -32,14 +33,12 @@ _NOT_COMPARED = (
     "tensorboard_log",
     "_init_setup_model",
 )
-# How far a run has come
-_PROGRESS = ("_n_updates", "pretraining_finished", "_updates_before_policy")
 # SB3's, which compare as objects do
 _SCHEDULES = (FloatSchedule, ConstantSchedule, LinearSchedule)
 _ONE_AFTER_THE_OTHER = "Or train these models one after the other, with `learn`."
 
 
-def name_of(models: Sequence[GradientSteps], index: int) -> str:
+def name_of(models: Sequence[OfflineAlgorithm], index: int) -> str:
     """
     :param models: all models
     :param index: of one of them
@@ -50,7 +49,7 @@ def name_of(models: Sequence[GradientSteps], index: int) -> str:
     return f"model {index} ({marks})"
 
 
-def _may_differ(model: GradientSteps) -> list[str]:
+def _may_differ(model: OfflineAlgorithm) -> list[str]:
     options = inspect.signature(type(model).__init__).parameters
     return ["seed", *(name for name in model.batched_settings if name in options)]
 
@@ -69,7 +68,7 @@ def check_models(models: Sequence[Any], reset_num_timesteps: bool) -> None:
     if not models:
         raise ValueError("There are no models to train: give a list of GMPO or GMPG models.")
     for index, model in enumerate(models):
-        if not isinstance(model, GradientSteps):
+        if not isinstance(model, OfflineAlgorithm):
             raise ValueError(f"Models that are trained side by side are GMPO or GMPG, but item {index} is a {_kind(model)}.")
         if any(model is earlier for earlier in models[:index]):
             raise ValueError(f"{_capital(name_of(models, index))} is in the list twice: give every seed a model of its own.")
@@ -78,7 +77,7 @@ def check_models(models: Sequence[Any], reset_num_timesteps: bool) -> None:
                 f"Models that are trained side by side are of one class, but item 0 is a {_kind(models[0])} and item "
                 f"{index} a {_kind(model)}."
             )
-    progress = [*_PROGRESS, *([] if reset_num_timesteps else ["num_timesteps"])]
+    progress = [name for name in models[0].progress if name != "num_timesteps" or not reset_num_timesteps]
     for index in range(len(models)):
         _check_progress(models, index, progress)
         _check_settings(models, index)
@@ -87,7 +86,7 @@ def check_models(models: Sequence[Any], reset_num_timesteps: bool) -> None:
         _check_optimizers(models, index)
 
 
-def share_dataset(models: Sequence[GradientSteps], index: int) -> None:
+def share_dataset(models: Sequence[OfflineAlgorithm], index: int) -> None:
     """
     Let a model hold the first one's rows in place of its own.
 
@@ -111,8 +110,8 @@ def _capital(sentence: str) -> str:
     return sentence[0].upper() + sentence[1:]
 
 
-def _check_obstacle(models: Sequence[GradientSteps], index: int) -> None:
-    obstacle = models[index]._batching_obstacle()
+def _check_obstacle(models: Sequence[OfflineAlgorithm], index: int) -> None:
+    obstacle = side_by_side_obstacle(models[index])
     if obstacle is not None:
         raise ValueError(
             f"{_capital(name_of(models, index))} cannot be trained side by side with others: {obstacle}. "
@@ -120,7 +119,7 @@ def _check_obstacle(models: Sequence[GradientSteps], index: int) -> None:
         )
 
 
-def _check_settings(models: Sequence[GradientSteps], index: int) -> None:
+def _check_settings(models: Sequence[OfflineAlgorithm], index: int) -> None:
     first, model = models[0], models[index]
     names = [
         name
@@ -128,19 +127,16 @@ def _check_settings(models: Sequence[GradientSteps], index: int) -> None:
         if name not in (*_NOT_COMPARED, *first.batched_settings)
     ]
     pairs = [("policy", first.policy_class, model.policy_class), ("device", first.device, model.device)]
-    pairs += [("the policy's sampler", first.policy.sampler, model.policy.sampler)]
+    changed = model.policy.settings_that_change()
+    pairs += [(f"the policy's {name}", value, changed[name]) for name, value in first.policy.settings_that_change().items()]
     pairs += [(name, vars(first).get(name), vars(model).get(name)) for name in names]
     for name, ours, theirs in pairs:
         if not _is_same(ours, theirs):
             raise ValueError(
                 f"Models that are trained side by side differ in {' and '.join(_may_differ(first))} alone, but {name} is "
-                f"{_written(ours)} in {name_of(models, 0)} and {_written(theirs)} in {name_of(models, index)}. "
+                f"{described(ours)} in {name_of(models, 0)} and {described(theirs)} in {name_of(models, index)}. "
                 + _ONE_AFTER_THE_OTHER
             )
-
-
-def _written(value: Any) -> str:
-    return value.__name__ if isinstance(value, type) else describe(value)
 
 
 def _is_same(one: Any, other: Any) -> bool:
@@ -154,7 +150,7 @@ def _is_same(one: Any, other: Any) -> bool:
     if isinstance(one, FunctionType) and isinstance(other, FunctionType):
         return one is other or _is_same(_parts(one), _parts(other))
     if isinstance(one, Path) and isinstance(other, Path):
-        return describe(one) == describe(other)
+        return described(one) == described(other)
     if isinstance(one, _SCHEDULES) and type(one) is type(other):
         return _is_same(vars(one), vars(other))
     return bool(one == other)
@@ -165,7 +161,7 @@ def _parts(function: FunctionType) -> tuple[Any, ...]:
     return function.__code__, function.__defaults__, function.__kwdefaults__, cells
 
 
-def _check_networks(models: Sequence[GradientSteps], index: int) -> None:
+def _check_networks(models: Sequence[OfflineAlgorithm], index: int) -> None:
     shapes = [_shapes(model) for model in (models[0], models[index])]
     for name in shapes[0].keys() | shapes[1].keys():
         ours, theirs = (tuple(shape[name]) if name in shape else "not there" for shape in shapes)
@@ -176,11 +172,11 @@ def _check_networks(models: Sequence[GradientSteps], index: int) -> None:
             )
 
 
-def _shapes(model: GradientSteps) -> dict[str, th.Size]:
+def _shapes(model: OfflineAlgorithm) -> dict[str, th.Size]:
     return {name: tensor.shape for name, tensor in (*model.policy.named_parameters(), *model.policy.named_buffers())}
 
 
-def _check_progress(models: Sequence[GradientSteps], index: int, names: Sequence[str]) -> None:
+def _check_progress(models: Sequence[OfflineAlgorithm], index: int, names: Sequence[str]) -> None:
     for name in names:
         ours, theirs = vars(models[0]).get(name), vars(models[index]).get(name)
         if ours != theirs:
@@ -190,8 +186,8 @@ def _check_progress(models: Sequence[GradientSteps], index: int, names: Sequence
             )
 
 
-def _check_optimizers(models: Sequence[GradientSteps], index: int) -> None:
-    for optimizers in zip(*(models[k]._optimizers(True) for k in (0, index)), strict=True):
+def _check_optimizers(models: Sequence[OfflineAlgorithm], index: int) -> None:
+    for optimizers in zip(*(models[k].gradient_step.optimizers().values() for k in (0, index)), strict=True):
         ours, theirs = map(_steps, optimizers)
         if ours != theirs:
             raise ValueError(

@@ -9,14 +9,14 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-from sb3_genpolicy.common.algorithms.gradient_steps import GradientSteps
+from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.side_by_side.checks import check_models, name_of, share_dataset
 from sb3_genpolicy.common.side_by_side.model_batch import ModelBatch
 from sb3_genpolicy.common.utils import attributes
 from sb3_genpolicy.generative.checks import named_arguments
 
-Algorithm = TypeVar("Algorithm", bound=GradientSteps)
+Algorithm = TypeVar("Algorithm", bound=OfflineAlgorithm)
 
 
 @named_arguments
@@ -73,12 +73,12 @@ def learn_side_by_side(
     return models
 
 
-def _prepare(model: GradientSteps, arguments: tuple[Any, ...]) -> tuple[int, BaseCallback]:
+def _prepare(model: OfflineAlgorithm, arguments: tuple[Any, ...]) -> tuple[int, BaseCallback]:
     """As every ``learn`` begins, but that updates are not recorded."""
     with attributes(model, capture=False):
         prepared = model._setup_learn(*arguments)
     # Their optimizers become others
-    model._keep_parameters(False)
+    model.gradient_step.guard.keep_parameters(model.gradient_step.optimizers().values(), wanted=False)
     if model.capture:
         model.logger.warn("Updates are made step by step, not recorded (capture=True): models are trained side by side.")
     return prepared
@@ -96,7 +96,7 @@ class _Run:
     """
 
     def __init__(
-        self, model: GradientSteps, total_timesteps: int, callback: BaseCallback, log_interval: int | None, name: str
+        self, model: OfflineAlgorithm, total_timesteps: int, callback: BaseCallback, log_interval: int | None, name: str
     ):
         assert model.env is not None
         self.model = model

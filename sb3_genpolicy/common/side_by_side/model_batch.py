@@ -8,15 +8,15 @@ from typing import Any
 
 import torch as th
 
-from sb3_genpolicy.common.algorithms.gradient_steps import GradientSteps
+from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.side_by_side.model_stack import ModelStack
+from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.device_means import DeviceMeans
 from sb3_genpolicy.common.updates.guards import gradients_are_finite
 from sb3_genpolicy.common.updates.objective import Objective
 from sb3_genpolicy.common.updates.precision import AutocastOfBatches, autocast, matmul_precision
 from sb3_genpolicy.common.utils import attributes, tree_map
 from sb3_genpolicy.generative.draws import Draw, Tape
-from sb3_genpolicy.generative.solvers import Sampler
 
 
 class ModelBatch:
@@ -27,7 +27,7 @@ class ModelBatch:
     :param names: what they are called in messages
     """
 
-    def __init__(self, models: Sequence[GradientSteps], names: Sequence[str]):
+    def __init__(self, models: Sequence[OfflineAlgorithm], names: Sequence[str]):
         self.models = models
         self.names = names
         self._stack = ModelStack(models)
@@ -36,7 +36,7 @@ class ModelBatch:
         # Settings that are numbers, as they were and as a tensor
         self._numbers: dict[str, tuple[list[float], th.Tensor]] = {}
         # What an update of a phase draws
-        self._draws: dict[tuple[str, Sampler], list[Draw]] = {}
+        self._draws: dict[tuple[Any, ...], list[Draw]] = {}
 
     def release(self) -> None:
         """Leave ordinary models behind."""
@@ -45,19 +45,19 @@ class ModelBatch:
 
     def take_means(self) -> None:
         """Go on adding to the models' means for the log, which are one for all from now on."""
-        self._means = DeviceMeans.joined([model.means for model in self.models])
+        self._means = DeviceMeans.joined([model.gradient_step.means for model in self.models])
 
     def hand_out_means(self) -> None:
         """Give every model its means for the log."""
         for model, means in zip(self.models, self._means.split(len(self.models)), strict=True):
-            model.means = means
+            model.gradient_step.means = means
 
     def update(self) -> None:
         """One gradient step of every model."""
         first = self.models[0]
         for model in self.models:
             model._update_current_progress_remaining(model.num_timesteps, model._total_timesteps)
-            model._begin_update()
+            model.begin_update()
         self._stack.heed_phase()
         with matmul_precision(first.precision, first.device):
             rows = th.stack([model.replay_buffer.draw_rows(model.batch_size) for model in self.models])
@@ -66,37 +66,37 @@ class ModelBatch:
                 objective = self._objective(rows, _unflatten(flat, rows.shape))
             self._descend(objective)
         for model in self.models:
-            model._n_updates += 1
+            model.end_update()
 
     # The objective
 
-    def _objective(self, rows: th.Tensor, batch: Any) -> Objective:
+    def _objective(self, rows: th.Tensor, samples: Any) -> Objective:
         """
         :param rows: indices of the batches, (n_models, batch_size)
-        :param batch: these rows
+        :param samples: these rows
         :return: what all models descend on; every scalar is (n_models,)
         """
         first = self.models[0]
-        draws = self._draws_of(rows, batch)
+        draws = self._draws_of(rows, samples)
         made = [[draw.make(model.generator) for draw in draws] for model in self.models]
         ahead = [th.stack(numbers) for numbers in zip(*made, strict=True)]
         settings = {name: self._setting(name) for name in first.batched_settings}
-        trains_critics = False
+        trains: tuple[str, ...] = ()
 
         def of_one(
             tensors: list[th.Tensor], rows: th.Tensor, arrays: dict[str, Any], ahead: list[th.Tensor], settings: dict[str, Any]
         ) -> tuple[dict[str, th.Tensor], ...]:
-            nonlocal trains_critics
-            with self._stack.standing_for_all(tensors), attributes(first, generator=Tape(ahead=ahead), **settings):
-                objective = first._objective(rows, batch._replace(**arrays))
-            trains_critics = objective.trains_critics
-            return objective.losses, objective.means, {} if objective.kl is None else dict(kl=objective.kl)
+            nonlocal trains
+            with self._stack.standing_for_all(tensors), attributes(first, **settings):
+                objective = first.objective(Batch.of(samples._replace(**arrays), rows, Tape(ahead=ahead)))
+            trains = objective.trains
+            return objective.losses, objective.means, objective.extras
 
-        arrays = {name: value for name, value in batch._asdict().items() if value is not None}
+        arrays = {name: value for name, value in samples._asdict().items() if value is not None}
         mode = AutocastOfBatches(first.device) if first.precision == "bfloat16" else nullcontext()
         with mode, _as_sentence():
-            losses, means, kl = th.vmap(of_one)(self._stack.tensors, rows, arrays, ahead, settings)
-        return Objective(losses, means, trains_critics, kl.get("kl"))
+            losses, means, extras = th.vmap(of_one)(self._stack.tensors, rows, arrays, ahead, settings)
+        return Objective(losses, trains, means, extras)
 
     def _setting(self, name: str) -> th.Tensor:
         values = [getattr(model, name) for model in self.models]
@@ -107,69 +107,74 @@ class ModelBatch:
             self._numbers[name] = values, th.tensor(values, dtype=th.float32, device=self.models[0].device)
         return self._numbers[name][1]
 
-    def _draws_of(self, rows: th.Tensor, batch: Any) -> list[Draw]:
+    def _draws_of(self, rows: th.Tensor, samples: Any) -> list[Draw]:
         """What an update of this phase draws, in this order; seen once, in an update of the first model that is not made."""
         first = self.models[0]
-        kind = first.phase, first.policy.sampler
+        kind = first.phase, *first.policy.settings_that_change().values()
         if kind not in self._draws:
             tape = Tape(th.Generator(first.device).manual_seed(0))
-            with attributes(first, generator=tape):
-                first._objective(rows[0], _of_model(batch, 0))
+            first.objective(Batch.of(_of_model(samples, 0), rows[0], tape))
             self._draws[kind] = tape.draws
         return self._draws[kind]
 
     # The step
 
     def _descend(self, objective: Objective) -> None:
-        """As :meth:`~sb3_genpolicy.common.algorithms.gradient_steps.GradientSteps._descend`, of all models."""
-        self._guard(objective)
-        optimizers = self._stack.optimizers(objective.trains_critics)
+        """As :meth:`~sb3_genpolicy.common.updates.gradient_step.GradientStep.descend`, of all models."""
+        self._check_losses(objective)
+        optimizers = self._stack.optimizers(objective.trains)
         for optimizer in optimizers:
             optimizer.clear_gradients()
         # No parameter is in the losses of two models
         th.autograd.backward([loss.sum() for loss in objective.losses.values()])
-        self._guard_gradients(objective.trains_critics)
+        self._check_gradients(objective.trains)
         means = self._before_step(objective)
         for optimizer in optimizers:
             optimizer.step()
-        self._stack.follow(objective.trains_critics)
+        self._stack.follow(objective.trains)
         self._means.add(**objective.losses, **objective.means, **means)
 
     def _before_step(self, objective: Objective) -> dict[str, th.Tensor]:
-        if type(self.models[0])._before_step is GradientSteps._before_step:
+        if type(self.models[0]).before_step is OfflineAlgorithm.before_step:
             return {}
-        for optimizer in self._stack.optimizers(objective.trains_critics):
+        for optimizer in self._stack.optimizers(objective.trains):
             optimizer.hand_out_gradients()
         means = []
         for k, model in enumerate(self.models):
             with _naming(self.names[k]):
-                means.append(model._before_step(_objective_of(objective, k)))
+                means.append(model.before_step(_objective_of(objective, k)))
         return {name: th.stack([of_model[name] for of_model in means]) for name in means[0]}
 
-    def _guard(self, objective: Objective) -> None:
+    @property
+    def _looks_now(self) -> bool:
+        return self.models[0].gradient_step.guard.looks_now
+
+    def _check_losses(self, objective: Objective) -> None:
         """One look at all models, and where it shows something, one at each."""
-        first = self.models[0]
-        if not first._looks_at_losses or th.stack([loss.detach() for loss in objective.losses.values()]).isfinite().all():
+        if not self._looks_now or th.stack([loss.detach() for loss in objective.losses.values()]).isfinite().all():
             return
         for k, model in enumerate(self.models):
             with _naming(self.names[k]):
                 of_model = _objective_of(objective, k)
-                model._guard(of_model.losses, of_model.means)
+                model.gradient_step.guard.check_losses(of_model.losses, of_model.means)
 
-    def _guard_gradients(self, trains_critics: bool) -> None:
-        optimizers = self._stack.optimizers(trains_critics)
-        if not self.models[0]._looks_at_losses or gradients_are_finite(stacked.optimizer for stacked in optimizers):
+    def _check_gradients(self, trains: Sequence[str]) -> None:
+        optimizers = self._stack.optimizers(trains)
+        if not self._looks_now or gradients_are_finite(stacked.optimizer for stacked in optimizers):
             return
         for stacked in optimizers:
             stacked.hand_out_gradients()
         for k, model in enumerate(self.models):
             with _naming(self.names[k]):
-                model._guard_gradients(trains_critics)
+                model.gradient_step.guard.check_gradients(model.gradient_step.optimizers(trains))
 
 
 def _objective_of(objective: Objective, k: int) -> Objective:
-    losses, means = ({name: value.detach()[k] for name, value in terms.items()} for terms in objective[:2])
-    return Objective(losses, means, objective.trains_critics, None if objective.kl is None else objective.kl.detach()[k])
+    losses, means, extras = (
+        {name: value.detach()[k] for name, value in terms.items()}
+        for terms in (objective.losses, objective.means, objective.extras)
+    )
+    return Objective(losses, objective.trains, means, extras)
 
 
 def _unflatten(batch: Any, shape: th.Size) -> Any:

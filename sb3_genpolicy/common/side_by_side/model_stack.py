@@ -2,7 +2,7 @@
 Several models of one architecture as one: every parameter, buffer and optimizer state with an axis for the models in front.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,8 +10,8 @@ import torch as th
 from torch import nn
 from torch.optim import Optimizer
 
-from sb3_genpolicy.common.algorithms.gradient_steps import GradientSteps
-from sb3_genpolicy.common.updates.averages import follow
+from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
+from sb3_genpolicy.common.updates.averages import polyak_update
 from sb3_genpolicy.common.updates.recorded_update import clear_gradients
 
 #: What of their state follows from the number of steps alone, and is the same for all models
@@ -27,7 +27,7 @@ class ModelStack:
         :func:`~sb3_genpolicy.common.side_by_side.learn.learn_side_by_side`
     """
 
-    def __init__(self, models: Sequence[GradientSteps]):
+    def __init__(self, models: Sequence[OfflineAlgorithm]):
         self._first = models[0]
         self._tensors = [_tensors_of(model) for model in models]
         #: (n_models, \*shape) for each tensor of a model
@@ -38,12 +38,20 @@ class ModelStack:
             for own, stacked in zip(owns, self.tensors, strict=True):
                 own.data = stacked[k]
         self.heed_phase()
-        optimizers = zip(*(model._optimizers(True) for model in models), strict=True)
-        self._optimizers = {id(group[0]): StackedOptimizer(group, stacked_of) for group in optimizers}
-        self._followers = [
-            tuple([stacked_of[id(own)] for own in owns] for owns in pair)
-            for pair in (self._first._actor_and_average, self._first._critic_and_target)
-        ]
+        members = [model.gradient_step.optimizers() for model in models]
+        self._optimizers = {
+            name: StackedOptimizer([optimizers[name] for optimizers in members], stacked_of) for name in members[0]
+        }
+        averages = self._first.gradient_step.averages.items()
+        # Name of the average -> name of the network, and the stacked tensors of both
+        self._averages = {
+            average: (
+                name,
+                [stacked_of[id(own)] for own in pair.averages],
+                [stacked_of[id(own)] for own in pair.parameters],
+            )
+            for average, (name, pair) in averages
+        }
 
     def heed_phase(self) -> None:
         """Ask for the gradients that the models ask for."""
@@ -66,21 +74,20 @@ class ModelStack:
             for registry, name, index in self._places:
                 registry[name] = self._tensors[0][index]
 
-    def optimizers(self, trains_critics: bool) -> list["StackedOptimizer"]:
+    def optimizers(self, names: Iterable[str]) -> list["StackedOptimizer"]:
         """
-        :param trains_critics: whether those of the critics are meant, too
-        :return: the optimizers of an update
+        :param names: of networks
+        :return: their optimizers
         """
-        return [self._optimizers[id(optimizer)] for optimizer in self._first._optimizers(trains_critics)]
+        return [self._optimizers[name] for name in names]
 
-    def follow(self, critics: bool) -> None:
+    def follow(self, names: Collection[str]) -> None:
         """
-        :param critics: whether the target critics follow, besides the averaged actor
+        :param names: of networks that made a step; their running averages follow
         """
-        (average, actor), (target, critic) = self._followers
-        follow(average, actor, self._first._actor_rate)
-        if critics:
-            follow(target, critic, self._first.tau)
+        for average, (name, averages, parameters) in self._averages.items():
+            if name in names:
+                polyak_update(averages, parameters, self._first.gradient_step.rates[average])
 
     def release(self) -> None:
         """Give every model memory of its own; the stack is of no use then."""
@@ -92,12 +99,12 @@ class ModelStack:
             optimizer.release()
 
 
-def _tensors_of(model: GradientSteps) -> list[th.Tensor]:
+def _tensors_of(model: OfflineAlgorithm) -> list[th.Tensor]:
     """Each once, however many modules share it."""
     return [*model.policy.parameters(), *model.policy.buffers()]
 
 
-def _places_of(model: GradientSteps, tensors: Sequence[th.Tensor]) -> list[tuple[dict[str, Any], str, int]]:
+def _places_of(model: OfflineAlgorithm, tensors: Sequence[th.Tensor]) -> list[tuple[dict[str, Any], str, int]]:
     """Where modules keep these tensors: registry, name there, and index of the tensor."""
     indices = {id(tensor): index for index, tensor in enumerate(tensors)}
     registries = [registry for module in model.policy.modules() for registry in (module._parameters, module._buffers)]

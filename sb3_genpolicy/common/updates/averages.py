@@ -1,19 +1,23 @@
 """
-Networks that follow others as running averages of their parameters.
+Networks that are running averages of others (Polyak averaging).
 """
 
 from collections.abc import Sequence
 
 import torch as th
+from stable_baselines3.common.utils import get_parameters_by_name
+from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from sb3_genpolicy.common.files.transient import Transient
 
-def follow(averages: Sequence[th.Tensor], parameters: Sequence[th.Tensor], rate: float | th.Tensor) -> None:
+
+def polyak_update(averages: Sequence[th.Tensor], parameters: Sequence[th.Tensor], rate: float | th.Tensor) -> None:
     """
     ``average += rate (parameter - average)``, in place and for all at once.
 
-    :param averages: what follows
-    :param parameters: what is followed, of the same shapes
+    :param averages: the running averages
+    :param parameters: what they are averages of, of the same shapes
     :param rate: in [0, 1]: 0 stays, 1 copies. A tensor where it is known on the device alone.
     """
     if not averages:
@@ -26,3 +30,25 @@ def follow(averages: Sequence[th.Tensor], parameters: Sequence[th.Tensor], rate:
             th._foreach_add_(list(averages), differences)
     else:
         get_ema_multi_avg_fn(1.0 - rate)(list(averages), list(parameters), 0)
+
+
+class PolyakAverage(Transient):
+    """
+    A network that is the running average of another one's parameters. Running mean and variance of batch normalisation go over
+    as they are (SB3, GH issue #996).
+
+    :param average: the network that follows
+    :param network: the network that it is the average of
+    """
+
+    def __init__(self, average: nn.Module, network: nn.Module):
+        # A walk over a network's modules for its parameters costs as much as their average
+        self.averages, self.parameters = list(average.parameters()), list(network.parameters())
+        self._statistics = get_parameters_by_name(average, ["running_"]), get_parameters_by_name(network, ["running_"])
+
+    def update(self, rate: float | th.Tensor) -> None:
+        """
+        :param rate: in [0, 1]: 0 stays, 1 copies
+        """
+        polyak_update(self.averages, self.parameters, rate)
+        polyak_update(*self._statistics, 1.0)

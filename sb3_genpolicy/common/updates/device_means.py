@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import torch as th
 
+from sb3_genpolicy.common.files.transient import Transient
 
-class DeviceMeans:
+
+class DeviceMeans(Transient):
     """
     Running means of named scalars, or of vectors with one entry for each of several models. :meth:`add` waits for nothing;
     :meth:`pop` reads the device.
@@ -29,6 +31,10 @@ class DeviceMeans:
             else:
                 total.add_(value.detach())
             self.counts[name] = self.counts.get(name, 0) + 1
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._sums, self.counts = {}, {}
 
     def count(self, counts: Mapping[str, int]) -> None:
         """

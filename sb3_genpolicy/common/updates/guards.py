@@ -1,5 +1,5 @@
 """
-Training stops before a number that is not finite reaches the parameters.
+The guard against numbers that are not finite: training stops before one reaches the parameters.
 """
 
 import math
@@ -8,6 +8,13 @@ from types import MappingProxyType
 
 import torch as th
 from torch.optim import Optimizer
+
+from sb3_genpolicy.common.files.transient import Transient
+
+# On a GPU a look at every loss would make each step wait
+_CHECK_EVERY_ON_GPU = 100
+# Optimizers whose fused step can be told to change nothing
+_TOLD_TO_WAIT = (th.optim.Adam, th.optim.AdamW)
 
 _KEPT = "The parameters are those before this step, which are finite: `model.save(...)` keeps them."
 _KEPT_SINCE = (
@@ -38,10 +45,10 @@ def check_finite(
     values = {name: term.item() for name, term in {**terms, **others}.items()}
     if all(math.isfinite(values[name]) for name in terms):
         return
-    raise _broken(step, values, _KEPT if every_step else _LOST)
+    raise _diverged_by(step, values, _KEPT if every_step else _LOST)
 
 
-def _broken(step: int, values: Mapping[str, float], parameters: str) -> FloatingPointError:
+def _diverged_by(step: int, values: Mapping[str, float], parameters: str) -> FloatingPointError:
     broken = ", ".join(f"{name} = {value:g}" for name, value in values.items() if not math.isfinite(value))
     return _diverged(step, broken, parameters)
 
@@ -99,7 +106,7 @@ def _diverged(step: int, broken: str, parameters: str) -> FloatingPointError:
     )
 
 
-class Keeper:
+class DeviceGuard:
     """
     Keeps the parameters as they were before the first number that is not finite, where a look at every step would make each
     wait for the device. Everything is noted on the device, also by a recorded update.
@@ -162,4 +169,113 @@ class Keeper:
                 for names, numbers in self._numbers.items()
                 for name, value in zip(names, numbers.tolist(), strict=True)
             }
-            raise _broken(int(self._found_at), values, _KEPT_SINCE)
+            raise _diverged_by(int(self._found_at), values, _KEPT_SINCE)
+
+
+def looks_at_every_step(device: th.device) -> bool:
+    """
+    :param device: where a model is trained
+    :return: whether a look at the numbers of every step costs no wait for the device
+    """
+    return device.type == "cpu"
+
+
+class FiniteGuard(Transient):
+    """
+    Watches losses and gradients. On a CPU every step is looked at before it is made. On a GPU numbers are noted there, and
+    from the first one on that is not finite nothing changes, where the optimizers can be told so; looks are rare.
+
+    :param device: where the numbers are
+    """
+
+    def __init__(self, device: th.device):
+        self.device = device
+        #: Keeps the parameters where looks are rare; None where it is not needed, or not possible
+        self.on_device: DeviceGuard | None = None
+        #: Whether what is computed now is recorded, so that there are no numbers to look at
+        self.recording = False
+        self._step = 0
+        # Of a recorded update, to be looked at after a replay
+        self._recorded_terms: dict[str, th.Tensor] = {}
+
+    @property
+    def every_step(self) -> bool:
+        """Whether every step is looked at before it is made."""
+        return looks_at_every_step(self.device)
+
+    @property
+    def looks_now(self) -> bool:
+        """Whether this step is looked at before it is made."""
+        return self.every_step or (self._step - 1) % _CHECK_EVERY_ON_GPU == 0
+
+    def keep_parameters(self, optimizers: Iterable[Optimizer], wanted: bool) -> None:
+        """
+        Begin, or stop, to keep the parameters as they were before a number that is not finite.
+
+        :param optimizers: of all networks
+        :param wanted: whether to begin where looks are rare and all optimizers can be told to wait
+        """
+        optimizers = list(optimizers)
+        can_wait = all(
+            type(optimizer) in _TOLD_TO_WAIT and bool(group["fused"])
+            for optimizer in optimizers
+            for group in optimizer.param_groups
+        )
+        self.on_device = DeviceGuard(self.device) if wanted and can_wait and not self.every_step else None
+        self._recorded_terms = {}
+        for optimizer in optimizers:
+            optimizer.found_inf = None if self.on_device is None else self.on_device.found  # type: ignore[attr-defined]
+
+    def begin(self, step: int) -> None:
+        """
+        :param step: number of the gradient step that begins, from 1
+        """
+        self._step = step
+        if self.on_device is not None:
+            self.on_device.begin(step)
+
+    def check_losses(self, losses: Mapping[str, th.Tensor], means: Mapping[str, th.Tensor]) -> None:
+        """
+        :param losses: scalars by name, of which none may be NaN or infinite
+        :param means: what else to name in the message if it is one of these
+        :raises FloatingPointError: if one is, where this step is looked at
+        """
+        if self.on_device is not None:
+            self.on_device.note(losses, means)
+        elif self.recording:
+            self._recorded_terms.update({name: term.detach() for name, term in losses.items()})
+        elif self.looks_now:
+            check_finite(self._step, losses, means, every_step=self.every_step)
+
+    def check_gradients(self, optimizers: Mapping[str, Optimizer]) -> None:
+        """
+        :param optimizers: whose parameters have gradients, by the name of their network
+        :raises FloatingPointError: if a gradient is NaN or infinite, where this step is looked at
+        """
+        if self.on_device is not None:
+            sizes = {f"the gradient of {name}": size_of_gradients(optimizer) for name, optimizer in optimizers.items()}
+            self.on_device.note(sizes, {})
+        elif self.looks_now and not self.recording:
+            check_gradients(self._step, optimizers, every_step=self.every_step)
+
+    def unless_broken(self, change: float | th.Tensor) -> float | th.Tensor:
+        """
+        :param change: by how much, or at which rate, something is about to change
+        :return: that, or zero where it is to stay as it was
+        """
+        return change if self.on_device is None else self.on_device.unless_found(change)
+
+    def check_replayed(self) -> None:
+        """
+        :raises FloatingPointError: if a loss of a recorded update is not finite, where this step is looked at
+        """
+        if self._recorded_terms and (self._step - 1) % _CHECK_EVERY_ON_GPU == 0:
+            check_finite(self._step, self._recorded_terms, every_step=False)
+
+    def check_kept(self, now: bool) -> None:
+        """
+        :param now: whether to look in any case, and not only after so many steps
+        :raises FloatingPointError: if a number was not finite since the last look
+        """
+        if self.on_device is not None and (now or self._step % _CHECK_EVERY_ON_GPU == 0):
+            self.on_device.check()

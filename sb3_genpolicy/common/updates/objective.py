@@ -2,22 +2,35 @@
 What a gradient step descends on.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import torch as th
 
 
-class Objective(NamedTuple):
+@dataclass(frozen=True)
+class Objective:
     """
     What one update descends on.
 
     :param losses: scalars by the name that they are logged under, each of networks of its own
+    :param trains: names of these networks, as the policy has them (``actor``, ``critic``, ...)
     :param means: further scalars for the log
-    :param trains_critics: whether Q and V are among these networks, besides the actor
-    :param kl: divergence from the behaviour policy, where it was estimated, a scalar
+    :param extras: scalars that the algorithm needs before the step, and are not logged
     """
 
     losses: dict[str, th.Tensor]
-    means: dict[str, th.Tensor]
-    trains_critics: bool
-    kl: th.Tensor | None = None
+    trains: tuple[str, ...]
+    means: dict[str, th.Tensor] = field(default_factory=dict)
+    extras: dict[str, th.Tensor] = field(default_factory=dict)
+
+    def __add__(self, other: "Objective") -> "Objective":
+        """
+        :param other: an objective of other networks
+        :return: the objective of both
+        """
+        return Objective(
+            {**self.losses, **other.losses},
+            (*self.trains, *other.trains),
+            {**self.means, **other.means},
+            {**self.extras, **other.extras},
+        )

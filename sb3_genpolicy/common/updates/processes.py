@@ -11,6 +11,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
@@ -19,16 +20,18 @@ import torch.distributed as dist
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from torch.optim import Optimizer
 
+from sb3_genpolicy.common.files.transient import Transient
+from sb3_genpolicy.common.updates.batch import mean_of_rows
 from sb3_genpolicy.common.updates.objective import Objective
 from sb3_genpolicy.common.utils import attributes
 from sb3_genpolicy.generative.checks import check_choice, check_number, named_arguments
-from sb3_genpolicy.generative.draws import Share
+from sb3_genpolicy.generative.draws import Share, Source
 
 # What the first process tells the others after a step
 _STOP, _GO_ON, _FAILED = range(3)
 
 
-class OneProcess:
+class OneProcess(Transient):
     """
     A training in one process. What several do together comes to nothing.
     """
@@ -49,10 +52,16 @@ class OneProcess:
         """
         return slice(None)
 
-    def sharing(self, model: Any) -> AbstractContextManager[None]:
+    def source(self, generator: th.Generator) -> Source:
         """
-        :param model: a model whose objective is about to be computed, of this process's rows
-        :return: context in which random numbers and means are those of the joint batch
+        :param generator: random state of a training, the same in every process
+        :return: where the random numbers of this process's rows come from
+        """
+        return generator
+
+    def sharing(self) -> AbstractContextManager[None]:
+        """
+        :return: context in which means are those of the joint batch
         """
         return nullcontext()
 
@@ -61,7 +70,7 @@ class OneProcess:
         :param values: (..., rows of this process)
         :return: their mean over all rows of the batch, without gradient, (...); where no batch is shared, over these
         """
-        return values.detach().mean(dim=-1)
+        return mean_of_rows(values)
 
     def average(self, objective: Objective, optimizers: Sequence[Optimizer]) -> Objective:
         """
@@ -97,9 +106,12 @@ class SeveralProcesses(OneProcess):
             )
         return slice(self.rank * n_rows, (self.rank + 1) * n_rows)
 
+    def source(self, generator: th.Generator) -> Source:
+        return Share(generator, self.rank, self.size)
+
     @contextmanager
-    def sharing(self, model: Any) -> Iterator[None]:
-        with attributes(model, generator=Share(model.generator, self.rank, self.size)), attributes(self, _is_sharing=True):
+    def sharing(self) -> Iterator[None]:
+        with attributes(self, _is_sharing=True):
             yield
 
     def mean(self, values: th.Tensor) -> th.Tensor:
@@ -110,8 +122,7 @@ class SeveralProcesses(OneProcess):
     def average(self, objective: Objective, optimizers: Sequence[Optimizer]) -> Objective:
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         parameters = [parameter for group in groups for parameter in group["params"] if parameter.grad is not None]
-        scalars = [*objective.losses.values(), *objective.means.values()]
-        scalars += [] if objective.kl is None else [objective.kl]
+        scalars = [*objective.losses.values(), *objective.means.values(), *objective.extras.values()]
         tensors = [*(parameter.grad for parameter in parameters), *(scalar.detach() for scalar in scalars)]
         # At once: what several small messages cost is mostly the wait for each
         joint = self._averaged(th.cat([tensor.reshape(-1) for tensor in tensors]))
@@ -119,8 +130,9 @@ class SeveralProcesses(OneProcess):
         averaged = iter([part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)])
         for parameter in parameters:
             parameter.grad = next(averaged)
-        losses, means = ({name: next(averaged) for name in terms} for terms in (objective.losses, objective.means))
-        return objective._replace(losses=losses, means=means, kl=None if objective.kl is None else next(averaged))
+        terms = (objective.losses, objective.means, objective.extras)
+        losses, means, extras = ({name: next(averaged) for name in of_kind} for of_kind in terms)
+        return Objective(losses, objective.trains, means, extras)
 
     def _averaged(self, values: th.Tensor) -> th.Tensor:
         with _as_sentence():
@@ -203,21 +215,23 @@ def _as_sentence() -> Iterator[None]:
         ) from error
 
 
-_processes: OneProcess = OneProcess()
+# Of the context that is open
+_CURRENT: ContextVar[OneProcess | None] = ContextVar("processes", default=None)
 
 
 def processes() -> OneProcess:
     """
-    :return: what this process does together with others
+    :return: what this process does together with others: those of the :func:`data_parallel` that is open, or nothing. A model
+        holds it for as long as it learns.
     """
-    return _processes
+    return _CURRENT.get() or OneProcess()
 
 
 def world_size() -> int:
     """
     :return: how many processes train a model that learns now; 1 outside of :func:`data_parallel`
     """
-    return _processes.size
+    return processes().size
 
 
 def batch_mean(values: th.Tensor) -> th.Tensor:
@@ -227,7 +241,7 @@ def batch_mean(values: th.Tensor) -> th.Tensor:
     :param values: (..., n_rows)
     :return: their mean over the joint batch, without gradient, (...)
     """
-    return _processes.mean(values)
+    return processes().mean(values)
 
 
 @contextmanager
@@ -253,10 +267,9 @@ def data_parallel(device: str = "auto", timeout: float = 1800.0) -> Iterator[th.
     :raises ValueError: if there are fewer GPUs than processes on this machine, or inside another such context
     :raises RuntimeError: in the others, when a process ends before its time
     """
-    global _processes
     check_choice("device", device, ("auto", "cpu", "cuda"))
     check_number("timeout", timeout, low=0.0, low_open=True)
-    if _processes.size > 1:
+    if world_size() > 1:
         raise ValueError("These processes train together already: one data_parallel() is enough.")
     own = _own_device(device)
     is_new = not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", 1)) > 1
@@ -266,14 +279,14 @@ def data_parallel(device: str = "auto", timeout: float = 1800.0) -> Iterator[th.
         importlib.import_module("torch.distributed.nn.functional")
         backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout), device_id=own if own.type == "cuda" else None)
+    together = SeveralProcesses() if dist.is_initialized() and dist.get_world_size() > 1 else None
+    before = _CURRENT.set(together)
     try:
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            _processes = SeveralProcesses()
         yield own
-        if isinstance(_processes, SeveralProcesses):
-            _processes.of_all(None)
+        if together is not None:
+            together.of_all(None)
     finally:
-        _processes = OneProcess()
+        _CURRENT.reset(before)
         if is_new:
             dist.destroy_process_group()
 

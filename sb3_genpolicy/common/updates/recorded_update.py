@@ -2,12 +2,20 @@
 A whole update as one CUDA graph: recorded once, then replayed without Python and without launching its kernels one by one.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 import torch as th
+from stable_baselines3.common.logger import Logger
 from torch.optim import Optimizer
 
+from sb3_genpolicy.common.files.transient import Transient
 from sb3_genpolicy.common.updates.device_means import DeviceMeans
+from sb3_genpolicy.common.updates.guards import FiniteGuard
+from sb3_genpolicy.common.utils import attributes
+
+# Steps of a kind that are made one by one before one is recorded: they create the optimizers' state and the log's sums
+_WARM_UP = 3
 
 
 class RecordedUpdate:
@@ -20,7 +28,6 @@ class RecordedUpdate:
     """
 
     def __init__(self, generators: Iterable[th.Generator], means: DeviceMeans):
-        self.recording = False
         self._graph = th.cuda.CUDAGraph()
         for generator in generators:
             self._graph.register_generator_state(generator)
@@ -33,13 +40,11 @@ class RecordedUpdate:
         :raises RuntimeError: if it waits for the device, or does anything else that no graph can hold
         """
         before, self._means.counts = self._means.counts, {}
-        self.recording = True
         try:
             with th.cuda.graph(self._graph):
                 update()
             self._counts = self._means.counts
         finally:
-            self.recording = False
             self._means.counts = before
 
     def replay(self) -> None:
@@ -110,3 +115,79 @@ def clear_gradients(optimizer: Optimizer) -> None:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = None
+
+
+class HasGenerator(Protocol):
+    """What an update draws from."""
+
+    generator: Any
+
+
+class UpdateRecorder(Transient):
+    """
+    Makes updates: one by one, or, once :meth:`start` was called, by recording one of each kind and replaying it.
+    """
+
+    def __init__(self) -> None:
+        #: Whether updates are recorded
+        self.active = False
+        self._recorded: RecordedUpdate | None = None
+        # Updates of the same kind that were made since it changed
+        self._kind: tuple[Any, ...] = ()
+        self._made = 0
+
+    def stop(self) -> None:
+        """Make updates one by one."""
+        self.active, self._recorded, self._kind, self._made = False, None, (), 0
+
+    def start(self, sources: Sequence[HasGenerator], means: DeviceMeans, guard: FiniteGuard, logger: Logger) -> None:
+        """
+        Record updates from here on.
+
+        :param sources: what updates draw from, on the device
+        :param means: what updates add to for the log
+        :param guard: against numbers that are not finite
+        :param logger: is told where an update cannot be recorded
+        """
+        self.stop()
+        self.active = True
+        self._sources, self._means, self._guard, self._logger = sources, means, guard, logger
+
+    def make(self, update: Callable[[], None], kind: tuple[Any, ...]) -> None:
+        """
+        Make an update. The first ones of a kind are made one by one, then one is recorded, and replayed from then on.
+
+        :param update: makes one
+        :param kind: what updates that can be replayed for each other have in common
+        """
+        if not self.active:
+            update()
+            return
+        if kind != self._kind:
+            self._recorded, self._kind, self._made = None, kind, 0
+        if self._recorded is None and self._made < _WARM_UP:
+            self._made += 1
+            on_side_stream(update)
+        elif self._recorded is None and not self._record(update):
+            update()
+        else:
+            assert self._recorded is not None
+            self._recorded.replay()
+            self._guard.check_replayed()
+
+    def _record(self, update: Callable[[], None]) -> bool:
+        """Whether it worked."""
+        generators = [source.generator for source in self._sources]
+        states = [generator.get_state() for generator in generators]
+        self._recorded = RecordedUpdate(generators, self._means)
+        try:
+            with attributes(self._guard, recording=True):
+                self._recorded.record(update)
+        except RuntimeError as error:
+            self._logger.warn(f"Updates are made step by step, not recorded (capture=True): {str(error).splitlines()[0]}")
+            self.stop()
+            # A generator may still believe that it is being recorded
+            for source, generator, state in zip(self._sources, generators, states, strict=True):
+                source.generator = th.Generator(generator.device).set_state(state)
+            return False
+        return True

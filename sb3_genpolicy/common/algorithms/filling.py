@@ -1,0 +1,78 @@
+"""
+From a dataset to the replay buffer of a model, and what the model takes from the first one that it sees.
+"""
+
+from typing import Any
+
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_genpolicy.common.algorithms.held_out import HeldOutRows
+from sb3_genpolicy.common.algorithms.scales import fit_action_range, fit_normalizer, say_coarse_space, say_other_units
+from sb3_genpolicy.common.datasets import DatasetSource, load_dataset
+from sb3_genpolicy.common.datasets.envs import SpacesVecEnv, find_dataset
+from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
+from sb3_genpolicy.common.replay.vec_normalize import fit_observations, fit_rewards
+from sb3_genpolicy.common.transitions.rewards import fit_reward_transform
+from sb3_genpolicy.common.transitions.transforms import LearningRows, action_transforms, prepare
+from sb3_genpolicy.common.transitions.transitions import Transitions, label_of
+
+
+def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
+    """
+    Read a dataset into the replay buffer of a model.
+
+    :param model: the model
+    :param dataset: the dataset of this call of ``learn``; None for the one given or filled before, or the environment's
+    :raises ValueError: if there is none, or it is damaged or does not fit the spaces
+    """
+    data = _read(model, dataset)
+    model.dataset_name, model.reference_scores = data.name, data.reference_scores
+    model._dataset_on_disk = data.memory_mapped
+    if model.reward_function is None:
+        model.reward_function = fit_reward_transform(model.reward_transform, data, model.gamma)
+    chosen = prepare(data, model.transforms)
+    # A model of release 0.1 was trained on the whole space
+    fit_action_range(model.policy, chosen.data, first=not model._action_range_is_fitted and model._n_updates == 0)
+    model._action_range_is_fitted = True
+    model.replay_buffer.fill(chosen.data, model.reward_function, chosen.learnt, chosen.n_steps, model.gamma)
+    _fit_statistics(model, chosen, label_of(data))
+    model.held_out = None
+    if len(chosen.held_out):
+        model.held_out = HeldOutRows(chosen.held_out, model.replay_buffer, model._vec_normalize_env)
+    if model.verbose >= 1:
+        print(data.describe())
+
+
+def _read(model: Any, dataset: DatasetSource | None) -> Transitions:
+    source = find_dataset((dataset, model.dataset), model.env, model.dataset_name, type(model).__name__)
+    assert isinstance(model.action_space, spaces.Box)
+    known = isinstance(source, str) and source == model.dataset_name
+    data = load_dataset(
+        source,
+        memory_map=True if known and model._dataset_on_disk else None,
+        action_space=model.action_space,
+        reference_scores=model.reference_scores if known else None,
+        action_transforms=action_transforms(model.transforms),
+    )
+    return fit_to_spaces(data, model.observation_space, model.action_space)
+
+
+def _fit_statistics(model: Any, chosen: LearningRows, label: str) -> None:
+    """Of the first dataset; of others it is said where they do not fit."""
+    wrapper = model._vec_normalize_env
+    if wrapper is not None:
+        _fit_wrapper(model, wrapper, chosen.data)
+    if not model._normalizer_is_fitted and model._n_updates == 0:
+        fit_normalizer(model.policy, model.replay_buffer, wrapper, label)
+        model._normalizer_is_fitted = True
+    else:
+        say_other_units(model.policy, model.replay_buffer, label)
+    if not isinstance(model.env, SpacesVecEnv) and model.env is not None:
+        say_coarse_space(model.observation_space, model.replay_buffer, label)
+
+
+def _fit_wrapper(model: Any, wrapper: VecNormalize, data: Transitions) -> None:
+    fit_observations(wrapper, model.replay_buffer.observation_chunks(), label_of(data))
+    fit_rewards(wrapper, data, model.reward_function, model.gamma, known=model._vec_rewards_are_fitted)
+    model._vec_rewards_are_fitted = True

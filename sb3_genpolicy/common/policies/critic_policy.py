@@ -1,0 +1,362 @@
+"""
+The base of our policies: what they share beside the actor, which is a subclass's. Twin Q and V, the normaliser of
+observations, the range of actions, optimizers, and what is said of all that to whoever trains it.
+"""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+from torch.optim import Optimizer
+
+from sb3_genpolicy.common.policies.critics import ValueNetwork
+from sb3_genpolicy.common.policies.normalization import ObservationNormalizer
+from sb3_genpolicy.common.policies.option_checks import check_activation, check_extractor, check_kwargs, check_optimizer
+from sb3_genpolicy.common.policies.policy_files import PlainPolicy
+from sb3_genpolicy.common.policies.twin_critic import TwinCritic
+from sb3_genpolicy.common.transitions.action_range import ActionRange
+from sb3_genpolicy.common.updates.averages import PolyakAverage
+from sb3_genpolicy.common.utils import on_one_line
+from sb3_genpolicy.generative.checks import blaming, check_class, check_flag, check_number
+
+
+class CriticPolicy(PlainPolicy):
+    """
+    A policy of an offline algorithm. A subclass has :meth:`make_actor` and ``_predict``, sets what its actor is made of after
+    ``super().__init__``, and calls :meth:`build` then.
+
+    ``actor`` is trained; ``actor_ema``, a running average of its parameters, acts; ``critic`` is the twin Q, ``critic_target``
+    its slow copy, and ``value_net`` V. Every network that is trained has an ``optimizer``.
+
+    :param observation_space: observation space
+    :param action_space: action space, a Box, bounded or not
+    :param net_arch: widths of the hidden layers of each network, with the keys ``pi`` (actor), ``qf`` and ``vf`` (critics),
+        see :func:`~sb3_genpolicy.common.policies.options.split_net_arch`
+    :param critic_activation_fn: activation function of the critics
+    :param normalize_observations: whether observations are standardised inside the policy, by statistics of the dataset
+        (images and discrete observations are not)
+    :param normalize_actions: whether actions are modelled in the data's own range of each dimension, see
+        :class:`~sb3_genpolicy.common.transitions.action_range.ActionRange`. Without, in the whole space, which has to be
+        bounded.
+    :param features_extractor_class: features extractor. Default: the policy class's.
+    :param features_extractor_kwargs: keyword arguments of the features extractor
+    :param normalize_images: whether to divide images by 255
+    :param optimizer_class: optimizer, ``th.optim.Adam`` (fused) by default
+    :param optimizer_kwargs: keyword arguments of the optimizer, without the learning rate
+    :param n_critics: number of Q networks
+    :param share_features_extractor: whether the critics use the actor's extractor, trained by the actor's loss alone
+        (saves time with images)
+    :raises ValueError: for an option of a wrong type or out of range
+    """
+
+    #: Default of ``features_extractor_class``
+    default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    #: Names of the networks that are trained from the beginning
+    trained: ClassVar[tuple[str, ...]] = ("actor", "critic", "value_net")
+    #: Name of a network that is a running average -> the network that it is the average of
+    running_averages: ClassVar[dict[str, str]] = {"actor_ema": "actor", "critic_target": "critic"}
+    #: Name of the running average that acts, which follows at the rate ``actor_tau``; the others follow at ``tau``
+    acting: ClassVar[str] = "actor_ema"
+
+    action_space: spaces.Box
+    actor: Any
+    actor_ema: Any
+    critic: TwinCritic
+    critic_target: TwinCritic
+    value_net: ValueNetwork
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        *,
+        net_arch: dict[str, list[int]],
+        critic_activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_observations: bool = True,
+        normalize_actions: bool = True,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        n_critics: int = 2,
+        share_features_extractor: bool = False,
+    ):
+        if features_extractor_class is None:
+            features_extractor_class = self.default_features_extractor_class
+        check_class("features_extractor_class", features_extractor_class, BaseFeaturesExtractor, "FlattenExtractor")
+        check_kwargs("features_extractor_kwargs", features_extractor_kwargs)
+        check_optimizer(optimizer_class, optimizer_kwargs)
+        for name, flag in (
+            ("normalize_observations", normalize_observations),
+            ("normalize_actions", normalize_actions),
+            ("normalize_images", normalize_images),
+            ("share_features_extractor", share_features_extractor),
+        ):
+            check_flag(name, flag)
+        check_activation("critic_activation_fn", critic_activation_fn)
+        check_number("n_critics", n_critics, low=1, whole=True)
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class,
+            # SB3 writes into it
+            dict(features_extractor_kwargs or {}),
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            squash_output=True,
+            normalize_images=normalize_images,
+        )
+        check_extractor(self.features_extractor_class, observation_space)
+        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
+            # The same numbers, without a pass over the parameters for each of Adam's operations
+            self.optimizer_kwargs = {"fused": True}
+        self.net_arch = net_arch
+        self.critic_activation_fn = critic_activation_fn
+        self.n_critics = n_critics
+        self.share_features_extractor = share_features_extractor
+        self.normalize_observations = normalize_observations
+        self.normalizer = ObservationNormalizer(observation_space)
+        self.normalize_actions = normalize_actions
+        if not normalize_actions and not action_space.is_bounded():
+            raise ValueError(
+                f"normalize_actions=False needs bounds to scale actions between, but the action space is "
+                f"{on_one_line(action_space)}: leave it out, and actions are modelled in the data's own range."
+            )
+        self.action_range = ActionRange(action_space)
+
+    # Networks
+
+    def build(self, lr_schedule: Schedule) -> None:
+        """
+        Make all networks and their optimizers.
+
+        :param lr_schedule: learning rate schedule, of which the rate at the start is taken
+        """
+        self.actor = self.make_actor()
+        self.actor.optimizer = self.make_optimizer(self.actor.parameters(), lr_schedule(1))
+        # The one that acts: a running average of the actor's parameters
+        self.actor_ema = self.make_actor()
+        self.actor_ema.load_state_dict(self.actor.state_dict())
+        self.actor_ema.set_training_mode(False)
+        # With a shared extractor, the critics' losses do not reach it (see SB3's SAC)
+        shared = self.actor.features_extractor if self.share_features_extractor else None
+        self.critic = self.make_critic(shared)
+        self.value_net = self.make_value_net(shared)
+        self.critic_target = self.make_critic()
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        for network in (self.critic, self.value_net):
+            own = [
+                p for name, p in network.named_parameters() if not (self.share_features_extractor and "features_ext" in name)
+            ]
+            network.optimizer = self.make_optimizer(own, lr_schedule(1))
+        # Target networks should always be in eval mode
+        self.critic_target.set_training_mode(False)
+
+    def make_actor(self) -> Any:
+        """
+        :return: a new actor, a :class:`~sb3_genpolicy.common.policies.normalization.NormalizedModel` on the policy's device
+        """
+        raise NotImplementedError
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        beginning = f"features_extractor_class={self.features_extractor_class.__name__} cannot be built"
+        if self.features_extractor_kwargs:
+            beginning += f" with features_extractor_kwargs={self.features_extractor_kwargs}"
+        with blaming(
+            f"{beginning} for {on_one_line(self.observation_space)}", AssertionError, RuntimeError, TypeError, ValueError
+        ):
+            return super().make_features_extractor()
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> Optimizer:
+        """
+        :param parameters: of a network
+        :param learning_rate: the optimizer's
+        :return: an optimizer as the options say
+        :raises ValueError: if it cannot be built with them
+        """
+        beginning = (
+            f"optimizer_class={self.optimizer_class.__name__} cannot be built with optimizer_kwargs={self.optimizer_kwargs}"
+        )
+        with blaming(beginning, RuntimeError, TypeError, ValueError):
+            return self.optimizer_class(parameters, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def network_kwargs(self, features_extractor: BaseFeaturesExtractor | None = None) -> dict[str, Any]:
+        """
+        :param features_extractor: an extractor to share; a new one by default
+        :return: what the constructor of every network takes
+        """
+        spaces_and_images = dict(
+            observation_space=self.observation_space,
+            action_space=self.action_space,
+            normalize_images=self.normalize_images,
+            normalizer=self.normalizer,
+        )
+        return self._update_features_extractor(spaces_and_images, features_extractor)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> TwinCritic:
+        """
+        :param features_extractor: an extractor to share; a new one by default
+        :return: a new twin Q
+        """
+        return TwinCritic(
+            **self.network_kwargs(features_extractor),
+            net_arch=self.net_arch["qf"],
+            activation_fn=self.critic_activation_fn,
+            n_critics=self.n_critics,
+            share_features_extractor=features_extractor is not None,
+        ).to(self.device)
+
+    def make_value_net(self, features_extractor: BaseFeaturesExtractor | None = None) -> ValueNetwork:
+        """
+        :param features_extractor: an extractor to share; a new one by default
+        :return: a new V
+        """
+        return ValueNetwork(
+            **self.network_kwargs(features_extractor),
+            net_arch=self.net_arch["vf"],
+            activation_fn=self.critic_activation_fn,
+            share_features_extractor=features_extractor is not None,
+        ).to(self.device)
+
+    # What is said to whoever trains it
+
+    def networks(self) -> dict[str, nn.Module]:
+        """
+        :return: all networks by name, those that are trained and their running averages
+        """
+        return {name: getattr(self, name) for name in (*self.trained, *self.running_averages)}
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """
+        :return: optimizers of the networks that are trained now, by their names
+        """
+        return {name: getattr(self, name).optimizer for name in self.trained}
+
+    def polyak_averages(self) -> dict[str, tuple[str, PolyakAverage]]:
+        """
+        :return: name of a network that is a running average -> the network's name that it is the average of, and the average
+        """
+        return {
+            average: (name, PolyakAverage(getattr(self, average), getattr(self, name)))
+            for average, name in self.running_averages.items()
+        }
+
+    def values_of(self, batch: Any) -> dict[str, th.Tensor]:
+        """
+        :param batch: rows
+        :return: what critics say of them, by the name for messages; the values that nothing but rewards should decide
+        """
+        return {
+            "Q": self.critic_target.values(batch.observations, batch.actions),
+            "V": self.value_net(batch.observations),
+            "V of what steps led to": self.value_net(batch.next_observations),
+        }
+
+    def kind(self) -> dict[str, Any]:
+        """
+        :return: what policies have in common whose networks can be copied from one to the other, by the names of options
+        """
+        return {"observation_space": self.observation_space, "action_space": self.action_space}
+
+    def settings_that_change(self) -> dict[str, Any]:
+        """
+        :return: settings that may have been changed since the policy was made, by name; models that are trained together
+            have the same
+        """
+        return {}
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            dict(
+                lr_schedule=self._dummy_schedule,
+                net_arch=self.net_arch,
+                critic_activation_fn=self.critic_activation_fn,
+                normalize_observations=self.normalize_observations,
+                normalize_actions=self.normalize_actions,
+                features_extractor_class=self.features_extractor_class,
+                features_extractor_kwargs=self.features_extractor_kwargs,
+                optimizer_class=self.optimizer_class,
+                optimizer_kwargs=self.optimizer_kwargs,
+                n_critics=self.n_critics,
+                share_features_extractor=self.share_features_extractor,
+            )
+        )
+        return data
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Put the policy in either training or evaluation mode.
+
+        :param mode: if true, set to training mode, else set to evaluation mode
+        """
+        networks = [getattr(self, name) for name in self.trained]
+        # Every prediction asks for a mode that mostly is there already, and a walk over all modules takes longer than two
+        # evaluations of the network
+        if any(network.training != mode for network in networks):
+            for network in networks:
+                network.set_training_mode(mode)
+        for name in self.running_averages:
+            # They are not trained, yet `policy.train()` reaches them
+            if getattr(self, name).training:
+                getattr(self, name).set_training_mode(False)
+        self.training = mode
+
+    # Acting
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self._predict(obs, deterministic=deterministic)
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Get the policy action from an observation, as SB3's policies do.
+
+        :param observation: the input observation
+        :param state: not used, as there is no recurrence
+        :param episode_start: not used
+        :param deterministic: whether nothing is drawn
+        :return: the action, in the action space by ``space.contains``, and ``state``
+        """
+        if isinstance(observation, tuple):
+            # What gymnasium's reset gives: SB3 says so
+            return super().predict(observation, state, episode_start, deterministic)
+        self.set_training_mode(False)
+        obs_tensor, is_batch = self.obs_to_tensor(observation)
+        with th.no_grad():
+            scaled = self._predict(obs_tensor, deterministic)
+        return self._as_actions(scaled, is_batch), state
+
+    def _as_actions(self, scaled: th.Tensor, is_batch: bool) -> np.ndarray:
+        """In the environment's units."""
+        actions = self.unscale_action(scaled.cpu().numpy().reshape(-1, *self.action_space.shape))
+        return actions if is_batch else actions.squeeze(axis=0)
+
+    def scale_action(self, action: np.ndarray) -> np.ndarray:
+        """
+        Rescale the action to [-1, 1], between the ends of the range that the policy models.
+
+        :param action: in the environment's units, (n, \\*action_shape)
+        :return: scaled action
+        """
+        return self.action_range.scale_array(action)
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """
+        Rescale the action from [-1, 1] to the environment's units.
+
+        :param scaled_action: (n, \\*action_shape), between the ends of the range that the policy models
+        :return: the action, of the space's type and within its bounds
+        """
+        return self.action_range.unscale_array(scaled_action)
