@@ -5,8 +5,8 @@ Going on online: normalised score against steps in the environment, from where t
     python -m benchmarks.online table
     python -m benchmarks.online plot --path docs/_static/online.png
 
-One thread. Each evaluation appends a line to ``benchmarks/online.jsonl``; nothing is selected. Scores are of sampled actions,
-as the policy acts while it collects, and of deterministic ones.
+One thread. Each evaluation appends a line to ``benchmarks/results/online.jsonl``; nothing is selected. Scores are of sampled
+actions, as the policy acts while it collects, and of deterministic ones.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from sb3_genpolicy import GMPG, GMPO, load_dataset
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-RESULTS = Path(__file__).parent / "online.jsonl"
+RESULTS = Path(__file__).parent / "results" / "online.jsonl"
 
 
 class Setting(NamedTuple):

@@ -8,7 +8,7 @@ Scores of one training: mean and spread of normalised scores over fresh episodes
     python benchmarks/scores.py evaluate --candidates 8
     python benchmarks/scores.py plot --path docs/_static/scores.png
 
-Each training appends one line to ``benchmarks/scores.jsonl`` and saves its model in ``benchmarks/models``.
+Each training appends one line to ``benchmarks/results/scores.jsonl`` and saves its model in ``benchmarks/models``.
 Nothing is selected: the last parameters are evaluated.
 """
 
@@ -33,7 +33,7 @@ from sb3_genpolicy.common.updates.objective import Objective
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-RESULTS = Path(__file__).parent / "scores.jsonl"
+RESULTS = Path(__file__).parent / "results" / "scores.jsonl"
 MODELS = Path(__file__).parent / "models"
 # Starts of the evaluations; tuning used others
 EVALUATION_SEED = 10_000

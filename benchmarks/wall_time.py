@@ -7,7 +7,7 @@ Normalised score against time of training, for our defaults and for the publishe
     python -m benchmarks.wall_time plot --path docs/_static/wall_time.png
 
 One thread. Time is that of the processor, of training alone: evaluations do not count, nor does what else the machine does.
-Each evaluation appends a line to ``benchmarks/wall_time.jsonl``; nothing is selected.
+Each evaluation appends a line to ``benchmarks/results/wall_time.jsonl``; nothing is selected.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from sb3_genpolicy.generative import LinearPath
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-RESULTS = Path(__file__).parent / "wall_time.jsonl"
+RESULTS = Path(__file__).parent / "results" / "wall_time.jsonl"
 # As the paper trains with the linear path (sb3_genpolicy/hyperparams/published-linear/gmpo.yml); there are no settings for
 # pendulum, which takes the weights that most of its tasks have
 PUBLISHED: dict[str, Any] = dict(
