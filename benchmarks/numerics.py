@@ -19,7 +19,7 @@ from sb3_genpolicy.generative import (
     VPPath,
     odeint,
 )
-from tests.closed_forms import GaussianMixture, central_difference, gaussian
+from tests.helpers.closed_forms import GaussianMixture, central_difference, gaussian
 from tests.test_sampling_policy import BIMODAL, train_bimodal
 
 PATHS = {"linear": LinearPath(), "cosine": CosinePath(), "vp": VPPath()}

@@ -23,8 +23,8 @@ from stable_baselines3.common.save_util import save_to_pkl
 from sb3_genpolicy import GMPO, load_dataset
 from sb3_genpolicy.common.datasets import download
 from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
-from tests.conftest import SMALL
-from tests.data_formats import (
+from tests.helpers.arrays import SMALL
+from tests.helpers.data_formats import (
     episode_buffer,
     fill_sb3_buffer,
     flat_columns,

@@ -17,8 +17,8 @@ from sb3_genpolicy.common.datasets import EMBEDDED, dataset_spaces, local_datase
 from sb3_genpolicy.common.replay.vec_normalize import discounted_returns_so_far
 from sb3_genpolicy.common.transitions.rewards import AffineReward, fit_reward_transform
 from sb3_genpolicy.common.transitions.transitions import KEYS, normalized_score
-from tests.closed_forms import assert_rows_are_pendulums
-from tests.conftest import make_arrays
+from tests.helpers.arrays import make_arrays
+from tests.helpers.closed_forms import assert_rows_are_pendulums
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (3,), np.float64)
 

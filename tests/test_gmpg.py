@@ -17,8 +17,8 @@ from sb3_genpolicy.generative import DiscreteKL, GenerativeModel, Likelihood, Li
 from sb3_genpolicy.generative.kl import Conditioned, Draws, KLSample
 from sb3_genpolicy.generative.solvers import sde_steps
 from sb3_genpolicy.gmpg.losses import pathwise_loss, reinforce_loss, reinforce_softmax_loss
-from tests.closed_forms import GaussianMixture
-from tests.conftest import SMALL, make_arrays
+from tests.helpers.arrays import SMALL, make_arrays
+from tests.helpers.closed_forms import GaussianMixture
 from tests.test_gmpo import one_step_data
 from tests.test_kl import directional_difference
 from tests.test_save_load import same_state

@@ -16,7 +16,7 @@ from sb3_genpolicy import GMPO, load_dataset
 from sb3_genpolicy.common.policies.critics import expectile_loss, iql_losses
 from sb3_genpolicy.common.updates.device_means import DeviceMeans
 from sb3_genpolicy.gmpo.gmpo import effective_sample_size
-from tests.conftest import SMALL, make_arrays
+from tests.helpers.arrays import SMALL, make_arrays
 
 
 def small_gmpo(dataset, policy="FlowPolicy", **kwargs):

@@ -23,7 +23,7 @@ from sb3_genpolicy.common.updates.device_means import DeviceMeans
 from sb3_genpolicy.common.updates.guards import check_gradients
 from sb3_genpolicy.common.updates.precision import matmul_precision, onednn_keeps_float32
 from sb3_genpolicy.common.updates.recorded_update import make_ordinary, make_recordable
-from tests.conftest import SMALL, make_arrays
+from tests.helpers.arrays import SMALL, make_arrays
 from tests.test_save_load import same_state
 
 OBSERVATIONS, ACTIONS = spaces.Box(-1, 1, (5,)), spaces.Box(-1, 1, (2,))

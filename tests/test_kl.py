@@ -24,7 +24,7 @@ from sb3_genpolicy.generative import (
 )
 from sb3_genpolicy.generative.inversion import invert, jacobian
 from sb3_genpolicy.generative.kl import Conditioned, Draws
-from tests.closed_forms import GaussianMixture, central_difference
+from tests.helpers.closed_forms import GaussianMixture, central_difference
 from tests.test_likelihood import non_linear_model
 
 SAMPLER = Sampler("midpoint", 3)

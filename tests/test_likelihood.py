@@ -21,7 +21,7 @@ from sb3_genpolicy.generative import (
     odeint,
 )
 from sb3_genpolicy.generative.solvers import odeint_adjoint
-from tests.closed_forms import GaussianMixture, central_difference
+from tests.helpers.closed_forms import GaussianMixture, central_difference
 
 PATHS = {"linear": LinearPath(), "cosine": CosinePath(), "vp": VPPath()}
 METHODS = {

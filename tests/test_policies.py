@@ -14,8 +14,8 @@ from sb3_genpolicy import GMPO
 from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
 from sb3_genpolicy.generative import Sampler, VPPath
 from sb3_genpolicy.gmpo import DiffusionPolicy, FlowPolicy
-from tests.conftest import SMALL, make_arrays
-from tests.fuzz_spaces import SpacesEnv
+from tests.helpers.arrays import SMALL, make_arrays
+from tests.helpers.fuzz_spaces import SpacesEnv
 
 # Rows made at random do not follow each other
 pytestmark = pytest.mark.filterwarnings("ignore:.*lead to another observation than the next row")

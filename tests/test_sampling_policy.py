@@ -21,8 +21,8 @@ from sb3_genpolicy.generative import (
     Sampler,
     UShapedMLP,
 )
-from tests.closed_forms import central_difference
-from tests.conftest import SMALL
+from tests.helpers.arrays import SMALL
+from tests.helpers.closed_forms import central_difference
 
 ROWS = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 

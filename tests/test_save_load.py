@@ -16,7 +16,7 @@ from sb3_genpolicy import GMPO, load_dataset
 from sb3_genpolicy.common.algorithms import offline_algorithm
 from sb3_genpolicy.common.policies.actor import GenerativeActor
 from sb3_genpolicy.common.policies.named import POLICY_ALIASES
-from tests.conftest import SMALL, make_arrays
+from tests.helpers.arrays import SMALL, make_arrays
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
 POLICIES = ["FlowPolicy", "DiffusionPolicy"]

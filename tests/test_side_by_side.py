@@ -17,7 +17,7 @@ from torch import nn
 from sb3_genpolicy import GMPG, GMPO, HeldOutEpisodes, NStepReturns, learn_side_by_side
 from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
 from sb3_genpolicy.generative import ConditionalMLP, Likelihood, OdeKL, Sampler, VPPath
-from tests.conftest import SMALL, make_arrays
+from tests.helpers.arrays import SMALL, make_arrays
 
 SEEDS_AND_BETAS = ((0, 1.0), (1, 1.0), (0, 3.0))
 STEPS = 14

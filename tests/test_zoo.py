@@ -27,7 +27,7 @@ from sb3_genpolicy.zoo.commands import command_line, module_of
 from sb3_genpolicy.zoo.environments import dataset_key, entry_names
 from sb3_genpolicy.zoo.experiment import OfflineExperimentManager
 from sb3_genpolicy.zoo.runs import find_runs
-from tests import tiny_envs
+from tests.helpers import tiny_envs
 
 SMALL = ["batch_size:8", "policy_kwargs:dict(net_arch=[16])"]
 
