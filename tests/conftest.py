@@ -5,7 +5,11 @@ What every test finds: an array dataset, folders of its own, one thread.
 import pytest
 import torch as th
 
-from tests.helpers.arrays import make_arrays
+from sb3_genpolicy.common.algorithms import gradient_steps
+
+pytest.register_assert_rewrite("tests.helpers")
+
+from tests.helpers.arrays import make_arrays  # noqa: E402
 
 # Small networks are slower on many threads
 th.set_num_threads(1)
@@ -28,3 +32,9 @@ def minari_root(tmp_path, monkeypatch):
     """An empty Minari folder of the test's own."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     return tmp_path / "minari"
+
+
+@pytest.fixture
+def rare_looks(monkeypatch):
+    """As on a GPU."""
+    monkeypatch.setattr(gradient_steps.GradientSteps, "_looks_at_every_step", False)

@@ -30,3 +30,11 @@ def make_arrays(n_episodes=4, obs_dim=3, action_dim=2, low=-1.0, high=1.0, seed=
     arrays = {key: np.concatenate(column).astype(np.float32) for key, column in columns.items()}
     arrays["action_space"] = spaces.Box(low, high, (action_dim,), np.float32)
     return arrays
+
+
+def one_step_data(actions, rewards, terminal=1.0):
+    """Rows of one state that lead back to it."""
+    n = len(actions)
+    state = np.zeros((n, 1), np.float32)
+    flags = dict(terminals=np.full(n, terminal), timeouts=np.full(n, 1.0 - terminal))
+    return dict(observations=state, next_observations=state, actions=actions, rewards=rewards, **flags)

@@ -1,7 +1,7 @@
 """
 A run that goes on from its last checkpoint, as a user's script would:
-``python -m tests.helpers.resumed_run GMPG <folder> <steps>``, with a last argument also one that is killed at a place of its choice
-while it saves.
+``python -m tests.helpers.resumed_run GMPG <folder> <steps>``, with a last argument also one that is killed at a place of its
+choice while it saves.
 """
 
 import os
