@@ -35,7 +35,7 @@ from sb3_genpolicy.generative import (
     UShapedMLP,
 )
 from sb3_genpolicy.generative.kl import Conditioned, Draws
-from tests.test_gmpg import MEAN, STD, settle
+from tests.helpers.gmpg import MEAN, STD, settle
 
 DIM, STATE = 3, 11
 # Seconds of the published step at batch 256 and its Euler steps, at this rate of float32 products

@@ -16,7 +16,7 @@ import torch as th
 
 from sb3_genpolicy import GMPO, load_dataset
 from sb3_genpolicy.generative import CosinePath, GenerativeModel, Likelihood, LinearPath, Sampler, VPPath
-from tests.closed_forms import GaussianMixture
+from tests.helpers.closed_forms import GaussianMixture
 
 
 @th.no_grad()

@@ -19,8 +19,8 @@ from sb3_genpolicy.generative import (
     VPPath,
     odeint,
 )
-from tests.closed_forms import GaussianMixture, central_difference, gaussian
-from tests.test_sampling_policy import BIMODAL, train_bimodal
+from tests.helpers.closed_forms import GaussianMixture, central_difference, gaussian
+from tests.helpers.models import BIMODAL, train_bimodal
 
 PATHS = {"linear": LinearPath(), "cosine": CosinePath(), "vp": VPPath()}
 
@@ -96,7 +96,7 @@ def spread(path, std: float, sampler: Sampler) -> float:
 
 
 def print_masses() -> None:
-    """Integrals of the densities of trained one-dimensional policies, by the recipe of tests/test_sampling_policy.py."""
+    """Integrals of the densities of trained one-dimensional policies, by the recipe of tests/helpers/models.py."""
     actions = th.linspace(-6.0, 10.0, 8001)[:, None]
     methods = {
         "16 rk4 steps": Likelihood(),

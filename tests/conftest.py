@@ -1,37 +1,18 @@
 """
-Small datasets that tests make for themselves.
+What every test finds: an array dataset, folders of its own, one thread.
 """
 
-import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
+
+from sb3_genpolicy.common.algorithms import gradient_steps
+
+pytest.register_assert_rewrite("tests.helpers")
+
+from tests.helpers.arrays import make_arrays  # noqa: E402
 
 # Small networks are slower on many threads
 th.set_num_threads(1)
-
-
-def make_arrays(n_episodes=4, obs_dim=3, action_dim=2, low=-1.0, high=1.0, seed=0):
-    """
-    Episodes of unequal length (5, 6, 7, ...), every other one terminated, the rest cut off.
-    Observation 0 counts steps, so that a transition across an episode's end shows.
-    """
-    rng = np.random.default_rng(seed)
-    columns = {key: [] for key in ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")}
-    for episode in range(n_episodes):
-        length = 5 + episode
-        observations = rng.normal(size=(length + 1, obs_dim))
-        observations[:, 0] = 100 * episode + np.arange(length + 1)
-        ends = np.arange(length) == length - 1
-        columns["observations"].append(observations[:-1])
-        columns["next_observations"].append(observations[1:])
-        columns["actions"].append(rng.uniform(low, high, size=(length, action_dim)))
-        columns["rewards"].append(rng.normal(size=length))
-        columns["terminals"].append(ends * (episode % 2 == 0))
-        columns["timeouts"].append(ends * (episode % 2 == 1))
-    arrays = {key: np.concatenate(column).astype(np.float32) for key, column in columns.items()}
-    arrays["action_space"] = spaces.Box(low, high, (action_dim,), np.float32)
-    return arrays
 
 
 @pytest.fixture
@@ -53,5 +34,7 @@ def minari_root(tmp_path, monkeypatch):
     return tmp_path / "minari"
 
 
-#: Networks that train fast
-SMALL = dict(net_arch=[32, 32])
+@pytest.fixture
+def rare_looks(monkeypatch):
+    """As on a GPU."""
+    monkeypatch.setattr(gradient_steps.GradientSteps, "_looks_at_every_step", False)

@@ -11,8 +11,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from sb3_genpolicy import GMPG, GMPO
 from sb3_genpolicy.common.transitions.action_range import ActionRange
 from sb3_genpolicy.generative import Likelihood, Sampler
-from tests.conftest import SMALL, make_arrays
-from tests.tiny_envs import SpacesEnv
+from tests.helpers.arrays import SMALL, make_arrays
+from tests.helpers.tiny_envs import SpacesEnv
 
 OBSERVATIONS = spaces.Box(-5, 5, (1,))
 FREE = spaces.Box(-np.inf, np.inf, (2,))

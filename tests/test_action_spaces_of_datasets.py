@@ -11,8 +11,8 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_genpolicy import GMPO, ClipActions, RescaleActions, load_dataset
-from tests.data_formats import episode_buffer, fill_sb3_buffer, make_episodes
-from tests.tiny_envs import SpacesEnv
+from tests.helpers.data_formats import episode_buffer, fill_sb3_buffer, make_episodes
+from tests.helpers.tiny_envs import SpacesEnv
 
 STATES = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 ONE, TWO, FREE = (spaces.Box(-bound, bound, (2,)) for bound in (1.0, 2.0, np.inf))

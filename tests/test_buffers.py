@@ -16,7 +16,7 @@ from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
 from sb3_genpolicy.common.replay import added_rows
 from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
 from sb3_genpolicy.common.transitions.rewards import AffineReward
-from tests.conftest import make_arrays
+from tests.helpers.arrays import make_arrays
 
 SPACE = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sb3_genpolicy import load_dataset
-from tests.data_formats import flat_columns, make_episodes, trajectory_columns, without, write_hdf5, write_npz
+from tests.helpers.data_formats import flat_columns, make_episodes, trajectory_columns, without, write_hdf5, write_npz
 
 WRITERS = {
     "mapping": lambda columns, folder: columns,

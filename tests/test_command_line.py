@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from sb3_genpolicy import dataset_info, load_dataset
 from sb3_genpolicy.data.__main__ import main
-from tests.data_formats import write_npz
+from tests.helpers.data_formats import write_npz
 
 
 def columns_of(n_dims, n=200, high=1.0, **more):

@@ -15,9 +15,9 @@ from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
 from sb3_genpolicy.common.side_by_side.model_batch import ModelBatch
 from sb3_genpolicy.common.transitions.rewards import AffineReward
 from sb3_genpolicy.generative import SOLVERS, Likelihood, Sampler
-from tests import data_parallel_runs
-from tests.conftest import SMALL
-from tests.data_formats import flat_columns, make_episodes, write_npz
+from tests.helpers import data_parallel_runs
+from tests.helpers.arrays import SMALL
+from tests.helpers.data_formats import flat_columns, make_episodes, write_npz
 
 pytestmark = pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device")
 
@@ -232,7 +232,7 @@ def test_processes_with_a_gpu_each_make_the_model_of_one(tmp_path):
     """Two of them where there are two GPUs; else one that makes the calls of several."""
     n_processes = min(th.cuda.device_count(), 2)
     started = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)]
-    ran = ["-m", "tests.data_parallel_runs", "trains_on_gpus", str(tmp_path)]
+    ran = ["-m", "tests.helpers.data_parallel_runs", "trains_on_gpus", str(tmp_path)]
     finished = subprocess.run([sys.executable, *started, *ran], capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr
     for case in data_parallel_runs.ON_GPUS:

@@ -15,10 +15,10 @@ from stable_baselines3.common.callbacks import CheckpointCallback
 
 from sb3_genpolicy import GMPO, data_parallel
 from sb3_genpolicy.common.updates.processes import world_size
-from tests import data_parallel_runs as runs
-from tests.data_formats import flat_columns, make_episodes, write_npz
+from tests.helpers import data_parallel_runs as runs
+from tests.helpers.data_formats import flat_columns, make_episodes, write_npz
 
-RUN = ["-m", "tests.data_parallel_runs"]
+RUN = ["-m", "tests.helpers.data_parallel_runs"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 

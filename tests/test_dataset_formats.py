@@ -22,7 +22,7 @@ from sb3_genpolicy import load_dataset
 from sb3_genpolicy.common.datasets import columns as columns_module
 from sb3_genpolicy.common.datasets import minari_episodes
 from sb3_genpolicy.common.transitions.transitions import KEYS
-from tests.data_formats import (
+from tests.helpers.data_formats import (
     FILE_FORMATS,
     WHOLE_FORMATS,
     Episode,

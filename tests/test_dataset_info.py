@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 from sb3_genpolicy import dataset_info, load_dataset
 from sb3_genpolicy.data.__main__ import main
-from tests.data_formats import Episode, flat_columns, make_episodes, write_minari, write_npz
+from tests.helpers.data_formats import Episode, flat_columns, make_episodes, write_minari, write_npz
 
 
 def by_hand():

@@ -17,9 +17,9 @@ from sb3_genpolicy.common.datasets import dataset_spaces, open_minari
 from sb3_genpolicy.zoo.environments import dataset_key
 from sb3_genpolicy.zoo.runs import reference_scores_of
 from sb3_genpolicy.zoo.tasks import published_task
-from tests.conftest import SMALL
-from tests.data_formats import flat_columns, make_episodes, write_hdf5, write_minari, write_npz, write_pickle
-from tests.sentences import fault_of
+from tests.helpers.arrays import SMALL
+from tests.helpers.data_formats import flat_columns, make_episodes, write_hdf5, write_minari, write_npz, write_pickle
+from tests.helpers.sentences import fault_of
 
 # Endings
 

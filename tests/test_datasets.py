@@ -17,40 +17,9 @@ from sb3_genpolicy.common.datasets import EMBEDDED, dataset_spaces, local_datase
 from sb3_genpolicy.common.replay.vec_normalize import discounted_returns_so_far
 from sb3_genpolicy.common.transitions.rewards import AffineReward, fit_reward_transform
 from sb3_genpolicy.common.transitions.transitions import KEYS, normalized_score
-from tests.closed_forms import assert_rows_are_pendulums
-from tests.conftest import make_arrays
-
-OBSERVATIONS = spaces.Box(-np.inf, np.inf, (3,), np.float64)
-
-
-def episodes_of(arrays):
-    """Split arrays at their ends: (start, end) rows of every episode."""
-    ends = np.flatnonzero(arrays["terminals"] + arrays["timeouts"]) + 1
-    return list(zip([0, *ends[:-1]], ends, strict=True))
-
-
-def write_minari(name, arrays, env=None, flag_ends=True, **kwargs):
-    """Record arrays as Minari does: T + 1 observations for T steps."""
-    buffers = []
-    for start, end in episodes_of(arrays):
-        terminations, truncations = arrays["terminals"][start:end] > 0, arrays["timeouts"][start:end] > 0
-        buffers.append(
-            EpisodeBuffer(
-                observations=np.concatenate([arrays["observations"][start:end], arrays["next_observations"][end - 1 : end]]),
-                actions=arrays["actions"][start:end],
-                rewards=arrays["rewards"][start:end],
-                terminations=terminations,
-                truncations=truncations if flag_ends else np.zeros_like(truncations),
-            )
-        )
-    return minari.create_dataset_from_buffers(
-        name,
-        buffers,
-        env=env,
-        observation_space=None if env else OBSERVATIONS,
-        action_space=None if env else arrays["action_space"],
-        **kwargs,
-    )
+from tests.helpers.arrays import make_arrays
+from tests.helpers.closed_forms import assert_rows_are_pendulums
+from tests.helpers.recorded_arrays import OBSERVATIONS, episodes_of, pendulum_arrays, write_minari
 
 
 def assert_same_rows(data, arrays, decimal=6):
@@ -90,13 +59,6 @@ def test_minari_episode_without_a_flag_at_its_end_was_cut_off(arrays, minari_roo
     write_minari("test/unflagged-v0", arrays, flag_ends=False)
     data = load_dataset("test/unflagged-v0")
     assert_same_rows(data, arrays)
-
-
-def pendulum_arrays():
-    arrays = make_arrays(obs_dim=3, action_dim=1, low=-2.0, high=2.0)
-    for key in ("observations", "next_observations"):
-        arrays[key] = np.tanh(arrays[key])
-    return arrays
 
 
 def test_minari_reference_scores_make_d4rl_scores(minari_root):

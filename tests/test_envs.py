@@ -32,8 +32,8 @@ from sb3_genpolicy import GMPO, load_dataset, make_offline_env
 from sb3_genpolicy.common.datasets import local_datasets_for
 from sb3_genpolicy.common.datasets.vec_wrappers import check_normalized_last
 from sb3_genpolicy.zoo.environments import register_env
-from tests.conftest import SMALL
-from tests.sentences import fault_of
+from tests.helpers.arrays import SMALL
+from tests.helpers.sentences import fault_of
 
 # Named environments
 

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sb3_genpolicy.common.policies.generative_policy import GenerativePolicy
-from tests.conftest import make_arrays
-from tests.fuzz_cases import ALGORITHMS, sound_cases, wild_cases
-from tests.fuzz_options import OPTIONS_OF, POLICY_OPTIONS
-from tests.sentences import PACKAGE, fault_of
+from tests.helpers.arrays import make_arrays
+from tests.helpers.fuzz_cases import ALGORITHMS, sound_cases, wild_cases
+from tests.helpers.fuzz_options import OPTIONS_OF, POLICY_OPTIONS
+from tests.helpers.sentences import PACKAGE, fault_of
 
 STEPS = 20
 # How a sentence on numbers that grew too large begins

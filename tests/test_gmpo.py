@@ -16,19 +16,11 @@ from sb3_genpolicy import GMPO, load_dataset
 from sb3_genpolicy.common.policies.critics import expectile_loss, iql_losses
 from sb3_genpolicy.common.updates.device_means import DeviceMeans
 from sb3_genpolicy.gmpo.gmpo import effective_sample_size
-from tests.conftest import SMALL, make_arrays
+from tests.helpers.arrays import SMALL, make_arrays, one_step_data
 
 
 def small_gmpo(dataset, policy="FlowPolicy", **kwargs):
     return GMPO(policy, dataset=dataset, policy_kwargs={**SMALL, **kwargs.pop("policy_kwargs", {})}, seed=0, **kwargs)
-
-
-def one_step_data(actions, rewards, terminal=1.0):
-    """Rows of one state that lead back to it."""
-    n = len(actions)
-    state = np.zeros((n, 1), np.float32)
-    flags = dict(terminals=np.full(n, terminal), timeouts=np.full(n, 1.0 - terminal))
-    return dict(observations=state, next_observations=state, actions=actions, rewards=rewards, **flags)
 
 
 def test_expectile_loss_is_minimal_at_the_expectile():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sb3_genpolicy import load_dataset
-from tests.data_formats import flat_columns, make_episodes
+from tests.helpers.data_formats import flat_columns, make_episodes
 
 
 def recorded(env_id, n_envs, steps, mode, seed=0, **kwargs):

@@ -24,8 +24,8 @@ from sb3_genpolicy.generative import (
 )
 from sb3_genpolicy.generative.inversion import invert, jacobian
 from sb3_genpolicy.generative.kl import Conditioned, Draws
-from tests.closed_forms import GaussianMixture, central_difference
-from tests.test_likelihood import non_linear_model
+from tests.helpers.closed_forms import GaussianMixture, central_difference, directional_difference
+from tests.helpers.models import non_linear_model
 
 SAMPLER = Sampler("midpoint", 3)
 ESTIMATORS = {
@@ -143,15 +143,6 @@ def test_gradients_agree_with_finite_differences(name, path, prediction, side):
         direction = th.randn(parameter.shape, generator=th.Generator().manual_seed(1), dtype=th.float64)
         expected = directional_difference(lambda: value().detach(), parameter, direction)
         assert (parameter.grad * direction).sum().item() == pytest.approx(expected, rel=1e-2, abs=1e-6)
-
-
-def directional_difference(function, parameter, direction, step=1e-5):
-    values = []
-    for sign in (1.0, -1.0):
-        parameter.data.add_(sign * step * direction)
-        values.append(function().item())
-        parameter.data.sub_(sign * step * direction)
-    return (values[0] - values[1]) / (2 * step)
 
 
 def test_the_detached_gradient_is_another():

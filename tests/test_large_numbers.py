@@ -14,7 +14,7 @@ from sb3_genpolicy.common.datasets import cache, minari_episodes
 from sb3_genpolicy.common.datasets import columns as columns_module
 from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
 from sb3_genpolicy.common.datasets.value_ranges import ValueRanges
-from tests.data_formats import (
+from tests.helpers.data_formats import (
     WHOLE_FORMATS,
     Episode,
     fill_sb3_buffer,
@@ -51,7 +51,7 @@ def assert_exact(data, episodes):
 
 @pytest.fixture
 def minari_of_float64(monkeypatch):
-    monkeypatch.setattr("tests.data_formats.spaces_of", lambda episodes: (WIDE, ACTIONS))
+    monkeypatch.setattr("tests.helpers.data_formats.spaces_of", lambda episodes: (WIDE, ACTIONS))
 
 
 @pytest.mark.parametrize("name", WHOLE_FORMATS)

@@ -21,7 +21,8 @@ from sb3_genpolicy.generative import (
     odeint,
 )
 from sb3_genpolicy.generative.solvers import odeint_adjoint
-from tests.closed_forms import GaussianMixture, central_difference
+from tests.helpers.closed_forms import GaussianMixture, central_difference
+from tests.helpers.models import non_linear_model
 
 PATHS = {"linear": LinearPath(), "cosine": CosinePath(), "vp": VPPath()}
 METHODS = {
@@ -36,15 +37,6 @@ def mixture_model(path, prediction="velocity", dim=2):
     means = [[0.6, 0.5, 0.0], [-0.6, -0.3, 0.2]]
     network = GaussianMixture(path, prediction, [mean[:dim] for mean in means], [0.3, 0.4], [0.3, 0.7])
     return GenerativeModel(network, path, prediction, dim, data_bound=None)
-
-
-def non_linear_model(path, prediction, dim=2, network=ConditionalMLP):
-    """Untrained, its weights enlarged, so that the field is far from linear and mixes its coordinates."""
-    th.manual_seed(0)
-    model = GenerativeModel(network(dim, 3, [8, 8], nn.Tanh), path, prediction, dim, data_bound=None).double()
-    for parameter in model.parameters():
-        parameter.data.mul_(1.5)
-    return model
 
 
 @pytest.mark.parametrize("name", PATHS)

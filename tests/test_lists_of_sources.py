@@ -13,8 +13,8 @@ from sb3_genpolicy import load_dataset
 from sb3_genpolicy.common.datasets import mappings
 from sb3_genpolicy.common.datasets.fitting import fit_to_spaces, is_transposed
 from sb3_genpolicy.common.transitions.transitions import KEYS
-from tests.conftest import make_arrays
-from tests.data_formats import flat_columns, make_episodes, trajectory_columns, without, write_npz
+from tests.helpers.arrays import make_arrays
+from tests.helpers.data_formats import flat_columns, make_episodes, trajectory_columns, without, write_npz
 
 EPISODES = make_episodes((5, 6, 7, 8))
 

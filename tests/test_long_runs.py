@@ -20,8 +20,8 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_genpolicy import GMPG, GMPO, last_checkpoint
 from sb3_genpolicy.common.files.whole_files import whole_file
-from tests.conftest import SMALL, make_arrays
-from tests.resumed_run import PLACES, SAVE_FREQ, learn, make
+from tests.helpers.arrays import SMALL, make_arrays
+from tests.helpers.resumed_run import PLACES, SAVE_FREQ, learn, make
 
 STEPS = 1200
 
@@ -41,7 +41,7 @@ def assert_same_run(folder, algorithm, steps=STEPS):
 
 
 def start(algorithm, folder, steps=STEPS, *options):
-    command = [sys.executable, "-m", "tests.resumed_run", algorithm.__name__, str(folder), str(steps), *options]
+    command = [sys.executable, "-m", "tests.helpers.resumed_run", algorithm.__name__, str(folder), str(steps), *options]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 

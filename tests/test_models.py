@@ -25,7 +25,7 @@ from sb3_genpolicy.generative import (
     UShapedMLP,
     VPPath,
 )
-from tests.closed_forms import gaussian
+from tests.helpers.closed_forms import gaussian
 
 PAIRS = [(name, prediction) for name in PATHS for prediction in PATHS[name].predictions]
 

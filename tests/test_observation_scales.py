@@ -13,8 +13,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_genpolicy import GMPO
 from sb3_genpolicy.common.policies.normalization import ObservationNormalizer, Standardizer
-from tests.conftest import SMALL
-from tests.tiny_envs import SpacesEnv
+from tests.helpers.arrays import SMALL
+from tests.helpers.tiny_envs import SpacesEnv
 
 TWO = np.array([-1.0, 1.0])
 

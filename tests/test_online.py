@@ -17,9 +17,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy import GMPG, GMPO, NStepReturns, last_checkpoint, learn_side_by_side
 from sb3_genpolicy.common.algorithms import gradient_steps
-from tests.conftest import SMALL
-from tests.test_save_load import same_state
-from tests.tiny_envs import EPISODE_STEPS, make_minari
+from tests.helpers.arrays import SMALL
+from tests.helpers.states import same_state
+from tests.helpers.tiny_envs import EPISODE_STEPS, make_minari
 
 #: Each with its own way of resting in the second phase
 KINDS = {

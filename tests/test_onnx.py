@@ -14,8 +14,8 @@ from gymnasium import spaces
 
 from sb3_genpolicy import GMPO
 from sb3_genpolicy.generative import ConditionalMLP, CosinePath, LinearPath
-from tests.conftest import SMALL
-from tests.test_policies import SPACES, BatchNormDropout, dataset_of, policy_for, rows_of
+from tests.helpers.arrays import SMALL
+from tests.helpers.observation_spaces import SPACES, BatchNormDropout, dataset_of, policy_for, rows_of
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

@@ -21,7 +21,7 @@ from sb3_genpolicy.generative import (
     VPPath,
     convert,
 )
-from tests.closed_forms import gaussian
+from tests.helpers.closed_forms import gaussian
 
 ALL_PATHS = [LinearPath(), LinearPath(extra_noise=0.1), CosinePath(), VPPath(), VPPath(beta_min=0.5, beta_max=5.0)]
 EACH_PATH = pytest.mark.parametrize(

@@ -43,8 +43,8 @@ from sb3_genpolicy.generative.networks import ConditionalMLP, UShapedMLP
 from sb3_genpolicy.generative.time_features import GaussianFourierTimeFeatures, SinusoidalTimeFeatures
 from sb3_genpolicy.gmpg.policies import DiffusionPolicy
 from sb3_genpolicy.zoo.algorithms import trusting_pickles
-from tests.conftest import SMALL
-from tests.model_zips import TENSORS, entries_of, pretrain, refusal, save_small_model, settings_of, write
+from tests.helpers.arrays import SMALL
+from tests.helpers.model_zips import TENSORS, entries_of, pretrain, refusal, save_small_model, settings_of, write
 
 
 @pytest.fixture(scope="module")

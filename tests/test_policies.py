@@ -6,55 +6,18 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import get_flattened_obs_dim
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_genpolicy import GMPO
 from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
 from sb3_genpolicy.generative import Sampler, VPPath
 from sb3_genpolicy.gmpo import DiffusionPolicy, FlowPolicy
-from tests.conftest import SMALL, make_arrays
-from tests.fuzz_spaces import SpacesEnv
+from tests.helpers.arrays import SMALL, make_arrays
+from tests.helpers.fuzz_spaces import SpacesEnv
+from tests.helpers.observation_spaces import ACTIONS, IMAGE, SPACES, BatchNormDropout, dataset_of, policy_for, rows_of
 
 # Rows made at random do not follow each other
 pytestmark = pytest.mark.filterwarnings("ignore:.*lead to another observation than the next row")
-
-ACTIONS = spaces.Box(-2.0, 3.0, (2,), np.float32)
-IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
-SPACES = {
-    "box": spaces.Box(-np.inf, np.inf, (3,), np.float64),
-    "matrix": spaces.Box(-1, 1, (2, 3), np.float32),
-    "discrete": spaces.Discrete(4),
-    "multi_discrete": spaces.MultiDiscrete([2, 3]),
-    "multi_binary": spaces.MultiBinary(3),
-    "image": IMAGE,
-    "dict": spaces.Dict({"vector": spaces.Box(-5, 5, (3,), np.float32), "image": IMAGE, "mode": spaces.Discrete(2)}),
-}
-
-
-def rows_of(space, n_rows, seed=0):
-    space.seed(seed)
-    if isinstance(space, spaces.Dict):
-        return {key: rows_of(part, n_rows) for key, part in space.spaces.items()}
-    return np.stack([np.asarray(space.sample()) for _ in range(n_rows)])
-
-
-def dataset_of(space, n_rows=12):
-    rng = np.random.default_rng(0)
-    return dict(
-        observations=rows_of(space, n_rows),
-        next_observations=rows_of(space, n_rows, seed=1),
-        actions=rng.uniform(-2, 3, (n_rows, 2)),
-        rewards=rng.normal(size=n_rows),
-        terminals=np.arange(n_rows) % 4 == 3,
-        observation_space=space,
-        action_space=ACTIONS,
-    )
-
-
-def policy_for(name, kind):
-    return kind + {"image": "CnnPolicy", "dict": "MultiInputPolicy"}.get(name, "Policy")
 
 
 @pytest.mark.parametrize("kind", ["Flow", "Diffusion"])
@@ -141,17 +104,6 @@ def test_observation_statistics_are_the_datasets_and_stay(arrays):
     np.testing.assert_allclose(part.mean, arrays["observations"].mean(0), rtol=1e-5)
     off = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=dict(normalize_observations=False, **SMALL)).learn(1)
     assert (off.policy.normalizer.parts[0].mean == 0).all()
-
-
-class BatchNormDropout(BaseFeaturesExtractor):
-    """As in SB3's tests: layers that behave differently in training and evaluation."""
-
-    def __init__(self, observation_space):
-        super().__init__(observation_space, get_flattened_obs_dim(observation_space))
-        self.layers = nn.Sequential(nn.BatchNorm1d(self.features_dim), nn.Dropout(0.5))
-
-    def forward(self, observations):
-        return self.layers(observations)
 
 
 def test_training_mode_is_on_in_training_and_off_in_prediction(arrays):

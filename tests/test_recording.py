@@ -14,8 +14,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTrans
 
 from sb3_genpolicy import GMPO, load_dataset, record_dataset
 from sb3_genpolicy.common.datasets import recording
-from tests.closed_forms import assert_rows_are_pendulums
-from tests.conftest import SMALL
+from tests.helpers.arrays import SMALL
+from tests.helpers.closed_forms import assert_rows_are_pendulums
 
 
 def test_an_agent_is_recorded_in_one_call(minari_root):

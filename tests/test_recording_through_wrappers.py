@@ -28,7 +28,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_genpolicy import load_dataset, make_offline_env, record_dataset
-from tests.sentences import fault_of
+from tests.helpers.sentences import fault_of
 
 STEPS = 6
 

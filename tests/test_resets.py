@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_genpolicy import load_dataset
-from tests.data_formats import Episode, flat_columns, write_minari, write_npz
+from tests.helpers.data_formats import Episode, flat_columns, write_minari, write_npz
 
 AFTER, SAME = AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP
 NAMES = ("observations", "next_observations", "actions", "rewards", "terminals", "timeouts")

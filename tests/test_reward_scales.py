@@ -13,8 +13,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_genpolicy import GMPO, AffineReward, BestEpisodes, ReturnRange, load_dataset
 from sb3_genpolicy.common.algorithms.value_watch import _watched_rows
 from sb3_genpolicy.common.replay.vec_normalize import discounted_returns_so_far
-from tests.conftest import SMALL
-from tests.tiny_envs import SpacesEnv
+from tests.helpers.arrays import SMALL
+from tests.helpers.tiny_envs import SpacesEnv
 
 STATES, ACTIONS = spaces.Box(-5, 5, (3,)), spaces.Box(-1, 1, (2,))
 

@@ -14,8 +14,16 @@ from sb3_genpolicy.common.datasets import cache
 from sb3_genpolicy.common.replay.row_store import n_step_returns
 from sb3_genpolicy.common.replay.vec_normalize import discounted_returns_so_far
 from sb3_genpolicy.common.transitions.transitions import Transitions
-from tests.conftest import SMALL
-from tests.data_formats import fill_sb3_buffer, flat_columns, make_episodes, without, write_hdf5, write_minari, write_npz
+from tests.helpers.arrays import SMALL
+from tests.helpers.data_formats import (
+    fill_sb3_buffer,
+    flat_columns,
+    make_episodes,
+    without,
+    write_hdf5,
+    write_minari,
+    write_npz,
+)
 
 LENGTHS = (5, 6, 7, 8)
 

@@ -14,8 +14,8 @@ from stable_baselines3 import SAC
 from sb3_genpolicy import GMPG, GMPO
 from sb3_genpolicy.common.files.tensor_files import check_tensor_file
 from sb3_genpolicy.generative import VPPath
-from tests.conftest import SMALL
-from tests.model_zips import (
+from tests.helpers.arrays import SMALL
+from tests.helpers.model_zips import (
     READERS,
     TENSORS,
     Runs,

@@ -21,8 +21,9 @@ from sb3_genpolicy.generative import (
     Sampler,
     UShapedMLP,
 )
-from tests.closed_forms import central_difference
-from tests.conftest import SMALL
+from tests.helpers.arrays import SMALL
+from tests.helpers.closed_forms import central_difference
+from tests.helpers.models import BIMODAL, bimodal_arrays, train_bimodal
 
 ROWS = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 
@@ -90,38 +91,6 @@ def test_options_reach_the_model_and_the_file(arrays, tmp_path, policy, options)
         np.testing.assert_array_equal(policy_again.predict(ROWS, deterministic=True)[0], expected)
         assert policy_again.sampler == model.policy.sampler
         assert th.equal(policy_again.log_prob(ROWS, th.zeros(6, 2)), log_prob)
-
-
-def bimodal_arrays(low, high, n=2000):
-    """Actions at a quarter and three quarters of their range, one observation."""
-    rng = np.random.default_rng(0)
-    shares = rng.choice([0.25, 0.75], n, p=[0.3, 0.7]) + 0.04 * rng.normal(size=n)
-    zeros = np.zeros((n, 1), np.float32)
-    return dict(
-        observations=zeros,
-        next_observations=zeros,
-        actions=(low + (high - low) * np.clip(shares, 0, 1))[:, None].astype(np.float32),
-        rewards=zeros[:, 0],
-        terminals=np.ones(n),
-        action_space=spaces.Box(low, high, (1,), np.float32),
-    )
-
-
-BIMODAL = {"linear": "FlowPolicy", "cosine": "DiffusionPolicy", "vp": "DiffusionPolicy"}
-
-
-def train_bimodal(name):
-    """Long enough to tell the modes apart."""
-    model = GMPO(
-        BIMODAL[name],
-        dataset=bimodal_arrays(-2.0, 6.0),
-        beta=0.0,
-        learning_rate=lambda left: 3e-3 * left,
-        policy_kwargs=dict(net_arch=[64, 64], path=name),
-        seed=0,
-        actor_tau=0.01,
-    )
-    return model.learn(2500, log_interval=None).policy
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from sb3_genpolicy import GMPO, load_dataset
 from sb3_genpolicy.common.algorithms import offline_algorithm
 from sb3_genpolicy.common.policies.actor import GenerativeActor
 from sb3_genpolicy.common.policies.named import POLICY_ALIASES
-from tests.conftest import SMALL, make_arrays
+from tests.helpers.arrays import SMALL, make_arrays
+from tests.helpers.states import same_state
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
 POLICIES = ["FlowPolicy", "DiffusionPolicy"]
@@ -24,16 +25,6 @@ POLICIES = ["FlowPolicy", "DiffusionPolicy"]
 
 def trained(arrays, policy="FlowPolicy", steps=10, **kwargs):
     return GMPO(policy, dataset=arrays, policy_kwargs=SMALL, seed=0, **kwargs).learn(steps)
-
-
-def same_state(first, second):
-    if isinstance(first, th.Tensor):
-        return th.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same_state(first[key], second[key]) for key in first)
-    if isinstance(first, (list, tuple)):
-        return len(first) == len(second) and all(same_state(a, b) for a, b in zip(first, second, strict=True))
-    return first == second
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -22,8 +22,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_genpolicy import GMPO, OfflineEvalCallback, load_dataset, make_offline_env, normalized_score
-from tests.conftest import SMALL, make_arrays
-from tests.test_datasets import pendulum_arrays, write_minari
+from tests.helpers.arrays import SMALL, make_arrays
+from tests.helpers.recorded_arrays import pendulum_arrays, write_minari
 
 DATA = "pendulum-mixed"
 

@@ -25,7 +25,7 @@ from sb3_genpolicy.generative import (
 )
 from sb3_genpolicy.generative.schedules import kept
 from sb3_genpolicy.generative.solvers import integrate, sdeint
-from tests.closed_forms import central_difference
+from tests.helpers.closed_forms import central_difference
 
 NOISE, CONDITION = th.tensor([[0.5, -1.0], [2.0, 0.1]]), th.zeros(2, 1)
 

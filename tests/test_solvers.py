@@ -10,7 +10,7 @@ import torch as th
 from torch import nn
 
 from sb3_genpolicy.generative import PATHS, SOLVERS, CosinePath, GenerativeModel, LinearPath, Sampler, VPPath, odeint
-from tests.closed_forms import gaussian
+from tests.helpers.closed_forms import gaussian
 
 
 @pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("midpoint", 2), ("heun", 2), ("rk4", 4)])

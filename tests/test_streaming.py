@@ -22,8 +22,8 @@ from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
 from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
 from sb3_genpolicy.common.replay.streaming import Prefetcher
 from sb3_genpolicy.common.transitions.rewards import AffineReward
-from tests.conftest import SMALL
-from tests.data_formats import flat_columns, make_episodes, write_hdf5, write_minari, write_npz
+from tests.helpers.arrays import SMALL
+from tests.helpers.data_formats import flat_columns, make_episodes, write_hdf5, write_minari, write_npz
 
 OPTIONS = dict(policy_kwargs=SMALL, batch_size=8, seed=0, device="cpu")
 

@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_genpolicy import load_dataset
 from sb3_genpolicy.common.datasets import loading
-from tests.data_formats import (
+from tests.helpers.data_formats import (
     fill_sb3_buffer,
     flat_columns,
     joined,

@@ -24,8 +24,8 @@ from sb3_genpolicy import (
 )
 from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
 from sb3_genpolicy.common.transitions.transforms import prepare
-from tests.conftest import SMALL
-from tests.data_formats import fill_sb3_buffer, flat_columns, make_episodes, spaces_of, write_npz
+from tests.helpers.arrays import SMALL
+from tests.helpers.data_formats import fill_sb3_buffer, flat_columns, make_episodes, spaces_of, write_npz
 
 EPISODES = make_episodes((5, 6, 7, 8, 4, 9))
 OPTIONS = dict(policy_kwargs=SMALL, batch_size=8, seed=0, device="cpu")

@@ -2,9 +2,7 @@
 rl_zoo3's commands with our algorithms, as a user runs them: train, enjoy, videos, plots.
 """
 
-import pickle
 import re
-import sys
 
 import gymnasium as gym
 import numpy as np
@@ -12,8 +10,6 @@ import pandas as pd
 import pytest
 import torch as th
 import yaml
-from matplotlib import pyplot as plt
-from matplotlib.image import imread
 from rl_zoo3 import ALGOS
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
@@ -21,34 +17,21 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy import GMPG, GMPO, load_dataset
-from sb3_genpolicy.zoo import plots, register, results
+from sb3_genpolicy.zoo import register
 from sb3_genpolicy.zoo.__main__ import main
-from sb3_genpolicy.zoo.commands import command_line, module_of
 from sb3_genpolicy.zoo.environments import dataset_key, entry_names
 from sb3_genpolicy.zoo.experiment import OfflineExperimentManager
 from sb3_genpolicy.zoo.runs import find_runs
-from tests import tiny_envs
-
-SMALL = ["batch_size:8", "policy_kwargs:dict(net_arch=[16])"]
+from tests.helpers import tiny_envs
+from tests.helpers.zoo_runs import SMALL, make_two_datasets, train, zoo
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, minari_root, monkeypatch):
     """A folder of the test's own with two datasets of one environment."""
     monkeypatch.chdir(tmp_path)
-    for number, name in enumerate(("tiny/walk/first-v0", "tiny/walk/second-v0")):
-        tiny_envs.make_minari(name, seed=100 * number)
+    make_two_datasets()
     return tmp_path
-
-
-def zoo(command, *arguments):
-    """Run a command."""
-    assert main([command, *(str(argument) for argument in arguments)]) == 0
-
-
-def train(*arguments, algo="gmpo", dataset="tiny/walk/first-v0", steps=20, settings=()):
-    dataset = ["--dataset", dataset] if dataset else []
-    zoo("train", "--algo", algo, *dataset, "-n", steps, "--eval-episodes", 2, "-params", *SMALL, *settings, *arguments)
 
 
 def test_registering_adds_to_what_the_zoo_has():
@@ -256,64 +239,6 @@ def test_an_environment_that_carries_its_dataset(folder, capsys):
     assert GMPO.load("logs/gmpo/Carrying-v0_1/Carrying-v0.zip").dataset_name == "tiny/walk/second-v0"
 
 
-# Faults
-
-FIRST = ["--dataset", "tiny/walk/first-v0"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--env", "Tiny-v0"], "gmpo learns from a dataset: add --dataset (a Minari id, a file, or an embedded name). On this "
-         "machine there are, for Tiny-v0: tiny/walk/first-v0, tiny/walk/second-v0."),
-        (["--env", "Tiny-v0", "--dataset", "tiny/walk/frist-v0"], "There is no dataset 'tiny/walk/frist-v0' on this machine"),
-        (["--dataset", "tiny/walk/frist-v0"], "There is no dataset 'tiny/walk/frist-v0' on this machine"),
-        (["--dataset"], "--dataset needs the name of a dataset"),
-        ([*FIRST, "-params", "betta:1"], "gmpo has no hyper-parameter 'betta'. Did you mean 'beta'?"),
-        ([*FIRST, "-params", "n_envs:4"], "gmpo does not step its environment: leave out n_envs."),
-        ([*FIRST, "-params", "seed:1"], "'seed' is no hyper-parameter: give it by the flag --seed."),
-        ([*FIRST, "-params", "policy:FlowPolice"], "Policy 'FlowPolice' is unknown. Did you mean 'Flow"),
-        ([*FIRST, "-params", "weighting:softmx"], "weighting='softmx' is unknown. Did you mean 'softmax'?"),
-        ([*FIRST, "-params", "transforms:['Clip']"], "transforms: 'Clip' is unknown."),
-        ([*FIRST, "-params", "transforms:ClipActions"], "transforms: 'ClipActions' is no list"),
-        ([*FIRST, "-params", "dataset:tiny/walk/second-v0"], "--dataset says 'tiny/walk/first-v0' and"),
-        ([*FIRST, "--env", "Pendulum-v1"], "actions of dataset 'tiny/walk/first-v0' have shape (2,)"),
-        ([*FIRST, "--env", "Tinny-v0"], "Environment `Tinny` doesn't exist."),
-        ([*FIRST, "-conf", "published-cosin"], "Did you mean 'published-cosine'?"),
-        ([*FIRST, "-conf", "published-cosine"], "neither an entry for tiny/walk/first-v0"),
-    ],
-)  # fmt: skip
-def test_faults_are_sentences_and_leave_nothing_behind(arguments, sentence, folder, capsys):
-    assert main(["train", "--algo", "gmpo", "-n", "2", "-P", *arguments]) == 1
-    message = capsys.readouterr().err
-    assert sentence in message and "Traceback" not in message
-    assert list(folder.glob("logs/*/*")) == []
-
-
-def test_a_dataset_is_for_offline_algorithms(capsys):
-    assert main(["train", "--algo", "sac", "--env", "Tiny-v0", "--dataset", "tiny/walk/first-v0"]) == 1
-    assert capsys.readouterr().err == "sac learns in its environment: --dataset is for gmpo and gmpg.\n"
-
-
-def test_unknown_commands_are_answered(capsys):
-    assert main(["trian"]) == 1
-    assert "There is no command 'trian'. Did you mean 'train'?" in capsys.readouterr().err
-    assert main([]) == 0
-    assert "push_to_hub" in capsys.readouterr().out
-
-
-def test_rl_zoo3_is_asked_for_where_it_is_missing(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "rl_zoo3", None)
-    assert main(["train"]) == 1
-    assert capsys.readouterr().err == "The zoo needs rl_zoo3: `pip install 'sb3_genpolicy[zoo]'`.\n"
-
-
-def test_bugs_keep_their_traceback(monkeypatch):
-    monkeypatch.setattr(results, "find_runs", lambda *arguments: 5)
-    with pytest.raises(TypeError, match="not iterable"):
-        main(["results"])
-
-
 @pytest.mark.parametrize(
     "form", ["policy_kwargs: \"dict(path='cosine', net_arch=[16])\"", "policy_kwargs: {path: cosine, net_arch: [16]}"]
 )
@@ -330,116 +255,3 @@ def test_words_among_hyperparameters_need_no_quotes():
     train("-params", *SMALL, "dataset:tiny/walk/first-v0", "reward_transform:none", dataset=None, steps=2)
     model = GMPO.load("logs/gmpo/tiny-walk-first-v0_1/tiny-walk-first-v0.zip")
     assert model.dataset_name == "tiny/walk/first-v0" and model.reward_transform == "none"
-
-
-# Other algorithms, videos, plots
-
-
-@pytest.fixture
-def two_algorithms(folder):
-    """Runs of GMPO on both datasets, and of SAC in their environment."""
-    settings = dict(policy="MlpPolicy", n_timesteps=48, learning_starts=8, policy_kwargs=dict(net_arch=[16]))
-    (folder / "sac.yml").write_text(yaml.safe_dump({"Tiny-v0": settings}))
-    train("--eval-freq", 10, dataset="tiny/walk/first-v0")
-    train("--eval-freq", 10, dataset="tiny/walk/second-v0")
-    sac = ["--algo", "sac", "--env", "Tiny-v0", "-conf", "sac.yml", "-n", 48, "--eval-freq", 24, "--eval-episodes", 2]
-    zoo("train", *sac)
-
-
-def test_other_algorithms_are_rl_zoo3s_own(two_algorithms, capsys):
-    model = SAC.load("logs/sac/Tiny-v0_1/Tiny-v0.zip")
-    assert model.num_timesteps == 48
-    zoo("enjoy", "--algo", "sac", "--env", "Tiny-v0", "-f", "logs", "--no-render", "-n", 8)
-    assert "Loading logs/sac/Tiny-v0_1/Tiny-v0.zip" in capsys.readouterr().out
-
-
-def test_results_of_any_algorithm(two_algorithms, capsys):
-    zoo("results", "-f", "logs", "--eval-episodes", 2)
-    table = capsys.readouterr().out
-    mean, _ = evaluate_policy(SAC.load("logs/sac/Tiny-v0_1/Tiny-v0.zip"), make_vec_env("Tiny-v0", 2, seed=10_000), 2)
-    assert f"| `Tiny-v0` |  |  | {mean:.1f} (1) |" in table and "| `tiny/walk/second-v0` |" in table
-
-
-def evaluations(algo, key):
-    with np.load(f"logs/{algo}/{key}_1/evaluations.npz") as stored:
-        return stored["timesteps"], stored["results"].mean(axis=1)
-
-
-def test_plot_train_draws_evaluations_of_offline_runs(two_algorithms, folder):
-    plt.switch_backend("Agg")
-    module = module_of("rl_zoo3.plots.plot_train")
-    arguments = ["-a", "gmpo", "-e", "tiny-walk-first-v0", "-f", "logs"]
-    with plots.with_evaluations(module, arguments) as theirs, command_line("plot_train", theirs):
-        module.plot_train()
-    (line,) = plt.gca().lines
-    steps, means = evaluations("gmpo", "tiny-walk-first-v0")
-    np.testing.assert_allclose(line.get_xdata(), steps)
-    np.testing.assert_allclose(line.get_ydata(), means, rtol=1e-6)
-    plt.close("all")
-
-
-def test_plot_train_counts_what_was_played_where_it_was(two_algorithms):
-    frame = plots.training_returns("logs/sac/Tiny-v0_1", {}, max_timesteps=40)
-    assert frame["l"].tolist() == [tiny_envs.EPISODE_STEPS] * 5
-
-
-def test_evaluations_have_their_seconds(two_algorithms):
-    (run,) = find_runs("logs", ["gmpo"])[:1]
-    frame = plots.training_returns(str(run.path), {str(run.path): run}, None)
-    log = pd.read_csv(run.path / "progress.csv").dropna(subset=["eval/mean_reward"])
-    assert frame["t"].tolist() == log["time/time_elapsed"].tolist() and 0 < frame["t"].iloc[0] < frame["t"].iloc[1]
-
-
-@pytest.mark.parametrize("axis", ["steps", "episodes", "time"])
-def test_plot_train_into_a_file(two_algorithms, folder, axis):
-    zoo("plot_train", "-a", "gmpo", "-e", "Tiny-v0", "-f", "logs", "-x", axis, "-max", 10, "--picture", "train.png")
-    assert imread(folder / "train.png").std() > 0.05
-
-
-def test_all_plots_has_a_table_of_all_datasets_of_an_environment(two_algorithms, folder, capsys):
-    capsys.readouterr()
-    flags = ["-f", "logs", "--no-million", "--picture", "all.png"]
-    zoo("all_plots", "-a", "gmpo", "sac", "-e", "Tiny-v0", *flags)
-    table = capsys.readouterr().out
-    for algo, key in (("gmpo", "tiny-walk-first-v0"), ("gmpo", "tiny-walk-second-v0"), ("sac", "Tiny-v0")):
-        row = next(line for line in table.splitlines() if key in line)
-        assert f"{evaluations(algo, key)[1][-1]:.0f} +/- 0" in row
-        assert imread(folder / f"all-{key}.png").std() > 0.05
-
-
-@pytest.mark.parametrize("freq", [10, 20])
-def test_all_plots_takes_single_episodes_and_single_evaluations(capsys, freq):
-    for seed in range(2):
-        train("--eval-freq", freq, "--eval-episodes", 1, "--seed", seed)
-    capsys.readouterr()
-    zoo("all_plots", "-a", "gmpo", "-e", "Tiny-v0", "-f", "logs", "--picture", "all.png")
-    last = [np.load(f"logs/gmpo/tiny-walk-first-v0_{number}/evaluations.npz")["results"][-1, 0] for number in (1, 2)]
-    assert f"{np.mean(last):.0f} +/- {np.std(last) / np.sqrt(2):.0f}" in capsys.readouterr().out
-
-
-def test_all_plots_shows_long_trainings_to_their_end(folder, capsys):
-    train("--eval-freq", 5)
-    path = folder / "logs/gmpo/tiny-walk-first-v0_1/evaluations.npz"
-    with np.load(path) as stored:
-        arrays = dict(stored)
-    # As if a step were a quarter of a million; rl_zoo3 stops at two million steps
-    arrays["timesteps"] = 250_000 * arrays["timesteps"]
-    np.savez(path, **arrays)
-    capsys.readouterr()
-    zoo("all_plots", "-a", "gmpo", "-e", "Tiny-v0", "-f", "logs", "-o", "data", "--no-display")
-    with open("data.pkl", "rb") as file:
-        plotted = pickle.load(file)["tiny-walk-first-v0"]["GMPO-logs"]
-    assert plotted["timesteps"][-1] == 5_000_000
-    assert plotted["last_evals"] == pytest.approx(arrays["results"][-1].mean())
-
-
-def test_record_video(two_algorithms, folder):
-    run = ["-f", "logs", "-n", 12, "-o", "videos"]
-    zoo("record_video", "--algo", "gmpo", "--env", "Tiny-v0", "--dataset", "tiny/walk/second-v0", *run)
-    zoo("record_video", "--algo", "sac", "--env", "Tiny-v0", *run)
-    videos = sorted(path.name for path in folder.glob("videos/*.mp4"))
-    assert videos == [
-        "final-model-gmpo-tiny-walk-second-v0-step-0-to-step-12.mp4",
-        "final-model-sac-Tiny-v0-step-0-to-step-12.mp4",
-    ]
-    assert all((folder / "videos" / name).stat().st_size > 500 for name in videos)

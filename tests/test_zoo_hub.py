@@ -20,7 +20,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_genpolicy import GMPG, GMPO
 from sb3_genpolicy.zoo.__main__ import main
-from tests import tiny_envs
+from tests.helpers import tiny_envs
 
 SMALL = ["-params", "batch_size:8", "policy_kwargs:dict(net_arch=[16])"]
 

@@ -15,8 +15,8 @@ from sb3_genpolicy.zoo.algorithms import OFFLINE_ALGORITHMS, hyperparams_file, h
 from sb3_genpolicy.zoo.arguments import quoted
 from sb3_genpolicy.zoo.environments import dataset_key
 from sb3_genpolicy.zoo.tasks import PUBLISHED_TASKS
-from tests import tiny_envs
-from tests.data_formats import Episode, flat_columns, write_hdf5
+from tests.helpers import tiny_envs
+from tests.helpers.data_formats import Episode, flat_columns, write_hdf5
 
 FILES = sorted(hyperparams_folder().glob("**/*.yml"))
 SETS = ["published-linear", "published-cosine", "published-vp"]

@@ -23,7 +23,7 @@ from sb3_genpolicy.zoo.published import published_scores
 from sb3_genpolicy.zoo.results_picture import mean_curve
 from sb3_genpolicy.zoo.runs import find_runs, read_yaml
 from sb3_genpolicy.zoo.scores import Scores, aggregates, collect
-from tests import tiny_envs
+from tests.helpers import tiny_envs
 
 _NUMBERS = itertools.count(1)
 

@@ -20,7 +20,7 @@ from sb3_genpolicy import GMPG, GMPO
 from sb3_genpolicy.zoo.__main__ import main
 from sb3_genpolicy.zoo.experiment import OfflineExperimentManager, lay_out_database
 from sb3_genpolicy.zoo.samplers import CONVERTERS, SAMPLERS
-from tests import tiny_envs
+from tests.helpers import tiny_envs
 
 CLASSES = {"gmpo": GMPO, "gmpg": GMPG}
 

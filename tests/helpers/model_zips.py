@@ -14,7 +14,7 @@ import pytest
 import torch as th
 
 from sb3_genpolicy import GMPG, GMPO
-from tests.conftest import SMALL, make_arrays
+from tests.helpers.arrays import SMALL, make_arrays
 
 TENSORS = ["policy.pth", "actor.optimizer.pth", "critic.optimizer.pth", "value_net.optimizer.pth", "pytorch_variables.pth"]
 

@@ -39,7 +39,7 @@ from sb3_genpolicy.generative import (
     VPPath,
 )
 from sb3_genpolicy.gmpg.losses import GRADIENT_ESTIMATORS
-from tests.fuzz_spaces import ACTIONS, OBSERVATIONS, ODD_ACTIONS, ODD_OBSERVATIONS, SpacesEnv, kind_for, of
+from tests.helpers.fuzz_spaces import ACTIONS, OBSERVATIONS, ODD_ACTIONS, ODD_OBSERVATIONS, SpacesEnv, kind_for, of
 
 ALGORITHMS = dict(GMPO=GMPO, GMPG=GMPG)
 RATES = ("learning_rate", "policy_learning_rate")

@@ -1,6 +1,7 @@
 """
-A run that goes on from its last checkpoint, as a user's script would: ``python -m tests.resumed_run GMPG <folder> <steps>``,
-with a last argument also one that is killed at a place of its choice while it saves.
+A run that goes on from its last checkpoint, as a user's script would:
+``python -m tests.helpers.resumed_run GMPG <folder> <steps>``, with a last argument also one that is killed at a place of its
+choice while it saves.
 """
 
 import os
@@ -13,7 +14,7 @@ from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_genpolicy import GMPG, GMPO, last_checkpoint
-from tests.conftest import make_arrays
+from tests.helpers.arrays import make_arrays
 
 SAVE_FREQ = 40
 #: Where in the writing of its second file a process ends itself

@@ -84,3 +84,12 @@ def assert_rows_are_pendulums(data, rows):
         assert (np.abs(data.actions[row]) <= 2.0).all()
         np.testing.assert_allclose(data.rewards[row], reward, atol=1e-3)
         np.testing.assert_allclose(next_observations[row], following, atol=1e-4)
+
+
+def directional_difference(function, parameter, direction, step=1e-5):
+    values = []
+    for sign in (1.0, -1.0):
+        parameter.data.add_(sign * step * direction)
+        values.append(function().item())
+        parameter.data.sub_(sign * step * direction)
+    return (values[0] - values[1]) / (2 * step)

@@ -57,7 +57,7 @@ class TinyGoalEnv(TinyEnv):
 
 
 for name in ("Tiny", "TinyGoal"):
-    gym.register(f"{name}-v0", f"tests.tiny_envs:{name}Env", max_episode_steps=EPISODE_STEPS)
+    gym.register(f"{name}-v0", f"tests.helpers.tiny_envs:{name}Env", max_episode_steps=EPISODE_STEPS)
 
 
 def play(env_id, n_episodes=4, seed=0):

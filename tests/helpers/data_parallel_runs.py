@@ -1,6 +1,6 @@
 """
 What the processes of a data-parallel training do, as a user's script would, started by torchrun or several times:
-``python -m tests.data_parallel_runs <run> <folder>``. Every process writes what it came to into the folder.
+``python -m tests.helpers.data_parallel_runs <run> <folder>``. Every process writes what it came to into the folder.
 """
 
 import importlib
@@ -24,8 +24,8 @@ from sb3_genpolicy.common.updates.processes import SeveralProcesses, processes, 
 from sb3_genpolicy.common.utils import attributes
 from sb3_genpolicy.generative import ConditionalMLP, Likelihood, OdeKL, Sampler
 from sb3_genpolicy.gmpo.gmpo import effective_sample_size
-from tests import tiny_envs  # noqa: F401
-from tests.conftest import SMALL, make_arrays
+from tests.helpers import tiny_envs  # noqa: F401
+from tests.helpers.arrays import SMALL, make_arrays
 
 STEPS = 14
 ARRAYS = make_arrays()

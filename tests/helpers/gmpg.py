@@ -1,0 +1,71 @@
+"""
+Small GMPG models, and the linear-Gaussian problem, whose optimum is known.
+"""
+
+import torch as th
+from torch import nn
+
+from sb3_genpolicy import GMPG
+from sb3_genpolicy.generative import GenerativeModel, LinearPath
+from sb3_genpolicy.generative.kl import Conditioned, Draws
+from sb3_genpolicy.gmpg.losses import pathwise_loss
+from tests.helpers.arrays import SMALL
+from tests.helpers.closed_forms import GaussianMixture
+
+
+def small_gmpg(dataset, policy="FlowPolicy", **kwargs):
+    options = {"pretraining_steps": 10, **kwargs}
+    return GMPG(policy, dataset=dataset, policy_kwargs={**SMALL, **options.pop("policy_kwargs", {})}, seed=0, **options)
+
+
+class Batch:
+    def __init__(self, dtype=th.float64):
+        generator = th.Generator().manual_seed(1)
+        self.observations = th.randn(5, 3, generator=generator, dtype=dtype)
+        self.actions = th.rand(5, 2, generator=generator, dtype=dtype) - 0.5
+
+
+MEAN, STD = -0.466, 1.350
+
+
+class LinearField(nn.Module):
+    """The behaviour policy's field plus a correction that is linear in x, its coefficients linear in time between nodes."""
+
+    def __init__(self, nodes=9):
+        super().__init__()
+        self.behaviour = GaussianMixture(LinearPath(), "velocity", [[MEAN]], [STD])
+        self.coefficients = nn.Parameter(th.zeros(nodes, 2, dtype=th.float64))
+
+    def forward(self, t, x, condition):
+        at = t.reshape(-1) * (len(self.coefficients) - 1)
+        left = at.long().clamp(max=len(self.coefficients) - 2)
+        share = (at - left)[:, None]
+        slope = (1 - share) * self.coefficients[left] + share * self.coefficients[left + 1]
+        return self.behaviour(t, x, condition) + slope[:, :1] * x + slope[:, 1:]
+
+
+def settle(estimator, beta, sampler, iterations=100, rows=31):
+    """Where the pathwise loss with Q = -(a - 1)^2 / 2 settles, from the behaviour policy, on a grid of noise."""
+    path = LinearPath()
+    share = (th.arange(rows, dtype=th.float64) + 0.5) / rows
+    noise = th.special.ndtri(share)[:, None]
+    noise /= noise.std(correction=0)
+    policy = GenerativeModel(LinearField(), path, "velocity", 1, data_bound=None)
+    network = GaussianMixture(path, "velocity", [[MEAN]], [STD])
+    behaviour = GenerativeModel(network, path, "velocity", 1, data_bound=None)
+    nothing = th.zeros(rows, 0)
+    optimizer = th.optim.Adam(policy.parameters(), 0.05)
+    schedule = th.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+    generator = th.Generator().manual_seed(0)
+    for _ in range(iterations):
+        sample = estimator.of_samples(
+            Conditioned(policy, nothing), Conditioned(behaviour, nothing), Draws(noise, sampler, generator)
+        )
+        loss = pathwise_loss(sample, -beta * (sample.x1[:, 0] - 1.0).square() / 2)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    with th.no_grad():
+        ends = policy.sample(th.zeros(2, 0), th.tensor([[0.0], [1.0]], dtype=th.float64), sampler)
+    return ends[0].item(), (ends[1] - ends[0]).item()
