@@ -30,7 +30,8 @@ class RegisteredAlgorithm:
 
     :param name: what the zoo and files call it
     :param algorithm: its class
-    :param objects: classes of which objects may be among its settings
+    :param classes: classes of its own that its options may be, beside its policies
+    :param objects: classes of its own of which objects may be its options
     :param hyperparams: file of its hyper-parameters, None where it has none
     :param sampler: options for a trial of Optuna, None where nothing is searched
     :param converter: what turns a trial's parameters into options
@@ -38,6 +39,7 @@ class RegisteredAlgorithm:
 
     name: str
     algorithm: type[OfflineAlgorithm]
+    classes: tuple[type, ...] = ()
     objects: tuple[type, ...] = ()
     hyperparams: Path | None = None
     sampler: TrialSampler | None = None
@@ -72,21 +74,21 @@ def register(
     converter: TrialConverter | None = None,
 ) -> None:
     """
-    Make an algorithm known: to files, which then hold no pickle for its policies and for the classes that are listed, and to the
-    zoo, in ``python -m sb3_genpolicy.zoo train --algo <name> --gym-packages <your module>``.
+    Make an algorithm known: to files, which then hold no pickle for its policies and for the classes that are listed, and to
+    the zoo, in ``python -m sb3_genpolicy.zoo train --algo <name> --gym-packages <your module>``.
 
     Call it in the module that defines the algorithm: whoever loads its models imports that module first.
 
-    :param name: what the zoo calls it, and the first part of what files call its classes (``mine.Network``): lower-case letters,
-        digits and underscores
+    :param name: what the zoo calls it, and the first part of what files call its classes (``mine.Network``): lower-case
+        letters, digits and underscores
     :param algorithm: the algorithm
     :param policies: its policies, by the names that its constructor takes; they become its ``policy_aliases``. Default: those
         that it has.
     :param classes: further classes that are given to it as options: networks, features extractors, replay buffers
     :param objects: classes of which objects are given to it as options: transforms, rewards, paths. A file has the options of
         an object's constructor, which the object must keep as attributes of the same names, as dataclasses do.
-    :param hyperparams: a YAML file for the zoo, with an entry for each dataset and a ``default``. Others beside it are found by
-        their names (``-conf other``). Default: the zoo trains with the constructor's own defaults.
+    :param hyperparams: a YAML file for the zoo, with an entry for each dataset and a ``default``. Others beside it are found
+        by their names (``-conf other``). Default: the zoo trains with the constructor's own defaults.
     :param sampler: what ``-optimize`` tries: a function as those of ``rl_zoo3.hyperparams_opt``
     :param converter: from what a study keeps of a trial to options. Default: they are the same.
     :raises ValueError: if the name is another algorithm's, or something is not what it should be
@@ -105,7 +107,7 @@ def register(
     if policies is not None:
         algorithm.policy_aliases = dict(policies)
     path = None if hyperparams is None else Path(hyperparams).absolute()
-    _entries[name] = RegisteredAlgorithm(name, algorithm, objects, path, sampler, converter or dict)
+    _entries[name] = RegisteredAlgorithm(name, algorithm, classes, objects, path, sampler, converter or dict)
 
 
 def _check_name(name: Any, algorithm: Any) -> None:
@@ -117,7 +119,9 @@ def _check_name(name: Any, algorithm: Any) -> None:
     taken = _entries.get(name)
     # A cell of a notebook that is run again makes the class anew
     if taken is not None and _place(taken.algorithm) != _place(algorithm):
-        raise ValueError(f"register({name!r}, ...): '{name}' is {'.'.join(_place(taken.algorithm))} already. Take another name.")
+        raise ValueError(
+            f"register({name!r}, ...): '{name}' is {'.'.join(_place(taken.algorithm))} already. Take another name."
+        )
 
 
 def _place(cls: type) -> tuple[str, str]:

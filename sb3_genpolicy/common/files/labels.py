@@ -1,8 +1,9 @@
 """
 The labels by which a model's file names classes. Reading a file makes these classes and nothing else.
 
-A class of this package goes by its own name, wherever its module is (``FlowPolicy``); one of another library by its public path
-(``gymnasium.spaces.Box``); one that was given to ``sb3_genpolicy.register`` by the algorithm's name and its own (``mine.Network``).
+A class of this package goes by its own name, wherever its module is (``FlowPolicy``); one of another library by its public
+path (``gymnasium.spaces.Box``); one that was given to ``sb3_genpolicy.register`` by the algorithm's name and its own
+(``mine.Network``).
 """
 
 import importlib

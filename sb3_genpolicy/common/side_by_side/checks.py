@@ -70,7 +70,9 @@ def check_models(models: Sequence[Any], reset_num_timesteps: bool) -> None:
         raise ValueError("There are no models to train: give a list of models of one offline algorithm.")
     for index, model in enumerate(models):
         if not isinstance(model, GradientSteps):
-            raise ValueError(f"Models that are trained side by side are of offline algorithms, but item {index} is a {_kind(model)}.")
+            raise ValueError(
+                f"Models that are trained side by side are of offline algorithms, but item {index} is a {_kind(model)}."
+            )
         if any(model is earlier for earlier in models[:index]):
             raise ValueError(f"{_capital(name_of(models, index))} is in the list twice: give every seed a model of its own.")
         if type(model) is not type(models[0]):
