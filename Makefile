@@ -32,6 +32,7 @@ type: mypy
 
 lint: venv
 	$(BIN)/python -m ruff check $(SOURCES)
+	$(BIN)/lint-imports
 
 format: venv
 	$(BIN)/python -m ruff check --select I --fix $(SOURCES)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 
 from sb3_genpolicy import GMPG, GMPO
@@ -64,6 +65,20 @@ def test_a_behaviour_model_is_handed_on():
         model.predict(observations, deterministic=True)[0],
         GMPG("FlowMultiInputPolicy", pretrained=pretrained).predict(observations, deterministic=True)[0],
     )
+
+
+def test_a_replay_buffer_is_read():
+    """It was saved with the model, whose rewards are halved and lowered by one, from 40 rows."""
+    model = GMPO.load(FOLDER / "gmpo_buffer")
+    model.load_replay_buffer(FOLDER / "gmpo_buffer")
+    buffer = model.replay_buffer
+    rows = buffer.rows(th.arange(40))
+    assert buffer.size() == buffer.n_from_dataset == 40 and sorted(rows.observations) == ["a", "b"]
+    np.testing.assert_array_equal(rows.rewards.flatten(), 0.5 * (np.arange(40) % 3) - 1.0)
+    np.testing.assert_array_equal(rows.dones.flatten(), np.arange(40) % 10 == 9)
+    assert rows.observations["b"].shape == (40, 3) and rows.actions.shape == (40, 2)
+    model.learn(5, reset_num_timesteps=False)
+    assert model.num_timesteps == 8
 
 
 def _rows(space, n):

@@ -5,25 +5,10 @@ What the package promises of itself: a core without SB3, data that ship with it,
 import subprocess
 import sys
 from importlib import metadata, resources
-from pathlib import Path
 
 import pytest
 
 import sb3_genpolicy
-
-PACKAGE = Path(sb3_genpolicy.__file__).parent
-
-
-def imports_of(file):
-    return [line for line in file.read_text().splitlines() if line.startswith(("import ", "from "))]
-
-
-def test_imports_point_down_only():
-    for file in (PACKAGE / "generative").glob("*.py"):
-        for line in imports_of(file):
-            assert "stable_baselines3" not in line and ".common" not in line and ".gmpo" not in line, (file.name, line)
-    for file in (PACKAGE / "common").rglob("*.py"):
-        assert not any(".gmpo" in line or ".gmpg" in line for line in imports_of(file)), file.name
 
 
 def test_generative_core_needs_no_reinforcement_learning_library():

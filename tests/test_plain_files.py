@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from rl_zoo3.utils import SimpleLinearSchedule
+from rl_zoo3.utils import ALGOS, SimpleLinearSchedule
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.save_util import load_from_zip_file
@@ -42,7 +42,7 @@ from sb3_genpolicy.generative import (
 from sb3_genpolicy.generative.networks import ConditionalMLP, UShapedMLP
 from sb3_genpolicy.generative.time_features import GaussianFourierTimeFeatures, SinusoidalTimeFeatures
 from sb3_genpolicy.gmpg.policies import DiffusionPolicy
-from sb3_genpolicy.zoo.algorithms import trusting_pickles
+from sb3_genpolicy.zoo.algorithms import add_to_zoo, trusting_pickles
 from tests.helpers.arrays import SMALL
 from tests.helpers.model_zips import TENSORS, entries_of, pretrain, refusal, save_small_model, settings_of, write
 
@@ -230,9 +230,11 @@ def test_a_class_of_your_own_is_named_with_the_option_it_is_in(arrays, tmp_path)
         model.save(tmp_path / "model.zip")
     assert "'policy_kwargs' in its entry 'data' is a pickle" in refusal(tmp_path / "model.zip")
     assert type(GMPO.load(tmp_path / "model", trust_pickle=True).actor.model.network) is Network
+    add_to_zoo()
     with trusting_pickles():
-        assert type(GMPO.load(tmp_path / "model").actor.model.network) is Network
-    refusal(tmp_path / "model.zip")
+        assert type(ALGOS["gmpo"].load(tmp_path / "model").actor.model.network) is Network
+        refusal(tmp_path / "model.zip")
+    assert ALGOS["gmpo"] is GMPO
 
 
 def test_files_of_earlier_versions_ask_for_trust_and_are_plain_once_they_are_saved_again(arrays, tmp_path):

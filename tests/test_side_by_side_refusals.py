@@ -146,7 +146,7 @@ def test_other_mistakes_get_a_sentence(arrays):
         learn_side_by_side([], 1)
     with pytest.raises(ValueError, match=r"Model 1 \(seed=0, beta=1.0\) is in the list twice"):
         learn_side_by_side([models[0], models[0]], 1)
-    with pytest.raises(ValueError, match="are GMPO or GMPG, but item 1 is a str"):
+    with pytest.raises(ValueError, match="are of offline algorithms, but item 1 is a str"):
         learn_side_by_side([models[0], "GMPO"], 1)
     with pytest.raises(ValueError, match="of one class, but item 0 is a GMPO and item 1 a GMPG"):
         learn_side_by_side([models[0], *build(GMPG, arrays)], 1)

@@ -10,15 +10,17 @@ import pytest
 import yaml
 
 from sb3_genpolicy import GMPG, GMPO
+from sb3_genpolicy.common.algorithms.registry import registered
 from sb3_genpolicy.zoo.__main__ import main
-from sb3_genpolicy.zoo.algorithms import OFFLINE_ALGORITHMS, hyperparams_file, hyperparams_folder
+from sb3_genpolicy.zoo.algorithms import hyperparams_file
 from sb3_genpolicy.zoo.arguments import quoted
 from sb3_genpolicy.zoo.environments import dataset_key
 from sb3_genpolicy.zoo.tasks import PUBLISHED_TASKS
 from tests.helpers import tiny_envs
 from tests.helpers.data_formats import Episode, flat_columns, write_hdf5
 
-FILES = sorted(hyperparams_folder().glob("**/*.yml"))
+ALGORITHMS = {"gmpg": GMPG, "gmpo": GMPO}
+FILES = [(algo, file) for algo in ALGORITHMS for file in sorted(registered()[algo].hyperparams.parent.glob("*.yml"))]
 SETS = ["published-linear", "published-cosine", "published-vp"]
 LOCOMOTION = [name for name in PUBLISHED_TASKS if "antmaze" not in name]
 MAZES = [name for name in PUBLISHED_TASKS if "antmaze" in name]
@@ -28,7 +30,7 @@ def entries(file):
     return yaml.safe_load(file.read_text())
 
 
-ENTRIES = [(str(file.relative_to(hyperparams_folder())), key) for file in FILES for key in entries(file)]
+ENTRIES = [(algo, file.stem, key) for algo, file in FILES for key in entries(file)]
 
 
 def as_gym_env(key):
@@ -43,7 +45,7 @@ def datasets(tmp_path_factory):
     patch.setenv("MINARI_DATASETS_PATH", str(root / "minari"))
     patch.setenv("SB3_GENPOLICY_CACHE", str(root / "cache"))
     patch.chdir(root)
-    for part in {part for _, key in ENTRIES for part in key.split(" + ")}:
+    for part in {part for *_, key in ENTRIES for part in key.split(" + ")}:
         if "/" in part and part not in minari.list_local_datasets():
             tiny_envs.make_minari(part, as_gym_env(part))
     for name in PUBLISHED_TASKS:
@@ -61,26 +63,25 @@ def source_of(key):
     return "tiny/unseen-v0" if key == "default" else key
 
 
-@pytest.mark.parametrize(("file", "key"), ENTRIES)
-def test_training_starts_from_every_entry(file, key, datasets, monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize(("algo", "file", "key"), ENTRIES)
+def test_training_starts_from_every_entry(algo, file, key, datasets, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(datasets / "minari"))
     monkeypatch.chdir(datasets)
-    algo = file.split("/")[-1].removesuffix(".yml")
     if key == "default" and "tiny/unseen-v0" not in minari.list_local_datasets():
         tiny_envs.make_minari("tiny/unseen-v0")
-    settings = entries(hyperparams_folder() / file)[key]
+    settings = yaml.safe_load(open(hyperparams_file(algo, file)))[key]
     small = dict(pi=[16, 8] if "published" in file else [16], qf=[8], vf=[8])
     short = ["batch_size:4", "policy_kwargs:" + repr({**settings.get("policy_kwargs", {}), "net_arch": small})]
     if settings.get("pretraining_steps"):
         short.append("pretraining_steps:1")
     source = source_of(key)
     env = [] if source == "pendulum-mixed" else ["--env", as_gym_env(key)]
-    arguments = ["--algo", algo, "--dataset", source, *env, "-conf", str(hyperparams_folder() / file), "-f", str(tmp_path)]
+    arguments = ["--algo", algo, "--dataset", source, *env, "-conf", file, "-f", str(tmp_path)]
     assert main(["train", *arguments, "-n", "2", "--eval-freq", "-1", "-params", *short]) == 0
     # The entry was found, and says what the model has
     assert f"Hyper-parameters: '{key}' of" in capsys.readouterr().out
     run = dataset_key(source)
-    model = OFFLINE_ALGORITHMS[algo].load(tmp_path / algo / f"{run}_1" / f"{run}.zip")
+    model = ALGORITHMS[algo].load(tmp_path / algo / f"{run}_1" / f"{run}.zip")
     assert model.num_timesteps == 2
     for name in ("beta", "expectile", "weight_clamp", "gamma", "target_kl", "normalize_q", "gradient_estimator"):
         if name in settings:
@@ -110,7 +111,7 @@ def test_published_betas(name):
             assert (entry["expectile"], entry["reward_transform"]) == (0.9, "antmaze")
 
 
-@pytest.mark.parametrize("algo", OFFLINE_ALGORITHMS)
+@pytest.mark.parametrize("algo", ALGORITHMS)
 @pytest.mark.parametrize("name", SETS)
 def test_every_published_task_has_an_entry_for_every_path(name, algo):
     settings = yaml.safe_load(open(hyperparams_file(algo, name)))
@@ -129,7 +130,7 @@ def test_environments_of_published_tasks_exist():
         assert PUBLISHED_TASKS[task].env_id in gym.registry
 
 
-@pytest.mark.parametrize("algo", OFFLINE_ALGORITHMS)
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_our_datasets_have_tuned_entries(algo):
     settings = yaml.safe_load(open(hyperparams_file(algo)))
     hopper = [f"rlzoo/hopper/{kind}-v0" for kind in ("medium", "medium-expert", "mixed")]

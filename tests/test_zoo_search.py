@@ -17,9 +17,9 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from sb3_genpolicy import GMPG, GMPO
+from sb3_genpolicy.common.algorithms.registry import registered
 from sb3_genpolicy.zoo.__main__ import main
 from sb3_genpolicy.zoo.experiment import OfflineExperimentManager, lay_out_database
-from sb3_genpolicy.zoo.samplers import CONVERTERS, SAMPLERS
 from tests.helpers import tiny_envs
 
 CLASSES = {"gmpo": GMPO, "gmpg": GMPG}
@@ -41,20 +41,20 @@ def search(tmp_path, minari_root, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("algo", SAMPLERS)
+@pytest.mark.parametrize("algo", CLASSES)
 def test_what_is_sampled_are_options_of_the_algorithm(algo):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(20):
         trial = study.ask()
-        options = SAMPLERS[algo](trial, 2, 1, {})
+        options = registered()[algo].sampler(trial, 2, 1, {})
         arrays = dict(observations=np.zeros((4, 3)), actions=np.zeros((4, 2)), rewards=np.ones(4), terminals=np.ones(4))
         model = CLASSES[algo]("FlowPolicy", dataset=arrays, policy_kwargs=dict(net_arch=[8]), **options)
         assert model.batch_size in (64, 128, 256, 512, 1024) and 0.97 <= model.gamma < 1.0
         # What a study keeps stands for the same options
-        assert CONVERTERS[algo](trial.params) == options
+        assert registered()[algo].converter(trial.params) == options
 
 
-@pytest.mark.parametrize("algo", SAMPLERS)
+@pytest.mark.parametrize("algo", CLASSES)
 def test_search_and_training_with_what_it_found(search, algo, tmp_path, capsys):
     code, study = search(algo=algo)
     assert code == 0 and [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2

@@ -1,3 +1,7 @@
+from pathlib import Path
+
+from sb3_genpolicy.common.algorithms.registry import register
+from sb3_genpolicy.common.algorithms.search_space import convert
 from sb3_genpolicy.gmpg.gmpg import GMPG
 from sb3_genpolicy.gmpg.policies import (
     CnnPolicy,
@@ -10,6 +14,7 @@ from sb3_genpolicy.gmpg.policies import (
     MlpPolicy,
     MultiInputPolicy,
 )
+from sb3_genpolicy.gmpg.search import sample_gmpg
 
 __all__ = [
     "GMPG",
@@ -23,3 +28,11 @@ __all__ = [
     "MlpPolicy",
     "MultiInputPolicy",
 ]
+
+register(
+    "gmpg",
+    GMPG,
+    hyperparams=Path(__file__).parent / "hyperparams" / "tuned.yml",
+    sampler=sample_gmpg,
+    converter=convert,
+)

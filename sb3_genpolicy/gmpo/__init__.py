@@ -1,3 +1,7 @@
+from pathlib import Path
+
+from sb3_genpolicy.common.algorithms.registry import register
+from sb3_genpolicy.common.algorithms.search_space import convert
 from sb3_genpolicy.gmpo.gmpo import GMPO
 from sb3_genpolicy.gmpo.policies import (
     CnnPolicy,
@@ -10,6 +14,7 @@ from sb3_genpolicy.gmpo.policies import (
     MlpPolicy,
     MultiInputPolicy,
 )
+from sb3_genpolicy.gmpo.search import sample_gmpo
 
 __all__ = [
     "GMPO",
@@ -23,3 +28,11 @@ __all__ = [
     "MlpPolicy",
     "MultiInputPolicy",
 ]
+
+register(
+    "gmpo",
+    GMPO,
+    hyperparams=Path(__file__).parent / "hyperparams" / "tuned.yml",
+    sampler=sample_gmpo,
+    converter=convert,
+)

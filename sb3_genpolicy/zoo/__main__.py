@@ -1,5 +1,5 @@
 """
-``python -m sb3_genpolicy.zoo <command>``: rl_zoo3's commands with GMPO and GMPG.
+``python -m sb3_genpolicy.zoo <command>``: rl_zoo3's commands with offline algorithms.
 """
 
 import sys
@@ -50,9 +50,10 @@ _OURS = """\
 Beyond rl_zoo3's flags, which follow:
   --dataset ID [ID ...]  what is learnt from: a Minari id, a file, an embedded name; several are joined. Runs are named
                          after it. Without --env the environment is the one that the dataset names.
-  -conf NAME             for gmpo and gmpg also: published-linear, published-cosine, published-vp
-  --trust-pickle         read settings of gmpo and gmpg that were pickled (functions and classes of your own), which can run
-                         anything: only for files whose maker you trust
+  -conf NAME             also a set of an offline algorithm's own: published-linear, published-cosine, published-vp
+  --trust-pickle         read settings of offline algorithms that were pickled (functions and classes of your own), which can
+                         run anything: only for files whose maker you trust
+  --gym-packages MODULE  imported first: it may register environments, and algorithms (sb3_genpolicy.register)
   --picture FILE         (plots) draw into a file
 """
 

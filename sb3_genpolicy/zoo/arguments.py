@@ -8,8 +8,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from sb3_genpolicy.common.algorithms.registry import registered
 from sb3_genpolicy.common.datasets.loading import JOINT
-from sb3_genpolicy.zoo.algorithms import OFFLINE_ALGORITHMS, hyperparams_file
+from sb3_genpolicy.zoo.algorithms import hyperparams_file, is_ours
 from sb3_genpolicy.zoo.environments import dataset_key, register_env
 from sb3_genpolicy.zoo.runs import Run, find_runs
 
@@ -92,10 +93,17 @@ def take_dataset(arguments: Arguments) -> tuple[Arguments, str | None]:
 
 def import_gym_packages(arguments: Arguments) -> None:
     """
-    :param arguments: of a command line; modules after ``--gym-packages`` are imported, so that they register environments
+    :param arguments: of a command line; modules after ``--gym-packages`` are imported, so that they register environments and
+        algorithms
+    :raises ValueError: if there is no such module
     """
     for module in values_of(arguments, "--gym-packages") or []:
-        importlib.import_module(module)
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not module.startswith(error.name):
+                raise
+            raise ValueError(f"--gym-packages {module}: there is no module '{error.name}' here.") from error
 
 
 def quoted(setting: str) -> str:
@@ -131,9 +139,9 @@ def for_training(arguments: Arguments) -> Arguments:
     dataset = dataset or (named[0] if named else None)
     for flag in _EVALUATED:
         arguments = _with(arguments, flag, [quoted(setting) for setting in values_of(arguments, flag) or []])
-    if algo not in OFFLINE_ALGORITHMS:
+    if not is_ours(algo):
         if dataset is not None:
-            raise ValueError(f"{algo} learns in its environment: --dataset is for {' and '.join(OFFLINE_ALGORITHMS)}.")
+            raise ValueError(f"{algo} learns in its environment: --dataset is for {' and '.join(sorted(registered()))}.")
         return arguments
     if dataset is not None:
         key = register_env(dataset, value_of(arguments, "--env"))
@@ -144,7 +152,7 @@ def for_training(arguments: Arguments) -> Arguments:
         # rl_zoo3's 25,000 steps are more than many trainings have
         arguments += ["--eval-freq", str(BY_LENGTH)]
     configuration = hyperparams_file(algo, value_of(arguments, "-conf", "--conf-file"))
-    return [*without(arguments, "-conf", "--conf-file"), "-conf", configuration]
+    return _with(without(arguments, "-conf", "--conf-file"), "-conf", [] if configuration is None else [configuration])
 
 
 def _with(arguments: Arguments, flag: str, values: list[str]) -> Arguments:
@@ -183,7 +191,7 @@ def run_key(runs: Sequence[Run], algo: str, env_id: str | None, dataset: str | N
     if not of_that_name:
         of_that_name = [run for run in runs if env_id is None or run.env_id == env_id]
         datasets = sorted({run.dataset or run.env_id for run in of_that_name})
-        if algo in OFFLINE_ALGORITHMS and len(datasets) > 1:
+        if is_ours(algo) and len(datasets) > 1:
             raise ValueError(
                 f"There are runs of {algo} on {len(datasets)} datasets: add --dataset, one of {', '.join(datasets)}."
             )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
-from sb3_genpolicy.zoo import hub, plots, results
+from sb3_genpolicy.zoo import hub, plots, register, results
 from sb3_genpolicy.zoo.algorithms import trusting_pickles
 from sb3_genpolicy.zoo.arguments import (
     Arguments,
@@ -101,6 +101,11 @@ def plot_from_file(arguments: Arguments) -> None:
         module_of("rl_zoo3.plots.plot_from_file").plot_from_file()
 
 
+def table_of_results(arguments: Arguments) -> None:
+    """Normalised scores in the paper's layout."""
+    results.main(without(arguments, "--gym-packages"))
+
+
 COMMANDS: dict[str, Command] = {
     "train": Command(train, "train from a dataset, or search for hyper-parameters (-optimize)"),
     "enjoy": Command(enjoy, "watch a trained policy act"),
@@ -108,7 +113,7 @@ COMMANDS: dict[str, Command] = {
     "plot_train": Command(plot_train, "draw returns against steps"),
     "all_plots": Command(all_plots, "compare algorithms: curves and a table of returns"),
     "plot_from_file": Command(plot_from_file, "draw what `all_plots -o` has kept"),
-    "results": Command(results.main, "normalised scores in the paper's layout: table, curves, intervals"),
+    "results": Command(table_of_results, "normalised scores in the paper's layout: table, curves, intervals"),
     "push_to_hub": Command(push_to_hub, "publish a trained policy with its card"),
     "load_from_hub": Command(load_from_hub, "fetch a trained policy"),
 }
@@ -120,6 +125,7 @@ def run(command: str, arguments: Arguments) -> None:
     :param arguments: its command line
     """
     import_gym_packages(arguments)
+    register()
     trusted = values_of(arguments, "--trust-pickle") is not None
     with trusting_pickles() if trusted else nullcontext():
         COMMANDS[command].run(without(arguments, "--trust-pickle"))

@@ -4,6 +4,7 @@ rl_zoo3's experiments, with a dataset: one entry of the hyper-parameters for eac
 
 import argparse
 import importlib
+import inspect
 import os
 import random
 import runpy
@@ -29,10 +30,11 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_genpolicy.common.algorithms.callbacks import GradientStepProgressBar
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
+from sb3_genpolicy.common.algorithms.registry import RegisteredAlgorithm, registered
 from sb3_genpolicy.common.datasets import local_datasets_for
 from sb3_genpolicy.common.datasets.envs import carried_dataset
 from sb3_genpolicy.generative import PATHS
-from sb3_genpolicy.zoo.algorithms import OFFLINE_ALGORITHMS
+from sb3_genpolicy.zoo.algorithms import is_ours
 from sb3_genpolicy.zoo.arguments import BY_LENGTH
 from sb3_genpolicy.zoo.callbacks import CsvLog, LastEvalCallback
 from sb3_genpolicy.zoo.environments import entry_names, original_env_id
@@ -53,7 +55,7 @@ def make_manager(args: argparse.Namespace, algo: str, *positional: Any, **named:
     :param named: see ``ExperimentManager``
     :return: our manager for our algorithms, rl_zoo3's for the others
     """
-    manager = OfflineExperimentManager if algo in OFFLINE_ALGORITHMS else ExperimentManager
+    manager = OfflineExperimentManager if is_ours(algo) else ExperimentManager
     return manager(args, algo, *positional, **named)
 
 
@@ -67,6 +69,11 @@ class OfflineExperimentManager(ExperimentManager):
     def __init__(self, args: argparse.Namespace, algo: str, env_id: str, *positional: Any, **named: Any):
         super().__init__(args, algo, env_id, *positional, **named)
         self.env_id = original_env_id(env_id)
+        self.entry = registered()[algo]
+        if self.optimize_hyperparameters and self.entry.sampler is None:
+            raise ValueError(
+                f"Nothing says what -optimize may try for {algo}: give sb3_genpolicy.register({algo!r}, ...) a sampler=."
+            )
 
     # Hyper-parameters
 
@@ -85,20 +92,22 @@ class OfflineExperimentManager(ExperimentManager):
             hyperparams["env_kwargs"] = self.env_kwargs
         elif self._eval_env_kwargs_args is None:
             self.eval_env_kwargs = hyperparams.get("env_kwargs") or {}
-        check_names(self.algo, OFFLINE_ALGORITHMS[self.algo], hyperparams)
+        check_names(self.algo, self.entry.algorithm, hyperparams)
         saved = OrderedDict(sorted(hyperparams.items()))
-        print(f"Hyper-parameters: '{found}' of {self.config}")
+        print(f"Hyper-parameters: {found}")
         pprint(dict(saved))
         return hyperparams, saved
 
     def _entry(self) -> tuple[dict[str, Any], str]:
-        """What the file says of this dataset, and under which key."""
+        """What the file says of this dataset, and where."""
+        if self.args.conf_file is None:
+            return _constructor_defaults(self.entry)
         entries = _read_config(self.config)
         dataset = (self.custom_hyperparams or {}).get("dataset")
         names = entry_names(dataset) if isinstance(dataset, str) else []
         for name in [*names, self.env_name.gym_id, "default"]:
             if name in entries:
-                return entries[name], name
+                return entries[name], f"'{name}' of {self.config}"
         raise ValueError(f"{self.config} has neither an entry for {' or '.join([*names, self.env_id])} nor a 'default'.")
 
     @staticmethod
@@ -111,7 +120,7 @@ class OfflineExperimentManager(ExperimentManager):
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
         options, *wrappers_and_callbacks = super()._preprocess_hyperparams(hyperparams)
-        return with_objects(options), *wrappers_and_callbacks
+        return with_objects(options, self.entry), *wrappers_and_callbacks
 
     def _preprocess_action_noise(
         self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
@@ -188,9 +197,9 @@ class OfflineExperimentManager(ExperimentManager):
         # They travel with the model, also to the hub: what the folder is of, and how it was made
         self.args.dataset = saved_hyperparams.get("dataset")
         self.args.gym_env = self.env_id
-        self.args.path = {cls: name for name, cls in PATHS.items()}.get(
-            type(model.policy.path), type(model.policy.path).__name__
-        )
+        path = getattr(model.policy, "path", None)
+        if path is not None:
+            self.args.path = {cls: name for name, cls in PATHS.items()}.get(type(path), type(path).__name__)
         self.args.command = shlex.join(["python", *sys.orig_argv[1:]])
         super()._save_config(saved_hyperparams)
 
@@ -252,6 +261,15 @@ def _read_dataset(model: OfflineAlgorithm) -> None:
     if model.reference_scores is None and task is not None:
         # D4RL's files leave out what D4RL says of them
         model.reference_scores = task.reference_scores
+
+
+def _constructor_defaults(entry: RegisteredAlgorithm) -> tuple[dict[str, Any], str]:
+    """What an algorithm is trained with that has no file, and a name for it."""
+    policy = next(iter(entry.policies), "MlpPolicy")
+    n_timesteps = inspect.signature(entry.algorithm.learn).parameters["total_timesteps"].default
+    n_timesteps = 100_000 if n_timesteps is inspect.Parameter.empty else n_timesteps
+    found = f"no file is registered for {entry.name}, so that {entry.algorithm.__name__}'s own defaults are taken (-conf FILE)"
+    return {"policy": policy, "n_timesteps": n_timesteps}, found
 
 
 def _read_config(config: str) -> dict[str, dict[str, Any]]:

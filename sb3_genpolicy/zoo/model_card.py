@@ -15,8 +15,9 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_sb3 import EnvironmentName, ModelName
 
+from sb3_genpolicy.common.algorithms.registry import registered
 from sb3_genpolicy.common.transitions.transitions import normalized_score
-from sb3_genpolicy.zoo.algorithms import OFFLINE_ALGORITHMS
+from sb3_genpolicy.zoo.published import published_scores
 from sb3_genpolicy.zoo.runs import Run, plain, read_yaml, reference_scores_of, settings_of
 
 _LIBRARIES = ("sb3_genpolicy", "stable-baselines3", "rl_zoo3", "gymnasium", "torch", "minari")
@@ -56,7 +57,22 @@ class _Facts:
 
     @property
     def class_name(self) -> str:
-        return OFFLINE_ALGORITHMS[self.algo].__name__ if self.algo in OFFLINE_ALGORITHMS else self.algo.upper()
+        ours = registered()
+        return ours[self.algo].algorithm.__name__ if self.algo in ours else self.algo.upper()
+
+    @property
+    def module(self) -> str:
+        """What the class is imported from."""
+        ours = registered()
+        if self.algo not in ours:
+            return "stable_baselines3"
+        return "sb3_genpolicy" if self.is_of_the_package else ours[self.algo].algorithm.__module__
+
+    @property
+    def is_of_the_package(self) -> bool:
+        """Whether nothing but the package is needed for it."""
+        ours = registered()
+        return self.algo not in ours or ours[self.algo].algorithm.__module__.startswith("sb3_genpolicy.")
 
     def score(self, mean: float, std: float) -> str:
         if self.reference_scores is None:
@@ -103,9 +119,11 @@ def _title(facts: _Facts) -> str:
     title = f"# {facts.class_name} on {facts.dataset or facts.env_id}"
     if facts.dataset is None:
         return f"{title}\n\nA {facts.class_name} agent for `{facts.env_id}`, trained with Stable-Baselines3 and the RL Zoo."
+    published = {method.partition(" ")[0] for _, method in published_scores()}
+    paper = " ([Revisiting Generative Policies](https://arxiv.org/abs/2412.01245))" if facts.class_name in published else ""
     return (
-        f"{title}\n\nA policy for `{facts.env_id}`, learnt offline from the dataset `{facts.dataset}` by {facts.class_name} "
-        "([Revisiting Generative Policies](https://arxiv.org/abs/2412.01245)) with `sb3_genpolicy`, a Stable-Baselines3 "
+        f"{title}\n\nA policy for `{facts.env_id}`, learnt offline from the dataset `{facts.dataset}` by {facts.class_name}"
+        f"{paper} with `sb3_genpolicy`, a Stable-Baselines3 "
         "extension. The environment was used for evaluation alone."
     )
 
@@ -142,16 +160,16 @@ def _data(facts: _Facts) -> str:
 
 def _use(facts: _Facts, repo_id: str) -> str:
     dataset = f" --dataset '{facts.dataset}'" if facts.dataset is not None else ""
-    run = f"--algo {facts.algo} --env {facts.env_id}{dataset} -f logs"
+    packages = "" if facts.is_of_the_package else f" --gym-packages {facts.module}"
+    run = f"--algo {facts.algo} --env {facts.env_id}{dataset}{packages} -f logs"
     organization, name = repo_id.split("/")
     repository = f" -name {name}" if name != f"{facts.algo}-{facts.key}" else ""
-    module = f"sb3_genpolicy.{facts.algo}" if facts.algo in OFFLINE_ALGORITHMS else "stable_baselines3"
     return (
         "## Use\n\n```sh\npip install 'sb3_genpolicy[zoo]'\n"
         "# The hub's loader asks for this, since saved models can hold pickled objects\nexport TRUST_REMOTE_CODE=True\n"
         f"python -m sb3_genpolicy.zoo load_from_hub {run} -orga {organization}{repository}\n"
         f"python -m sb3_genpolicy.zoo enjoy {run}\n```\n\n"
-        f"```python\nfrom {module} import {facts.class_name}\n\n"
+        f"```python\nfrom {facts.module} import {facts.class_name}\n\n"
         f'model = {facts.class_name}.load("logs/{facts.algo}/{facts.key}_1/{facts.key}.zip")\n'
         "action, _ = model.predict(observation, deterministic=True)\n```"
     )

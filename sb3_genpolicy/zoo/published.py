@@ -37,4 +37,5 @@ def published_method(method: str) -> str | None:
     :return: what the paper calls it, ``GMPO GVP``; None if it is not one of the paper's
     """
     algorithm, _, path = method.partition(",")[0].partition(" ")
-    return f"{algorithm} {_PAPER_PATHS[path]}" if algorithm in ("GMPO", "GMPG") and path in _PAPER_PATHS else None
+    theirs = f"{algorithm} {_PAPER_PATHS.get(path)}"
+    return theirs if theirs in {published for _, published in published_scores()} else None

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from rl_zoo3 import ALGOS
 from rl_zoo3.utils import create_test_env, get_saved_hyperparams
 from rliable import library as rly
 from rliable import metrics
@@ -18,6 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from tqdm import tqdm
 
 from sb3_genpolicy.common.transitions.transitions import normalized_score
+from sb3_genpolicy.zoo.algorithms import algorithm_of
 from sb3_genpolicy.zoo.environments import register_env
 from sb3_genpolicy.zoo.runs import Run
 
@@ -72,7 +72,9 @@ class Evaluation:
             vec_env_cls=DummyVecEnv,
         )
         assert run.model is not None
-        model = ALGOS[run.algo].load(run.model, custom_objects={"lr_schedule": lambda _: 0.0}, device="auto", seed=self.seed)
+        model = algorithm_of(run.algo).load(
+            run.model, custom_objects={"lr_schedule": lambda _: 0.0}, device="auto", seed=self.seed
+        )
         returns, _ = evaluate_policy(model, env, self.episodes, self.deterministic, return_episode_rewards=True)
         env.close()
         return np.array(returns)

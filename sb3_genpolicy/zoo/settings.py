@@ -7,22 +7,28 @@ name to its options, as rl_zoo3 writes wrappers and callbacks::
       - BestEpisodes: {share: 0.1}
     policy_kwargs:
       path: {LinearPath: {extra_noise: 0.1}}
+
+What ``sb3_genpolicy.register`` was given as ``objects`` is written the same way, and its ``classes`` by name in
+``policy_kwargs``.
 """
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
+from sb3_genpolicy.common.algorithms.registry import RegisteredAlgorithm
 from sb3_genpolicy.common.transitions.rewards import AffineReward, ReturnRange
 from sb3_genpolicy.common.transitions.transforms import (
+    ActionTransform,
     BestEpisodes,
     ClipActions,
+    DatasetTransform,
     HeldOutEpisodes,
     NStepReturns,
     RescaleActions,
 )
-from sb3_genpolicy.generative import CosinePath, LinearPath, VPPath
+from sb3_genpolicy.generative import CosinePath, LinearPath, Path, VPPath
 from sb3_genpolicy.generative.checks import did_you_mean
 
 _TRANSFORMS: dict[str, type] = {
@@ -57,9 +63,10 @@ def check_names(algo: str, algorithm: type[OfflineAlgorithm], names: Iterable[st
             raise ValueError(f"{algo} has no hyper-parameter '{name}'. {did_you_mean(name, known)}")
 
 
-def with_objects(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
+def with_objects(hyperparams: Mapping[str, Any], entry: RegisteredAlgorithm) -> dict[str, Any]:
     """
     :param hyperparams: options as a file gives them
+    :param entry: the algorithm that they are for
     :return: the same, with objects for their descriptions; what is an object already stays
     :raises ValueError: if a description names no known object
     """
@@ -68,13 +75,26 @@ def with_objects(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
         given = options["transforms"] or []
         if not isinstance(given, (list, tuple)):
             raise ValueError(f"transforms: {given!r} is no list: write `- {given}` on a line of its own.")
-        options["transforms"] = [_build("transforms", transform, _TRANSFORMS, strict=True) for transform in given]
+        known = _TRANSFORMS | _own(entry, ActionTransform, DatasetTransform)
+        options["transforms"] = [_build("transforms", transform, known, strict=True) for transform in given]
     if "reward_transform" in options:
-        options["reward_transform"] = _build("reward_transform", options["reward_transform"], _REWARDS)
+        known = _REWARDS | _own(entry, Callable)
+        options["reward_transform"] = _build("reward_transform", options["reward_transform"], known)
     policy_kwargs = options.get("policy_kwargs")
-    if isinstance(policy_kwargs, Mapping) and "path" in policy_kwargs:
-        options["policy_kwargs"] = {**policy_kwargs, "path": _build("path", policy_kwargs["path"], _PATHS)}
+    if isinstance(policy_kwargs, Mapping):
+        classes = {cls.__name__: cls for cls in entry.classes}
+        chosen = {
+            name: classes.get(value, value) if isinstance(value, str) else value for name, value in policy_kwargs.items()
+        }
+        if "path" in chosen:
+            chosen["path"] = _build("path", chosen["path"], _PATHS | _own(entry, Path))
+        options["policy_kwargs"] = chosen
     return options
+
+
+def _own(entry: RegisteredAlgorithm, *bases: Any) -> dict[str, type]:
+    """Classes that were registered with an algorithm, by name."""
+    return {cls.__name__: cls for cls in entry.objects if issubclass(cls, bases)}
 
 
 def _build(option: str, value: Any, classes: Mapping[str, type], strict: bool = False) -> Any:

@@ -1,5 +1,5 @@
 """
-Replay buffers are pickles. These may make what a buffer consists of, and nothing else.
+Replay buffers are pickles. These may make what a buffer consists of and objects that were registered, and nothing else.
 """
 
 import io
@@ -9,6 +9,7 @@ from typing import IO, Any
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 
+from sb3_genpolicy.common.files.labels import OBJECTS
 from sb3_genpolicy.common.moved import present_path
 
 
@@ -81,6 +82,9 @@ class _BufferUnpickler(pickle.Unpickler):
         if (module, name) == ("torch.storage", "_load_from_bytes"):
             # Torch's own reads a pickle within the pickle as it comes
             return _storage_of
+        registered = OBJECTS.found_at(module, name)
+        if registered is not None:
+            return registered
         # Release 0.1 had some of them elsewhere
         module = present_path(module)
         if (module, name) not in self.ALLOWED:

@@ -1,80 +1,196 @@
 """
-The classes that a model's file may name. A file says what it holds by these names, and reading it makes nothing else.
+The labels by which a model's file names classes. Reading a file makes these classes and nothing else.
+
+A class of this package goes by its own name, wherever its module is (``FlowPolicy``); one of another library by its public
+path (``gymnasium.spaces.Box``); one that was given to ``sb3_genpolicy.register`` by the algorithm's name and its own
+(``mine.Network``).
 """
 
 import importlib
+import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch as th
 from torch import nn
 
-from sb3_genpolicy.common.moved import present_path
+#: What an algorithm may be called, as the first part of labels and in the zoo
+NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
+
+# Imports every algorithm of the package, each of which calls `register`
+_EVERYTHING = "sb3_genpolicy.public"
+
+# Module -> the classes there of which objects are stored, by the options of their constructors
+_OUR_OBJECTS = {
+    "sb3_genpolicy.common.transitions.rewards": "AffineReward ReturnRange",
+    "sb3_genpolicy.common.transitions.transforms": "ClipActions RescaleActions BestEpisodes HeldOutEpisodes NStepReturns",
+    "sb3_genpolicy.generative.paths": "LinearPath CosinePath VPPath",
+    "sb3_genpolicy.generative.couplings": "IndependentCoupling OptimalTransportCoupling",
+    "sb3_genpolicy.generative.solvers": "Sampler",
+    "sb3_genpolicy.generative.likelihood": "Likelihood",
+    "sb3_genpolicy.generative.kl": "DiscreteKL PathKL OdeKL",
+}
+_OTHER_OBJECTS = {
+    "gymnasium.spaces": "Box Discrete MultiDiscrete MultiBinary Dict Tuple",
+    "stable_baselines3.common.type_aliases": "TrainFreq TrainFrequencyUnit",
+    "stable_baselines3.common.utils": "FloatSchedule ConstantSchedule LinearSchedule",
+    "rl_zoo3.utils": "SimpleLinearSchedule",
+}
+# Module -> the classes there that are stored themselves
+_POLICIES = "FlowPolicy FlowCnnPolicy FlowMultiInputPolicy DiffusionPolicy DiffusionCnnPolicy DiffusionMultiInputPolicy"
+_OUR_CLASSES = {
+    "sb3_genpolicy.common.policies.named": _POLICIES,
+    "sb3_genpolicy.common.replay.buffer": "OfflineReplayBuffer",
+    "sb3_genpolicy.generative.networks": "ConditionalMLP UShapedMLP",
+    "sb3_genpolicy.generative.time_features": "SinusoidalTimeFeatures GaussianFourierTimeFeatures",
+}
+_OTHER_CLASSES = {"stable_baselines3.common.torch_layers": "FlattenExtractor NatureCNN CombinedExtractor"}
 
 
-def _within(module: str, names: str) -> Iterator[str]:
-    return (f"{module}.{name}" for name in names.split())
+def _paths(modules: Mapping[str, str]) -> list[str]:
+    return [f"{module}.{name}" for module, names in modules.items() for name in names.split()]
+
+
+def _labels_of_release_0_1() -> dict[str, str]:
+    """The paths that its files have -> labels."""
+    moved = {
+        "sb3_genpolicy.common.rewards": "AffineReward ReturnRange",
+        "sb3_genpolicy.common.transforms": "ClipActions RescaleActions BestEpisodes HeldOutEpisodes NStepReturns",
+        "sb3_genpolicy.common.policies": _POLICIES,
+        "sb3_genpolicy.common.buffers": "OfflineReplayBuffer",
+    }
+    stayed = [path for path in _paths({**_OUR_OBJECTS, **_OUR_CLASSES}) if path.startswith("sb3_genpolicy.generative.")]
+    of_gmpg = _paths({"sb3_genpolicy.gmpg.policies": "DiffusionPolicy DiffusionCnnPolicy DiffusionMultiInputPolicy"})
+    ours = {path: path.rpartition(".")[2] for path in [*_paths(moved), *stayed]}
+    return {**ours, **{path: f"gmpg.{path.rpartition('.')[2]}" for path in of_gmpg}}
+
+
+_RELEASE_0_1 = _labels_of_release_0_1()
+
+
+class NotRegisteredError(ValueError):
+    """
+    A file has a label of the form that ``sb3_genpolicy.register`` gives, and nobody has registered it.
+
+    :param label: the label
+    """
+
+    def __init__(self, label: str):
+        name, _, cls = label.partition(".")
+        known = name in _registered_names
+        #: What the file does, as the end of a sentence
+        self.reason = f"names {label!r}, which is no class that such a file may ask for unless it is registered"
+        #: What to do about it
+        self.remedy = (
+            f"give {cls} to sb3_genpolicy.register({name!r}, ...), which does not have it"
+            if known
+            else f"import the module that calls sb3_genpolicy.register({name!r}, ...) before you load it"
+        )
+        super().__init__(f"{self.reason}: {self.remedy}")
+
+
+class Labels:
+    """
+    Classes by their labels: those listed here, which are imported when they are asked for, and those registered.
+
+    :param ours: module of this package -> its classes, which go by their names
+    :param others: module of another library -> its classes, which go by their paths
+    """
+
+    def __init__(self, ours: Mapping[str, str], others: Mapping[str, str]):
+        self._paths = {path.rpartition(".")[2]: path for path in _paths(ours)} | {path: path for path in _paths(others)}
+        self._registered: dict[str, type] = {}
+
+    def label_of(self, cls: type) -> str | None:
+        """
+        :param cls: a class
+        :return: its label, None if it has none
+        """
+        for label, path in self._paths.items():
+            module, _, name = path.rpartition(".")
+            # Who has an object of a class has its module
+            if getattr(sys.modules.get(module), name, None) is cls:
+                return label
+        return next((label for label, registered in self._registered.items() if registered is cls), None)
+
+    def class_of(self, label: str) -> type:
+        """
+        :param label: a label, or a path that a file of release 0.1 has
+        :return: the class
+        :raises ValueError: if no class goes by it, with a text that goes on from what has it
+        """
+        label = _RELEASE_0_1.get(label, label)
+        if label in self._paths:
+            module, _, name = self._paths[label].rpartition(".")
+            return getattr(importlib.import_module(module), name)
+        if label not in self._registered:
+            import_everything()
+        if label not in self._registered:
+            name, _, cls_name = label.partition(".")
+            if NAME.fullmatch(name) and cls_name.isidentifier():
+                raise NotRegisteredError(label)
+            raise ValueError(f"names {label!r}, which is no class that such a file may ask for")
+        return self._registered[label]
+
+    def found_at(self, module: str, name: str) -> type | None:
+        """
+        :param module: path of a module
+        :param name: name of a class in it
+        :return: the class, if it was registered
+        """
+        for cls in self._registered.values():
+            if (cls.__module__, cls.__qualname__) == (module, name):
+                return cls
+        return None
+
+    def add(self, labels: Mapping[str, type]) -> None:
+        """
+        :param labels: label -> class
+        """
+        self._registered.update(labels)
 
 
 #: Classes of which objects are stored, by the options of their constructors
-OBJECTS = (
-    *_within("gymnasium.spaces", "Box Discrete MultiDiscrete MultiBinary Dict Tuple"),
-    *_within("sb3_genpolicy.common.transitions.rewards", "AffineReward ReturnRange"),
-    *_within(
-        "sb3_genpolicy.common.transitions.transforms", "ClipActions RescaleActions BestEpisodes HeldOutEpisodes NStepReturns"
-    ),
-    *_within("sb3_genpolicy.generative.paths", "LinearPath CosinePath VPPath"),
-    *_within("sb3_genpolicy.generative.couplings", "IndependentCoupling OptimalTransportCoupling"),
-    *_within("sb3_genpolicy.generative.solvers", "Sampler"),
-    *_within("sb3_genpolicy.generative.likelihood", "Likelihood"),
-    *_within("sb3_genpolicy.generative.kl", "DiscreteKL PathKL OdeKL"),
-    *_within("stable_baselines3.common.type_aliases", "TrainFreq TrainFrequencyUnit"),
-    *_within("stable_baselines3.common.utils", "FloatSchedule ConstantSchedule LinearSchedule"),
-    *_within("rl_zoo3.utils", "SimpleLinearSchedule"),
-)
-
-_POLICIES = "FlowPolicy FlowCnnPolicy FlowMultiInputPolicy DiffusionPolicy DiffusionCnnPolicy DiffusionMultiInputPolicy"
+OBJECTS = Labels(_OUR_OBJECTS, _OTHER_OBJECTS)
 #: Classes that are stored themselves, beside all modules of ``torch.nn`` and all optimizers of ``torch.optim``
-CLASSES = (
-    *_within("sb3_genpolicy.common.policies.named", _POLICIES),
-    *_within("sb3_genpolicy.gmpg.policies", "DiffusionPolicy DiffusionCnnPolicy DiffusionMultiInputPolicy"),
-    *_within("sb3_genpolicy.common.replay.buffer", "OfflineReplayBuffer"),
-    *_within("sb3_genpolicy.generative.networks", "ConditionalMLP UShapedMLP"),
-    *_within("sb3_genpolicy.generative.time_features", "SinusoidalTimeFeatures GaussianFourierTimeFeatures"),
-    *_within("stable_baselines3.common.torch_layers", "FlattenExtractor NatureCNN CombinedExtractor"),
-)
+CLASSES = Labels(_OUR_CLASSES, _OTHER_CLASSES)
+
+_registered_names: set[str] = set()
+
+
+def add_labels(name: str, classes: Collection[type], objects: Collection[type]) -> None:
+    """
+    Give labels to classes that have none yet.
+
+    :param name: what the algorithm that they belong to is called
+    :param classes: classes that are stored themselves
+    :param objects: classes of which objects are stored
+    :raises ValueError: if two different ones would have the same label
+    """
+    new_classes = _new_labels(name, [cls for cls in classes if torch_name_of(cls) is None], CLASSES)
+    new_objects = _new_labels(name, objects, OBJECTS)
+    CLASSES.add(new_classes)
+    OBJECTS.add(new_objects)
+    _registered_names.add(name)
+
+
+def _new_labels(name: str, classes: Collection[type], table: Labels) -> dict[str, type]:
+    labels: dict[str, type] = {}
+    for cls in classes:
+        if table.label_of(cls) is None:
+            label = f"{name}.{cls.__name__}"
+            if labels.setdefault(label, cls) is not cls:
+                raise ValueError(f"register({name!r}, ...): two classes are called {cls.__name__}. Give one another name.")
+    return labels
+
+
+def import_everything() -> None:
+    """Import all algorithms of the package, so that they are registered."""
+    importlib.import_module(_EVERYTHING)
+
 
 _TORCH: dict[str, tuple[Any, type]] = {"torch.nn": (nn, nn.Module), "torch.optim": (th.optim, th.optim.Optimizer)}
-
-
-def name_of(cls: type, known: Collection[str]) -> str | None:
-    """
-    :param cls: a class
-    :param known: names of classes
-    :return: the one that it goes by, None if there is none
-    """
-    for name in known:
-        module, _, attribute = name.rpartition(".")
-        # Who has an object of a class has its module
-        if getattr(sys.modules.get(module), attribute, None) is cls:
-            return name
-    return None
-
-
-def class_of(name: str, known: Collection[str]) -> type:
-    """
-    :param name: name of a class
-    :param known: the names that are allowed
-    :return: the class
-    :raises ValueError: for any other name
-    """
-    module, _, attribute = name.rpartition(".")
-    # Release 0.1 had some of them elsewhere
-    module = present_path(module)
-    if f"{module}.{attribute}" not in known:
-        raise ValueError(f"names {name!r}, which is no class that such a file may ask for")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def torch_name_of(cls: type) -> str | None:

@@ -17,6 +17,7 @@ from typing import Any
 from stable_baselines3.common.save_util import open_path
 
 from sb3_genpolicy.common.files.essential_settings import check_essentials
+from sb3_genpolicy.common.files.labels import NotRegisteredError
 from sb3_genpolicy.common.files.plain_json import NotPlainError, decode, encode
 from sb3_genpolicy.common.files.tensor_files import check_tensor_file
 
@@ -49,8 +50,10 @@ def encode_settings(settings: dict[str, Any]) -> dict[str, Any]:
             encoded[name] = encode(value, name)
         except (NotPlainError, RecursionError) as error:
             reason = str(error) if isinstance(error, NotPlainError) else f"{name} holds itself"
+            register = isinstance(error, NotPlainError) and error.of_a_class
             warnings.warn(
-                f"{reason}, which plain JSON cannot hold: '{name}' is pickled, and loading will need trust_pickle=True.",
+                f"{reason}, which plain JSON cannot hold: '{name}' is pickled, and loading will need trust_pickle=True."
+                + (" A class that sb3_genpolicy.register was given needs no pickle." if register else ""),
                 stacklevel=3,
             )
             encoded[name] = value
@@ -228,6 +231,8 @@ class ModelFile:
             return decode(value)
         except RecursionError as error:
             raise self.refusal(f"{name!r} in its entry 'data' is nested too deeply", _FETCH) from error
+        except NotRegisteredError as error:
+            raise self.refusal(f"{name!r} in its entry 'data' {error.reason}", error.remedy) from error
         except Exception as error:
             reason = str(error) if type(error) is ValueError else f"is damaged ({error or type(error).__name__})"
             raise self.refusal(f"{name!r} in its entry 'data' {reason}".rstrip("."), _FETCH) from error

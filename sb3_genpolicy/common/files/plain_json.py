@@ -1,10 +1,10 @@
 """
 Settings as plain JSON and back: numbers, texts, arrays, spaces, and the small objects that
-:mod:`~sb3_genpolicy.common.files.labels` lists, by the options of their constructors. Reading makes these and nothing else,
-whatever the file says.
+:mod:`~sb3_genpolicy.common.files.labels` lists or that were registered, by the options of their constructors. Reading makes
+these and nothing else, whatever the file says.
 
 What JSON has no word for is a dictionary with a key that begins with a colon:
-``{":object:": "sb3_genpolicy.generative.paths.LinearPath", "extra_noise": 0.1}``.
+``{":object:": "LinearPath", "extra_noise": 0.1}``.
 """
 
 import base64
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_genpolicy.common.files.labels import CLASSES, OBJECTS, class_of, name_of, torch_class_of, torch_name_of
+from sb3_genpolicy.common.files.labels import CLASSES, OBJECTS, torch_class_of, torch_name_of
 
 # Booleans, integers, floats
 _KINDS = "biuf"
@@ -37,7 +37,14 @@ _OPTIONS: dict[type, tuple[str, ...]] = {
 class NotPlainError(ValueError):
     """
     A value that plain JSON cannot hold. Its text says where it is and what.
+
+    :param reason: the text
+    :param of_a_class: whether it would be plain if its class were registered
     """
+
+    def __init__(self, reason: str, of_a_class: bool = False):
+        super().__init__(reason)
+        self.of_a_class = of_a_class
 
 
 # Writing
@@ -70,10 +77,10 @@ def encode(value: Any, where: str) -> Any:
     if isinstance(value, pathlib.Path):
         return {":path:": str(value)}
     if isinstance(value, type):
-        name = name_of(value, CLASSES) or torch_name_of(value)
-        if name is not None:
-            return {":class:": name}
-        raise NotPlainError(f"{where} is the class {value.__name__}")
+        label = CLASSES.label_of(value) or torch_name_of(value)
+        if label is not None:
+            return {":class:": label}
+        raise NotPlainError(f"{where} is the class {value.__name__}", of_a_class=True)
     return _encode_object(value, where)
 
 
@@ -108,12 +115,17 @@ def _encode_array(array: np.ndarray, where: str) -> dict[str, Any]:
 
 def _encode_object(value: Any, where: str) -> dict[str, Any]:
     cls = type(value)
-    name = name_of(cls, OBJECTS)
-    if name is None:
-        raise NotPlainError(f"{where} is {'a function' if inspect.isroutine(value) else f'of the class {cls.__name__}'}")
-    record = {":object:": name}
+    label = OBJECTS.label_of(cls)
+    if label is None:
+        if inspect.isroutine(value):
+            raise NotPlainError(f"{where} is a function")
+        raise NotPlainError(f"{where} is of the class {cls.__name__}", of_a_class=True)
+    record = {":object:": label}
     for option in _options_of(cls):
-        given = getattr(value, option)
+        try:
+            given = getattr(value, option)
+        except AttributeError:
+            raise NotPlainError(f"{where} is a {cls.__name__}, which has no attribute for its option '{option}'") from None
         # Pairs, whose order gymnasium keeps
         given = [list(pair) for pair in given.items()] if isinstance(value, spaces.Dict) else given
         record[option] = encode(given, f"{where}.{option}")
@@ -158,12 +170,12 @@ def decode(value: Any) -> Any:
     return _READERS[markers[0]](value[markers[0]], **options)
 
 
-def _decode_object(name: str, **options: Any) -> Any:
-    return class_of(name, OBJECTS)(**{key: decode(item) for key, item in options.items()})
+def _decode_object(label: str, **options: Any) -> Any:
+    return OBJECTS.class_of(label)(**{key: decode(item) for key, item in options.items()})
 
 
-def _decode_class(name: str) -> type:
-    return torch_class_of(name) or class_of(name, CLASSES)
+def _decode_class(label: str) -> type:
+    return torch_class_of(label) or CLASSES.class_of(label)
 
 
 def _decode_dtype(name: str) -> np.dtype:

@@ -66,10 +66,12 @@ def check_models(models: Sequence[Any], reset_num_timesteps: bool) -> None:
             "the context, or call `learn` of each model."
         )
     if not models:
-        raise ValueError("There are no models to train: give a list of GMPO or GMPG models.")
+        raise ValueError("There are no models to train: give a list of models of one offline algorithm.")
     for index, model in enumerate(models):
         if not isinstance(model, OfflineAlgorithm):
-            raise ValueError(f"Models that are trained side by side are GMPO or GMPG, but item {index} is a {_kind(model)}.")
+            raise ValueError(
+                f"Models that are trained side by side are of offline algorithms, but item {index} is a {_kind(model)}."
+            )
         if any(model is earlier for earlier in models[:index]):
             raise ValueError(f"{_capital(name_of(models, index))} is in the list twice: give every seed a model of its own.")
         if type(model) is not type(models[0]):

@@ -1,0 +1,48 @@
+"""
+What Optuna may try of the options that the algorithms share. Networks and paths stay as the file of hyper-parameters has them.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import optuna
+
+Settings = dict[str, Any]
+
+
+def sample_critics(trial: "optuna.Trial") -> Settings:
+    """
+    :param trial: the trial
+    :return: its parameters for the critics and for the steps of all networks, as a study keeps them
+    """
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True),
+        # From 2**6=64 to 2**10=1024
+        "batch_size_pow": trial.suggest_int("batch_size_pow", 6, 10),
+        "tau": trial.suggest_float("tau", 0.002, 0.05, log=True),
+        "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.002, 0.03, log=True),
+        "expectile": trial.suggest_float("expectile", 0.5, 0.95),
+    }
+
+
+def convert(sampled: Settings) -> Settings:
+    """
+    :param sampled: parameters of a trial, as the study keeps them
+    :return: the options that they stand for
+    """
+    options = dict(sampled)
+    options["batch_size"] = 2 ** options.pop("batch_size_pow")
+    options["gamma"] = 1.0 - options.pop("one_minus_gamma")
+    return options
+
+
+def with_true_values(trial: "optuna.Trial", sampled: Settings) -> Settings:
+    """
+    :param trial: the trial, in which the options are noted that go by another name there
+    :param sampled: its parameters
+    :return: the options that they stand for
+    """
+    options = convert(sampled)
+    for name in ("batch_size", "gamma"):
+        trial.set_user_attr(name, options[name])
+    return options

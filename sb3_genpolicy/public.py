@@ -1,0 +1,25 @@
+"""
+The names that the package offers at its top, each listed here alone. Importing this module registers all its algorithms.
+"""
+
+from sb3_genpolicy.common.algorithms.callbacks import OfflineEvalCallback as OfflineEvalCallback
+from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm as OfflineAlgorithm
+from sb3_genpolicy.common.algorithms.registry import register as register
+from sb3_genpolicy.common.datasets import load_dataset as load_dataset
+from sb3_genpolicy.common.datasets.envs import make_offline_env as make_offline_env
+from sb3_genpolicy.common.datasets.info import dataset_info as dataset_info
+from sb3_genpolicy.common.datasets.recording import record_dataset as record_dataset
+from sb3_genpolicy.common.files.whole_files import last_checkpoint as last_checkpoint
+from sb3_genpolicy.common.side_by_side.learn import learn_side_by_side as learn_side_by_side
+from sb3_genpolicy.common.transitions.rewards import AffineReward as AffineReward
+from sb3_genpolicy.common.transitions.rewards import ReturnRange as ReturnRange
+from sb3_genpolicy.common.transitions.transforms import BestEpisodes as BestEpisodes
+from sb3_genpolicy.common.transitions.transforms import ClipActions as ClipActions
+from sb3_genpolicy.common.transitions.transforms import HeldOutEpisodes as HeldOutEpisodes
+from sb3_genpolicy.common.transitions.transforms import NStepReturns as NStepReturns
+from sb3_genpolicy.common.transitions.transforms import RescaleActions as RescaleActions
+from sb3_genpolicy.common.transitions.transitions import Transitions as Transitions
+from sb3_genpolicy.common.transitions.transitions import normalized_score as normalized_score
+from sb3_genpolicy.common.updates.processes import data_parallel as data_parallel
+from sb3_genpolicy.gmpg import GMPG as GMPG
+from sb3_genpolicy.gmpo import GMPO as GMPO
