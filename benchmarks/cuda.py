@@ -54,7 +54,7 @@ def compare(data: dict[str, Any], batch_size: int) -> None:
     )
     difference = largest_difference(recorded, eager)
     print(f"After {COMPARED_STEPS} steps, recorded and call by call differ by {difference:.1e} of a parameter's norm.")
-    if recorded._recorded is None:
+    if not recorded.recorder.active:
         print("Nothing was recorded: the log says why. What follows compares nothing.")
     elif difference > TOLERANCE:
         sys.exit(f"More than {TOLERANCE:g}: the recorded step is not the same step.")

@@ -19,7 +19,6 @@ import platform
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -28,6 +27,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_genpolicy import GMPG, GMPO, load_dataset, normalized_score
+from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.objective import Objective
 
 matplotlib.use("Agg")
@@ -44,9 +44,9 @@ class Cloning(GMPO):
     GMPO(beta=0) without its critics, on which the cloned policy does not depend: the same, bit for bit, in less time.
     """
 
-    def _objective(self, rows: th.Tensor, batch: Any) -> Objective:
-        matching_loss = self.actor.matching_loss(batch.observations, batch.actions, self.generator).mean()
-        return Objective(dict(matching_loss=matching_loss), {}, trains_critics=False)
+    def objective(self, batch: Batch) -> Objective:
+        matching_loss = self.actor.matching_loss(batch.observations, batch.actions, batch.generator).mean()
+        return Objective(dict(matching_loss=matching_loss), ("actor",))
 
 
 def evaluate(model: GMPG | GMPO, env_id: str, episodes: int, deterministic: bool) -> dict[str, float]:

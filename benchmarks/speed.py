@@ -31,6 +31,7 @@ from benchmarks.floor import Floor, copy_rate, product_rate
 from benchmarks.peers import seconds_of
 from sb3_genpolicy import GMPG, GMPO
 from sb3_genpolicy.common.updates import precision
+from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.objective import Objective
 from sb3_genpolicy.common.updates.precision import matmul_precision
 
@@ -56,20 +57,16 @@ def arrays() -> dict[str, Any]:
 class Critics(GMPO):
     """Whose updates are of the critics alone."""
 
-    def _objective(self, rows: th.Tensor, batch: Any) -> Objective:
-        losses = self._critic_losses(batch)
-        return Objective(dict(critic_loss=losses.critic_loss, value_loss=losses.value_loss), {}, trains_critics=True)
-
-    def _optimizers(self, trains_critics: bool) -> list[th.optim.Optimizer]:
-        return [self.critic.optimizer, self.value_net.optimizer]
+    def objective(self, batch: Batch) -> Objective:
+        return self.critic_losses(batch).objective()
 
 
 class Behaviour(GMPO):
     """Whose updates are of the behaviour model alone."""
 
-    def _objective(self, rows: th.Tensor, batch: Any) -> Objective:
-        matching_loss = self.actor.matching_loss(batch.observations, batch.actions, self.generator).mean()
-        return Objective(dict(matching_loss=matching_loss), {}, trains_critics=False)
+    def objective(self, batch: Batch) -> Objective:
+        matching_loss = self.actor.matching_loss(batch.observations, batch.actions, batch.generator).mean()
+        return Objective(dict(matching_loss=matching_loss), ("actor",))
 
 
 def sides(policy_kwargs: dict[str, Any], batch_size: int, data: dict[str, Any]) -> dict[str, GMPO | GMPG]:

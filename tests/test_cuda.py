@@ -151,7 +151,7 @@ def train(algorithm, arrays, steps, capture, **options):
 def test_a_recorded_update_gives_the_numbers_of_the_same_made_call_by_call(arrays, algorithm, options, precision):
     """Both phases: parameters, random states and the log's means."""
     recorded, plain = (train(algorithm, arrays, 24, capture, precision=precision, **options) for capture in (True, False))
-    assert recorded._recorded is not None
+    assert recorded.recorder.active
     for mine, expected in zip(recorded.policy.parameters(), plain.policy.parameters(), strict=True):
         th.testing.assert_close(mine, expected, rtol=1e-3, atol=1e-4)
     assert th.equal(recorded.generator.get_state(), plain.generator.get_state())
@@ -165,7 +165,7 @@ def test_a_recorded_update_gives_the_numbers_of_the_same_made_call_by_call(array
 def test_a_recorded_model_saves_and_goes_on(arrays, tmp_path):
     train(GMPO, arrays, 10, capture=True).save(tmp_path / "model")
     resumed = GMPO.load(tmp_path / "model", device="cuda").learn(8, reset_num_timesteps=False, dataset=arrays)
-    assert resumed._recorded is not None
+    assert resumed.recorder.active
     for mine, expected in zip(resumed.policy.parameters(), train(GMPO, arrays, 18, True).policy.parameters(), strict=True):
         th.testing.assert_close(mine, expected, rtol=1e-3, atol=1e-4)
     on_cpu = GMPO.load(tmp_path / "model", device="cpu").learn(2, reset_num_timesteps=False, dataset=arrays)
@@ -188,7 +188,7 @@ def test_a_run_that_diverges_stops_with_the_last_good_parameters(arrays, capture
 
 def test_what_cannot_be_recorded_trains_call_by_call_and_says_why(arrays, capsys):
     model = train(GMPO, arrays, 6, capture=True, policy_kwargs={**SMALL, "coupling": "optimal_transport"}, verbose=1)
-    assert model._recorded is None and model.num_timesteps == 6
+    assert not model.recorder.active and model.num_timesteps == 6
     assert capsys.readouterr().out.count("not recorded (capture=True): OptimalTransportCoupling pairs noise") == 1
 
 

@@ -3,13 +3,14 @@ Losses and gradients that are not finite leave the model as it was.
 """
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch as th
 
 from sb3_genpolicy import GMPO, learn_side_by_side
-from sb3_genpolicy.common.algorithms import gradient_steps
+from sb3_genpolicy.common.updates import guards
 from sb3_genpolicy.common.updates.guards import check_gradients
 from tests.helpers.arrays import SMALL
 from tests.helpers.guarded_updates import GOOD_STEPS, GUARDED, assert_the_same, guarded
@@ -23,14 +24,14 @@ def test_a_finite_loss_with_a_gradient_that_is_none_is_not_stepped_on(arrays, ne
     """A root at zero is zero, and its slope is infinite."""
     model = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL, seed=0).learn(3)
     loss_of = dict(actor="actor_loss", critic="critic_loss", value_net="value_loss")[network]
-    objective, broken = model._objective, next(getattr(model, network).parameters())
+    objective, broken = model.objective, next(getattr(model, network).parameters())
 
-    def with_a_root(rows, batch):
-        made = objective(rows, batch)
-        return made._replace(losses={**made.losses, loss_of: made.losses[loss_of] + (0.0 * broken).sum().sqrt()})
+    def with_a_root(batch):
+        made = objective(batch)
+        return replace(made, losses={**made.losses, loss_of: made.losses[loss_of] + (0.0 * broken).sum().sqrt()})
 
     before = copy.deepcopy(model.policy.state_dict())
-    model._objective = with_a_root
+    model.objective = with_a_root
     with pytest.raises(FloatingPointError, match=f"in gradient step 4, the gradient of {network} is not finite"):
         model.learn(1, reset_num_timesteps=False)
     assert same_state(before, dict(model.policy.state_dict()))
@@ -83,7 +84,7 @@ def test_where_looks_are_rare_a_gradient_is_watched_too(arrays, case, network, r
 
 
 def test_what_is_noted_on_the_device_is_looked_at_after_so_many_steps(arrays, rare_looks, monkeypatch):
-    monkeypatch.setattr(gradient_steps, "_CHECK_EVERY_ON_GPU", 8)
+    monkeypatch.setattr(guards, "_CHECK_EVERY_ON_GPU", 8)
     model = guarded("advantage", arrays, "loss")
     with pytest.raises(FloatingPointError, match="in gradient step 6, "):
         model.learn(20)
@@ -103,15 +104,16 @@ def test_a_phase_does_not_end_on_parameters_that_were_kept(arrays, rare_looks):
 @pytest.mark.parametrize("case", ["advantage", "target_kl"])
 def test_rare_looks_change_no_number_of_a_training_that_goes_well(arrays, case, monkeypatch):
     expected = guarded(case, arrays).learn(10)
-    monkeypatch.setattr(gradient_steps.GradientSteps, "_looks_at_every_step", False)
+    monkeypatch.setattr(guards, "looks_at_every_step", lambda device: False)
     model = guarded(case, arrays).learn(10)
-    assert model._keeper is not None
+    assert model.gradient_step.guard.on_device is not None
     assert_the_same(model, expected)
     # A model that goes on where every step is looked at has nothing of it left
     monkeypatch.undo()
     for goes_on in (model, expected):
         goes_on.learn(3, reset_num_timesteps=False)
-    assert model._keeper is None and all(optimizer.found_inf is None for optimizer in model._optimizers(True))
+    assert model.gradient_step.guard.on_device is None
+    assert all(optimizer.found_inf is None for optimizer in model.gradient_step.optimizers().values())
     assert_the_same(model, expected)
 
 
@@ -119,18 +121,18 @@ def test_rare_looks_change_no_number_of_a_training_that_goes_well(arrays, case, 
     "optimizer", [dict(optimizer_class=th.optim.SGD), dict(optimizer_kwargs=dict(fused=False))], ids=["SGD", "not fused"]
 )
 def test_other_optimizers_keep_nothing_and_the_message_says_so(arrays, optimizer, rare_looks, monkeypatch):
-    monkeypatch.setattr(gradient_steps, "_CHECK_EVERY_ON_GPU", 5)
+    monkeypatch.setattr(guards, "_CHECK_EVERY_ON_GPU", 5)
     model = guarded("advantage", arrays, "loss", policy_kwargs=dict(SMALL, **optimizer))
     with pytest.raises(FloatingPointError, match=r"in gradient step 6, actor_loss = nan.* load a checkpoint"):
         model.learn(12)
-    assert model._keeper is None
+    assert model.gradient_step.guard.on_device is None
 
 
 def test_models_side_by_side_are_looked_at_by_each_step_s_losses(arrays, rare_looks, monkeypatch):
-    monkeypatch.setattr(gradient_steps, "_CHECK_EVERY_ON_GPU", 1)
+    monkeypatch.setattr(guards, "_CHECK_EVERY_ON_GPU", 1)
     models = [GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL, seed=seed) for seed in range(2)]
     learn_side_by_side(models, 3)
-    assert all(model._keeper is None for model in models)
+    assert all(model.gradient_step.guard.on_device is None for model in models)
     with th.no_grad():
         models[1].value_net.value_net[-1].bias.fill_(th.nan)
     with pytest.raises(

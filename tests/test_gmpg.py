@@ -119,7 +119,7 @@ def test_a_density_ratio_that_overflows_lowers_beta(arrays, estimator, monkeypat
     """The loss of such a row may well be finite, as its weight is."""
     model = small_gmpg(arrays, gradient_estimator=estimator, n_actions=2, target_kl=0.5).learn(11)
     plain, beta = model._sample, model.log_beta.item()
-    monkeypatch.setattr(model, "_sample", lambda observations: far_away(plain(observations)))
+    monkeypatch.setattr(model, "_sample", lambda *arguments: far_away(plain(*arguments)))
     model.learn(1, reset_num_timesteps=False)
     assert model.log_beta.item() == pytest.approx(beta - 0.01, abs=1e-6)
 

@@ -14,7 +14,7 @@ from sb3_genpolicy.generative.kl import KLSample
 from sb3_genpolicy.generative.solvers import sde_steps
 from sb3_genpolicy.gmpg.losses import reinforce_loss, reinforce_softmax_loss
 from tests.helpers.closed_forms import directional_difference
-from tests.helpers.gmpg import Batch, settle, small_gmpg
+from tests.helpers.gmpg import settle, small_batch, small_gmpg
 
 # Gradients of the whole loss
 
@@ -39,11 +39,11 @@ def doubled(model):
 def test_gradient_of_the_whole_loss_agrees_with_finite_differences(arrays, policy, options):
     """Through the critic, the sampler and both log-densities, two actions for each state: within one per cent."""
     model = doubled(small_gmpg(arrays, policy, beta=0.7, n_actions=2, policy_kwargs=dict(activation_fn=nn.Tanh), **options))
-    model._draw_noise = lambda n: th.randn(n, 2, generator=model.generator, dtype=th.float64)
+    model._draw_noise = lambda n, generator: th.randn(n, 2, generator=generator, dtype=th.float64)
 
     def loss():
         model.generator.manual_seed(3)
-        return model.policy_loss(Batch()).loss
+        return model.policy_loss(small_batch(model)).loss
 
     model.policy.zero_grad()
     loss().backward()
@@ -119,7 +119,7 @@ def test_the_detached_gradient_settles_elsewhere(beta, mean):
 def test_rows_of_several_actions_belong_to_their_states(arrays):
     """Where Q is the state's first entry alone, its mean over actions is the batch's own (the published code mixes states)."""
     model = small_gmpg(arrays, gradient_estimator="reinforce_softmax", n_actions=4, pretraining_steps=0).learn(1)
-    batch, seen = Batch(th.float32), []
+    batch, seen = small_batch(model, th.float32), []
     model.q_values = lambda observations, actions: seen.append(observations) or observations[:, 0]
     model.policy_loss(batch)
     np.testing.assert_array_equal(seen[0].reshape(5, 4, 3), batch.observations[:, None].expand(5, 4, 3))
@@ -131,5 +131,5 @@ def test_normalised_q_has_no_unit(arrays):
         model = small_gmpg(arrays, pretraining_steps=0, normalize_q=True, beta=2.0).learn(1)
         q_values = model.q_values
         model.q_values = lambda *args, scale=scale, q_values=q_values: scale * q_values(*args)
-        losses.append(model.policy_loss(Batch(th.float32)).loss.item())
+        losses.append(model.policy_loss(small_batch(model, th.float32)).loss.item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -11,7 +11,7 @@ from stable_baselines3.common.logger import configure
 
 from sb3_genpolicy import GMPG, GMPO
 from tests.helpers.arrays import SMALL, make_arrays
-from tests.helpers.gmpg import small_gmpg
+from tests.helpers.gmpg import small_batch, small_gmpg
 from tests.helpers.states import same_state
 
 # Phases
@@ -113,7 +113,7 @@ def test_beta_may_be_changed_on_loading(arrays, tmp_path):
     changed = GMPG.load(tmp_path / "model", beta=7.0).learn(1, dataset=arrays)
     assert changed.means.pop()["beta"] == pytest.approx(7.0)
     changed.beta = 3.0
-    assert changed.scaled(th.ones(1)).item() == pytest.approx(3.0)
+    assert changed.scaled(th.ones(1), small_batch(changed)).item() == pytest.approx(3.0)
 
 
 def test_a_clone_hands_over_and_other_models_are_refused(arrays, tmp_path):

@@ -14,8 +14,9 @@ from torch import nn
 
 from sb3_genpolicy import GMPO, load_dataset
 from sb3_genpolicy.common.policies.critics import expectile_loss, iql_losses
+from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.device_means import DeviceMeans
-from sb3_genpolicy.gmpo.gmpo import effective_sample_size
+from sb3_genpolicy.common.updates.weights import effective_sample_size
 from tests.helpers.arrays import SMALL, make_arrays, one_step_data
 
 
@@ -156,7 +157,8 @@ def test_behaviour_actions_drawn_once_are_those_of_their_rows(arrays):
     model = small_gmpo(arrays, weighting="softmax", n_actions=3, redraw_actions=False, pretraining_steps=1).learn(3)
     rows = th.tensor([5, 0, 5])
     batch = model.replay_buffer.rows(rows)
-    first, again = (model._behaviour_actions.draw(rows, batch, model.replay_buffer, None, model.generator) for _ in range(2))
+    drawn_for = Batch.of(batch, rows, model.generator)
+    first, again = (model._behaviour_actions.draw(drawn_for, model.replay_buffer, None) for _ in range(2))
     assert th.equal(first.actions, again.actions) and th.equal(first.actions[0], first.actions[2])
     for k in range(3):
         q_values = th.cat(model.critic(batch.observations, first.actions[:, k]), dim=1).amin(dim=1)
@@ -334,7 +336,7 @@ def test_paired_rows_are_drawn_by_weights_of_any_size(arrays, size):
     model.actor.matching_loss = lambda observations, actions, generator: drawn.append(actions) or actions[:, 0]
     weights = th.full((16,), size)
     weights[1:12] = 0.0
-    loss, _ = model._weighted_matching_loss(batch.observations, batch.actions, weights)
+    loss, _ = model.actor.weighted_matching_loss(batch.observations, batch.actions, weights)
     if size == 0.0:
         assert loss == 0.0
     elif size < 1.0:

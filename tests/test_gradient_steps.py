@@ -13,7 +13,7 @@ from stable_baselines3.common.utils import polyak_update
 from torch import nn
 
 from sb3_genpolicy.common.policies.twin_critic import TwinCritic
-from sb3_genpolicy.common.updates.averages import follow
+from sb3_genpolicy.common.updates.averages import update_averages
 from sb3_genpolicy.common.updates.device_means import DeviceMeans
 
 OBSERVATIONS, ACTIONS = spaces.Box(-1, 1, (5,)), spaces.Box(-1, 1, (2,))
@@ -56,11 +56,11 @@ def test_a_batch_of_critics_is_sb3_s_critic_of_the_same_seed(activation, n_criti
 def test_averages_follow_as_sb3_s_targets_do(rate, as_tensor):
     networks = [nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)) for _ in range(2)]
     ours, theirs = (copy.deepcopy(networks) for _ in range(2))
-    follow(list(ours[0].parameters()), list(ours[1].parameters()), th.tensor(rate) if as_tensor else rate)
+    update_averages(list(ours[0].parameters()), list(ours[1].parameters()), th.tensor(rate) if as_tensor else rate)
     polyak_update(theirs[1].parameters(), theirs[0].parameters(), rate)
     for mine, expected in zip(ours[0].parameters(), theirs[0].parameters(), strict=True):
         th.testing.assert_close(mine, expected)
-    follow([], [], rate)
+    update_averages([], [], rate)
 
 
 # Means for the log

@@ -16,12 +16,13 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy import GMPG, GMPO, NStepReturns, last_checkpoint, learn_side_by_side
-from sb3_genpolicy.common.algorithms import gradient_steps
+from sb3_genpolicy.common.updates import guards
+from sb3_genpolicy.common.updates.batch import Batch
 from tests.helpers.arrays import SMALL
 from tests.helpers.states import same_state
 from tests.helpers.tiny_envs import EPISODE_STEPS, make_minari
 
-#: Each with its own way of resting in the second phase
+#: What each freezes in the second phase differs
 KINDS = {
     "gmpo": (GMPO, {}),
     "gmpo pretrained": (GMPO, dict(pretraining_steps=3)),
@@ -169,10 +170,11 @@ def test_the_policy_s_loss_trains_the_policy_alone(options):
     model = tiny(**options).learn(6)
     model.learn_online(20)
     model.policy.double()
-    _, batch = model.replay_buffer.draw(16)
-    batch = type(batch)(*(None if value is None else value.double() for value in batch))
+    rows, samples = model.replay_buffer.draw(16)
+    samples = type(samples)(*(None if value is None else value.double() for value in samples))
+    batch = Batch.of(samples, rows, model.generator)
     state = model.generator.get_state()
-    losses = model._objective(None, batch).losses
+    losses = model.objective(batch).losses
     assert set(losses) == {"policy_loss", "critic_loss", "value_loss", "behaviour_loss"}
     model.policy.zero_grad()
     th.autograd.backward(list(losses.values()))
@@ -184,7 +186,7 @@ def test_the_policy_s_loss_trains_the_policy_alone(options):
     for name, parameters in own.items():
         model.generator.set_state(state)
         # Raises where one is not reached
-        alone = th.autograd.grad(model._objective(None, batch).losses[name], parameters)
+        alone = th.autograd.grad(model.objective(batch).losses[name], parameters)
         for ours, expected in zip(together[name], alone, strict=True):
             th.testing.assert_close(ours, expected)
 
@@ -280,7 +282,7 @@ def test_callbacks_count_steps_in_the_environment(tmp_path):
 
 def test_where_looks_are_rare_the_last_step_is_looked_at(monkeypatch):
     """As on a GPU, where numbers are noted and looked at after a hundred steps, and at the end."""
-    monkeypatch.setattr(gradient_steps.GradientSteps, "_looks_at_every_step", False)
+    monkeypatch.setattr(guards, "looks_at_every_step", lambda device: False)
     model = tiny().learn(6)
     model.learn_online(4)
     before = copies(model)

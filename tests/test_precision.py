@@ -24,7 +24,7 @@ def test_a_precision_lasts_as_long_as_training(arrays, name):
     before, seen = settings(), []
 
     class Stopped(GMPO):
-        def _objective(self, rows, batch):
+        def objective(self, batch):
             seen.append(settings())
             raise KeyError
 

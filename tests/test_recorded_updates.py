@@ -9,8 +9,11 @@ import pytest
 import torch as th
 
 from sb3_genpolicy import GMPG, GMPO
-from sb3_genpolicy.common.algorithms import gradient_steps
-from sb3_genpolicy.common.updates.recorded_update import make_ordinary, make_recordable
+from sb3_genpolicy.common.algorithms import offline_algorithm
+from sb3_genpolicy.common.updates import guards, recorded_update
+from sb3_genpolicy.common.updates.guards import FiniteGuard
+from sb3_genpolicy.common.updates.recorded_update import UpdateRecorder, make_ordinary, make_recordable
+from sb3_genpolicy.common.utils import attributes
 from tests.helpers.arrays import SMALL
 from tests.helpers.guarded_updates import GOOD_STEPS, assert_the_same, guarded
 
@@ -19,18 +22,18 @@ class Replayed:
     """In place of a CUDA graph: notes an update without running it, then runs it at every replay."""
 
     made: ClassVar[list["Replayed"]] = []
+    guard: ClassVar[FiniteGuard]
 
     def __init__(self, generators, means):
-        self.recording, self.means, self.replays = False, means, 0
+        self.means, self.replays = means, 0
         Replayed.made.append(self)
 
     def record(self, update):
         self.update = update
 
     def replay(self):
-        self.recording = True
-        self.update()
-        self.recording = False
+        with attributes(Replayed.guard, recording=True):
+            self.update()
         self.replays += 1
 
 
@@ -45,11 +48,17 @@ def recordable(monkeypatch):
         for group in optimizer.param_groups:
             group["lr"] = th.tensor(float(group["lr"]))
 
+    def start(self, sources, means, guard, logger):
+        Replayed.guard = guard
+        plain_start(self, sources, means, guard, logger)
+
+    plain_start = UpdateRecorder.start
     Replayed.made = []
-    monkeypatch.setattr(gradient_steps, "RecordedUpdate", Replayed)
-    monkeypatch.setattr(gradient_steps, "on_side_stream", lambda update: update())
-    monkeypatch.setattr(gradient_steps, "make_recordable", make_recordable)
-    monkeypatch.setattr(gradient_steps.GradientSteps, "_capture_obstacle", lambda self: None)
+    monkeypatch.setattr(UpdateRecorder, "start", start)
+    monkeypatch.setattr(recorded_update, "RecordedUpdate", Replayed)
+    monkeypatch.setattr(recorded_update, "on_side_stream", lambda update: update())
+    monkeypatch.setattr(offline_algorithm, "make_recordable", make_recordable)
+    monkeypatch.setattr(offline_algorithm, "recording_obstacle", lambda model: None)
 
 
 def run(arrays, steps=12, capture=False, **options):
@@ -70,7 +79,7 @@ def test_replays_take_rates_from_outside_and_every_phase_has_its_own(arrays, rec
 
 
 def test_a_replay_whose_loss_is_not_finite_is_found(arrays, recordable, monkeypatch):
-    monkeypatch.setattr(gradient_steps, "_CHECK_EVERY_ON_GPU", 1)
+    monkeypatch.setattr(guards, "_CHECK_EVERY_ON_GPU", 1)
     model = run(arrays, steps=5, capture=True)
     model.replay_buffer.rewards.fill_(np.nan)
     with pytest.raises(FloatingPointError, match="in gradient step 6, critic_loss = nan.* load a checkpoint"):
@@ -78,7 +87,7 @@ def test_a_replay_whose_loss_is_not_finite_is_found(arrays, recordable, monkeypa
 
 
 def test_an_update_that_no_graph_can_hold_is_made_step_by_step_and_said_once(arrays, recordable, monkeypatch, capsys):
-    monkeypatch.setattr(gradient_steps, "RecordedUpdate", Refused)
+    monkeypatch.setattr(recorded_update, "RecordedUpdate", Refused)
     refused, plain = run(arrays, capture=True, verbose=1), run(arrays)
     assert capsys.readouterr().out.count("step by step, not recorded (capture=True): operation not permitted") == 1
     for mine, expected in zip(refused.policy.parameters(), plain.policy.parameters(), strict=True):

@@ -65,7 +65,7 @@ def test_evaluation_logs_the_normalised_score(tmp_path):
     model = pendulum()
     model.set_logger(configure(str(tmp_path), ["csv"]))
     callback = OfflineEvalCallback(ShortPendulum(), eval_freq=4, n_eval_episodes=3, verbose=0, warn=False)
-    model._fill_replay_buffer(None)
+    model.fill_replay_buffer(None)
     model.reference_scores = (0.0, 40.0)
     model.learn(8, callback=callback, log_interval=None)
     rows = np.genfromtxt(tmp_path / "progress.csv", delimiter=",", names=True, deletechars="")

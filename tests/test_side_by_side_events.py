@@ -3,6 +3,7 @@ What happens while models learn side by side, and afterwards: files, checkpoints
 """
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -119,16 +120,16 @@ def test_a_loss_that_is_not_finite_names_its_model_and_changes_none(arrays):
 def test_a_finite_loss_with_a_gradient_that_is_none_names_its_model(arrays):
     """The root of a square has no slope at zero, where the second model alone is."""
     ours = build(GMPO, arrays)
-    objective, network = ours[0]._objective, ours[0].actor.model.network
+    objective, network = ours[0].objective, ours[0].actor.model.network
     with th.no_grad():
         ours[1].actor.model.network.head.bias.zero_()
 
-    def with_a_root(rows, batch):
-        made = objective(rows, batch)
+    def with_a_root(batch):
+        made = objective(batch)
         root = network.head.bias.square().sum().sqrt()
-        return made._replace(losses={**made.losses, "actor_loss": made.losses["actor_loss"] + root})
+        return replace(made, losses={**made.losses, "actor_loss": made.losses["actor_loss"] + root})
 
-    ours[0]._objective = with_a_root
+    ours[0].objective = with_a_root
     with pytest.raises(FloatingPointError, match=r"model 1 \(seed=1, beta=1\.0\): .* step 1, the gradient of actor is not"):
         learn_side_by_side(ours, 3)
 

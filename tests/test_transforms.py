@@ -93,7 +93,7 @@ def test_held_out_episodes_are_not_drawn_and_their_losses_are_logged(memory_map,
     model = GMPO("FlowPolicy", dataset=load_dataset(path, memory_map=memory_map), transforms=transforms, **OPTIONS)
     model.set_logger(configure(str(tmp_path), ["csv"]))
     model.learn(4, log_interval=2)
-    held_out = {int(number) for number in model._held_out.observations[:, 0].tolist()}
+    held_out = {int(number) for number in model.held_out.samples.observations[:, 0].tolist()}
     drawn = rows_drawn_by(model)
     assert drawn and held_out and not drawn & held_out
     whole = [e for e in EPISODES if numbers_of([e]) <= held_out]
@@ -104,13 +104,13 @@ def test_held_out_episodes_are_not_drawn_and_their_losses_are_logged(memory_map,
         assert np.isfinite(log[f"validation{name}"]).all()
     # The same episodes in every run of a seed
     again = GMPO("FlowPolicy", dataset=path, transforms=transforms, **{**OPTIONS, "seed": 5}).learn(1)
-    assert {int(number) for number in again._held_out.observations[:, 0].tolist()} == held_out
+    assert {int(number) for number in again.held_out.samples.observations[:, 0].tolist()} == held_out
 
 
 def test_validation_losses_are_those_of_the_training_on_the_same_rows():
     """Deterministic where nothing is random: V and Q on all held-out rows, by the definition of IQL."""
     model = GMPO("FlowPolicy", dataset=flat_columns(EPISODES), transforms=[HeldOutEpisodes(0.5)], **OPTIONS).learn(3)
-    batch = model._held_out
+    batch = model.held_out.samples
     losses = model._validation_losses()
     with th.no_grad():
         target = th.min(*model.critic_target(batch.observations, batch.actions))
@@ -183,7 +183,7 @@ def test_transforms_are_saved_with_the_model(algorithm, arrays, tmp_path):
     loaded = algorithm.load(tmp_path / "model")
     assert loaded.transforms == tuple(transforms) and loaded.reward_transform == ReturnRange(5.0)
     loaded.learn(1, reset_num_timesteps=False, dataset=arrays)
-    assert loaded._held_out is not None and loaded.replay_buffer.sample(3).discounts is not None
+    assert loaded.held_out is not None and loaded.replay_buffer.sample(3).discounts is not None
 
 
 @pytest.mark.parametrize(

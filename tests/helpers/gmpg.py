@@ -6,6 +6,7 @@ import torch as th
 from torch import nn
 
 from sb3_genpolicy import GMPG
+from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.generative import GenerativeModel, LinearPath
 from sb3_genpolicy.generative.kl import Conditioned, Draws
 from sb3_genpolicy.gmpg.losses import pathwise_loss
@@ -18,11 +19,13 @@ def small_gmpg(dataset, policy="FlowPolicy", **kwargs):
     return GMPG(policy, dataset=dataset, policy_kwargs={**SMALL, **options.pop("policy_kwargs", {})}, seed=0, **options)
 
 
-class Batch:
-    def __init__(self, dtype=th.float64):
-        generator = th.Generator().manual_seed(1)
-        self.observations = th.randn(5, 3, generator=generator, dtype=dtype)
-        self.actions = th.rand(5, 2, generator=generator, dtype=dtype) - 0.5
+def small_batch(model, dtype=th.float64):
+    """Rows of three observations and two actions; further draws are the model's."""
+    generator = th.Generator().manual_seed(1)
+    observations = th.randn(5, 3, generator=generator, dtype=dtype)
+    actions = th.rand(5, 2, generator=generator, dtype=dtype) - 0.5
+    nothing = th.zeros(5, 1, dtype=dtype)
+    return Batch(observations, actions, observations, nothing, nothing, None, th.arange(5), model.generator)
 
 
 MEAN, STD = -0.466, 1.350

@@ -2,6 +2,8 @@
 Trainings in which one loss or gradient is made to be no number, and what is compared of them.
 """
 
+from dataclasses import replace
+
 import torch as th
 
 from sb3_genpolicy import GMPG, GMPO
@@ -28,26 +30,25 @@ def guarded(case, arrays, broken=None, **more):
     algorithm, options, term = GUARDED[case]
     options = dict(policy_kwargs=SMALL, seed=0, batch_size=8) | options | more
     model = algorithm("FlowPolicy", dataset=arrays, **options)
-    plain = model._objective
+    plain = model.objective
 
-    def objective(rows, batch):
-        result = plain(rows, batch)
+    def objective(batch):
+        result = plain(batch)
         # Afterwards numbers are finite again
         if broken == "loss" and model._n_updates == GOOD_STEPS:
             losses = {**result.losses, term: result.losses[term] * th.nan}
-            return result._replace(losses=losses, kl=None if result.kl is None else result.kl * th.nan)
+            return replace(result, losses=losses, extras={name: value * th.nan for name, value in result.extras.items()})
         if broken == "gradient" and model._n_updates == GOOD_STEPS:
             result.losses[term].register_hook(lambda gradient: gradient * th.inf)
         return result
 
-    model._objective = objective
+    model.objective = objective
     return model
 
 
 def everything_of(model):
-    optimizers = [
-        (number, *pair) for number, optimizer in enumerate(model._optimizers(True)) for pair in optimizer.state.items()
-    ]
+    trained = enumerate(model.gradient_step.optimizers().values())
+    optimizers = [(number, *pair) for number, optimizer in trained for pair in optimizer.state.items()]
     moments = {(n, k, name): value for k, (n, _, state) in enumerate(optimizers) for name, value in state.items()}
     return {**model.policy.state_dict(), **moments, "log_beta": th.as_tensor(getattr(model, "log_beta", 0.0))}
 

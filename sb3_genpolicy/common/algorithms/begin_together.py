@@ -2,7 +2,6 @@
 Which models several processes can train together, and that all of them begin with the same one.
 """
 
-import inspect
 import re
 from typing import Any
 
@@ -13,9 +12,10 @@ from sb3_genpolicy.common.algorithms.obstacles import processes_obstacle
 from sb3_genpolicy.common.algorithms.saving import saved_tensors
 from sb3_genpolicy.common.updates.processes import SeveralProcesses
 from sb3_genpolicy.common.utils import described
+from sb3_genpolicy.generative.checks import options_of
 
 # Arguments of the constructor that may be written otherwise in each process
-_NOT_COMPARED = ("self", "env", "dataset", "pretrained", "device", "verbose", "tensorboard_log", "_init_setup_model")
+_NOT_COMPARED = ("env", "dataset", "pretrained", "device", "verbose", "tensorboard_log", "_init_setup_model")
 
 
 def check_together(model: Any) -> None:
@@ -50,7 +50,7 @@ def begin_together(model: Any) -> None:
 
 
 def _traits(model: Any) -> dict[str, str]:
-    names = [name for name in inspect.signature(type(model).__init__).parameters if name not in _NOT_COMPARED]
+    names = [name for name in options_of(type(model)) if name not in _NOT_COMPARED]
     settings = vars(model)
     traits = {"the class": type(model).__name__, "the kind of device": model.device.type}
     traits["the policy"] = type(model.policy).__name__

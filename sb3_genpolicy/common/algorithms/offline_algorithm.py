@@ -39,6 +39,7 @@ from sb3_genpolicy.common.transitions.rewards import RewardFunction, RewardTrans
 from sb3_genpolicy.common.transitions.transforms import Transform, action_transforms, check_transforms
 from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.dependence import Dependence, Scope
+from sb3_genpolicy.common.updates.device_means import DeviceMeans
 from sb3_genpolicy.common.updates.gradient_step import GradientStep
 from sb3_genpolicy.common.updates.objective import Objective
 from sb3_genpolicy.common.updates.precision import PRECISIONS, Precision, autocast, matmul_precision
@@ -245,6 +246,11 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def row_random_state(self) -> th.Tensor:
         """State of the draws of rows, as it is saved and loaded."""
         return self.random.row_state
+
+    @property
+    def means(self) -> DeviceMeans:
+        """Of what was computed since the log was written."""
+        return self.gradient_step.means
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """

@@ -2,7 +2,6 @@
 Which models can be trained as a batch of networks: those that differ in nothing but their seeds and what may be batched.
 """
 
-import inspect
 from collections.abc import Sequence
 from types import FunctionType
 from typing import Any
@@ -17,10 +16,10 @@ from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.updates.processes import world_size
 from sb3_genpolicy.common.utils import described
 from sb3_genpolicy.generative import Path
+from sb3_genpolicy.generative.checks import options_of
 
 # Arguments of the constructor that a gradient step does not depend on, or that are compared in another way
 _NOT_COMPARED = (
-    "self",
     "policy",
     "env",
     "dataset",
@@ -50,7 +49,7 @@ def name_of(models: Sequence[OfflineAlgorithm], index: int) -> str:
 
 
 def _may_differ(model: OfflineAlgorithm) -> list[str]:
-    options = inspect.signature(type(model).__init__).parameters
+    options = options_of(type(model))
     return ["seed", *(name for name in model.batched_settings if name in options)]
 
 
@@ -123,11 +122,7 @@ def _check_obstacle(models: Sequence[OfflineAlgorithm], index: int) -> None:
 
 def _check_settings(models: Sequence[OfflineAlgorithm], index: int) -> None:
     first, model = models[0], models[index]
-    names = [
-        name
-        for name in inspect.signature(type(first).__init__).parameters
-        if name not in (*_NOT_COMPARED, *first.batched_settings)
-    ]
+    names = [name for name in options_of(type(first)) if name not in (*_NOT_COMPARED, *first.batched_settings)]
     pairs = [("policy", first.policy_class, model.policy_class), ("device", first.device, model.device)]
     changed = model.policy.settings_that_change()
     pairs += [(f"the policy's {name}", value, changed[name]) for name, value in first.policy.settings_that_change().items()]

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
-from sb3_genpolicy.common.updates.averages import polyak_update
+from sb3_genpolicy.common.updates.averages import update_averages
 from sb3_genpolicy.common.updates.recorded_update import clear_gradients
 
 #: What of their state follows from the number of steps alone, and is the same for all models
@@ -87,7 +87,7 @@ class ModelStack:
         """
         for average, (name, averages, parameters) in self._averages.items():
             if name in names:
-                polyak_update(averages, parameters, self._first.gradient_step.rates[average])
+                update_averages(averages, parameters, self._first.gradient_step.rates[average])
 
     def release(self) -> None:
         """Give every model memory of its own; the stack is of no use then."""

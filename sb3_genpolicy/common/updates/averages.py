@@ -12,7 +12,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from sb3_genpolicy.common.files.transient import Transient
 
 
-def polyak_update(averages: Sequence[th.Tensor], parameters: Sequence[th.Tensor], rate: float | th.Tensor) -> None:
+def update_averages(averages: Sequence[th.Tensor], parameters: Sequence[th.Tensor], rate: float | th.Tensor) -> None:
     """
     ``average += rate (parameter - average)``, in place and for all at once.
 
@@ -50,5 +50,5 @@ class PolyakAverage(Transient):
         """
         :param rate: in [0, 1]: 0 stays, 1 copies
         """
-        polyak_update(self.averages, self.parameters, rate)
-        polyak_update(*self._statistics, 1.0)
+        update_averages(self.averages, self.parameters, rate)
+        update_averages(*self._statistics, 1.0)
