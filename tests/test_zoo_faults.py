@@ -53,7 +53,7 @@ def test_faults_are_sentences_and_leave_nothing_behind(arguments, sentence, fold
 
 def test_a_dataset_is_for_offline_algorithms(capsys):
     assert main(["train", "--algo", "sac", "--env", "Tiny-v0", "--dataset", "tiny/walk/first-v0"]) == 1
-    assert capsys.readouterr().err == "sac learns in its environment: --dataset is for gmpo and gmpg.\n"
+    assert capsys.readouterr().err == "sac learns in its environment: --dataset is for gmpg, gmpo.\n"
 
 
 def test_unknown_commands_are_answered(capsys):

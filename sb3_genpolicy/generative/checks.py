@@ -123,14 +123,32 @@ def blaming(option: str, *kinds: type[Exception]) -> Iterator[None]:
         raise ValueError(f"{option}: {reason.rstrip('.:')}.") from error
 
 
+def options_of(cls: type) -> list[str]:
+    """
+    :param cls: a class
+    :return: names of its constructor's arguments, with those of its base's constructor where it hands ``**kwargs`` on
+    """
+    names: list[str] = []
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+            kinds = {parameter.kind for parameter in parameters}
+            variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+            names += [parameter.name for parameter in parameters if parameter.kind not in variable]
+            if inspect.Parameter.VAR_KEYWORD not in kinds:
+                break
+    return list(dict.fromkeys(names))
+
+
 def check_option_names(cls: Callable[..., Any], init: Callable[..., Any], given: Iterable[str]) -> None:
     """
     :param cls: the class or function whose options they are, for the message
-    :param init: its constructor or itself, without ``**kwargs``
+    :param init: its constructor or itself
     :param given: names of keyword arguments
     :raises TypeError: if the constructor has no such argument, with the one that was probably meant
     """
-    parameters = inspect.signature(init).parameters
+    is_its_own = isinstance(cls, type) and init is cls.__init__  # type: ignore[misc]
+    parameters = options_of(cls) if is_its_own else list(inspect.signature(init).parameters)  # type: ignore[arg-type]
     for name in given:
         if name not in parameters:
             known = [known for known in parameters if known != "self" and not known.startswith("_")]

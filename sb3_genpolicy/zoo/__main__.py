@@ -19,10 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        from sb3_genpolicy.zoo import register
         from sb3_genpolicy.zoo.commands import COMMANDS, run
-
-        register()
     except ModuleNotFoundError as error:
         print(f"The zoo needs {error.name}: `pip install 'sb3_genpolicy[zoo]'`.", file=sys.stderr)
         return 1

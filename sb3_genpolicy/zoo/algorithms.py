@@ -10,7 +10,6 @@ from typing import Any
 
 from rl_zoo3 import ALGOS
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
-from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.algorithms.registry import registered
@@ -41,18 +40,16 @@ def is_ours(algo: str) -> bool:
     return algo in registered()
 
 
-def algorithm_of(algo: str) -> type[BaseAlgorithm]:
+def check_algorithm(algo: str) -> None:
     """
-    :param algo: what the zoo calls an algorithm
-    :return: the algorithm
+    :param algo: what the zoo is asked to call an algorithm
     :raises ValueError: if there is none of that name
     """
     if algo not in ALGOS:
         raise ValueError(
             f"There is no algorithm '{algo}'. {did_you_mean(algo, ALGOS)} One of your own is known by --gym-packages with the "
-            "module that registers it."
+            "module that calls sb3_genpolicy.register."
         )
-    return ALGOS[algo]
 
 
 class _Trusting:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sb3_genpolicy.common.algorithms.registry import registered
 from sb3_genpolicy.common.datasets.loading import JOINT
-from sb3_genpolicy.zoo.algorithms import hyperparams_file, is_ours
+from sb3_genpolicy.zoo.algorithms import check_algorithm, hyperparams_file, is_ours
 from sb3_genpolicy.zoo.environments import dataset_key, register_env
 from sb3_genpolicy.zoo.runs import Run, find_runs
 
@@ -132,6 +132,7 @@ def for_training(arguments: Arguments) -> Arguments:
     """
     arguments, dataset = take_dataset(arguments)
     algo = value_of(arguments, "--algo") or "ppo"
+    check_algorithm(algo)
     settings = values_of(arguments, "-params", "--hyperparams") or []
     named = [setting.partition(":")[2].strip("'\"") for setting in settings if setting.startswith("dataset:")]
     if dataset is not None and named and named != [dataset]:
@@ -141,7 +142,7 @@ def for_training(arguments: Arguments) -> Arguments:
         arguments = _with(arguments, flag, [quoted(setting) for setting in values_of(arguments, flag) or []])
     if not is_ours(algo):
         if dataset is not None:
-            raise ValueError(f"{algo} learns in its environment: --dataset is for {' and '.join(sorted(registered()))}.")
+            raise ValueError(f"{algo} learns in its environment: --dataset is for {', '.join(sorted(registered()))}.")
         return arguments
     if dataset is not None:
         key = register_env(dataset, value_of(arguments, "--env"))
@@ -168,6 +169,7 @@ def for_one_run(arguments: Arguments, default_folder: str = "rl-trained-agents")
     """
     arguments, dataset = take_dataset(arguments)
     algo = value_of(arguments, "--algo") or "ppo"
+    check_algorithm(algo)
     env_id = value_of(arguments, "--env")
     runs = find_runs(value_of(arguments, *_FOLDERS) or default_folder, [algo])
     key = run_key(runs, algo, env_id, dataset)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from rl_zoo3.utils import create_test_env, get_saved_hyperparams
+from rl_zoo3.utils import ALGOS, create_test_env, get_saved_hyperparams
 from rliable import library as rly
 from rliable import metrics
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from tqdm import tqdm
 
 from sb3_genpolicy.common.transitions.transitions import normalized_score
-from sb3_genpolicy.zoo.algorithms import algorithm_of
+from sb3_genpolicy.zoo.algorithms import check_algorithm
 from sb3_genpolicy.zoo.environments import register_env
 from sb3_genpolicy.zoo.runs import Run
 
@@ -58,6 +58,7 @@ class Evaluation:
         return returns
 
     def _play(self, run: Run) -> np.ndarray:
+        check_algorithm(run.algo)
         if run.dataset is not None:
             register_env(run.dataset, run.env_id)
         hyperparams, stats_path = get_saved_hyperparams(str(run.path / run.key), test_mode=True)
@@ -72,9 +73,7 @@ class Evaluation:
             vec_env_cls=DummyVecEnv,
         )
         assert run.model is not None
-        model = algorithm_of(run.algo).load(
-            run.model, custom_objects={"lr_schedule": lambda _: 0.0}, device="auto", seed=self.seed
-        )
+        model = ALGOS[run.algo].load(run.model, custom_objects={"lr_schedule": lambda _: 0.0}, device="auto", seed=self.seed)
         returns, _ = evaluate_policy(model, env, self.episodes, self.deterministic, return_episode_rewards=True)
         env.close()
         return np.array(returns)

@@ -12,7 +12,6 @@ What ``sb3_genpolicy.register`` was given as ``objects`` is written the same way
 ``policy_kwargs``.
 """
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -29,7 +28,7 @@ from sb3_genpolicy.common.transitions.transforms import (
     RescaleActions,
 )
 from sb3_genpolicy.generative import CosinePath, LinearPath, Path, VPPath
-from sb3_genpolicy.generative.checks import did_you_mean
+from sb3_genpolicy.generative.checks import did_you_mean, options_of
 
 _TRANSFORMS: dict[str, type] = {
     cls.__name__: cls for cls in (BestEpisodes, ClipActions, HeldOutEpisodes, NStepReturns, RescaleActions)
@@ -52,7 +51,7 @@ def check_names(algo: str, algorithm: type[OfflineAlgorithm], names: Iterable[st
     :param names: names of hyper-parameters
     :raises ValueError: if one is neither the zoo's nor an option of the algorithm
     """
-    options = {name for name in inspect.signature(algorithm.__init__).parameters if name != "self" and name[0] != "_"}
+    options = {name for name in options_of(algorithm) if name != "self" and name[0] != "_"}
     known = _OF_THE_ZOO | (options - set(_BY_FLAG))
     for name in names:
         if name == "n_envs":

@@ -15,7 +15,7 @@ from sb3_genpolicy.common.utils import described
 from sb3_genpolicy.generative.checks import options_of
 
 # Arguments of the constructor that may be written otherwise in each process
-_NOT_COMPARED = ("env", "dataset", "pretrained", "device", "verbose", "tensorboard_log", "_init_setup_model")
+_NOT_COMPARED = ("self", "env", "dataset", "pretrained", "device", "verbose", "tensorboard_log", "_init_setup_model")
 
 
 def check_together(model: Any) -> None:

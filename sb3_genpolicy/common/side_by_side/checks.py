@@ -21,6 +21,7 @@ from sb3_genpolicy.generative.checks import options_of
 # Arguments of the constructor that a gradient step does not depend on, or that are compared in another way
 _NOT_COMPARED = (
     "policy",
+    "self",
     "env",
     "dataset",
     "pretrained",

@@ -1,0 +1,406 @@
+"""
+One call makes an algorithm known to files and to the zoo: of the package's own, and of somebody's module outside it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import sb3_genpolicy
+from sb3_genpolicy import GMPG, GMPO, AffineReward, OfflineAlgorithm, register
+from sb3_genpolicy.common.algorithms import registry
+from sb3_genpolicy.common.algorithms.registry import registered
+from sb3_genpolicy.common.files import labels
+from sb3_genpolicy.common.files.plain_json import NotPlainError, decode, encode
+from sb3_genpolicy.common.policies.named import FlowPolicy
+from sb3_genpolicy.generative.networks import ConditionalMLP
+from sb3_genpolicy.generative.paths import LinearPath
+from sb3_genpolicy.zoo.__main__ import main
+from tests.helpers.arrays import SMALL, make_arrays
+from tests.helpers.model_zips import changed, save_small_model, settings_of
+
+# Of another library than ours, in a module of its own
+MODULE = '''
+from dataclasses import dataclass
+
+import numpy as np
+
+from sb3_genpolicy import GMPO, register
+from sb3_genpolicy.generative.networks import ConditionalMLP
+from sb3_genpolicy.gmpo import FlowPolicy
+
+
+class Network(ConditionalMLP):
+    pass
+
+
+@dataclass
+class Lowered:
+    """A transform of rewards."""
+
+    by: float = 1.0
+
+    def __call__(self, rewards: np.ndarray) -> np.ndarray:
+        return rewards - self.by
+
+
+class ShortPolicy(FlowPolicy):
+    pass
+
+
+class ShortGMPO(GMPO):
+    def __init__(self, policy, env, batch_size=8, **options):
+        super().__init__(policy, env, batch_size=batch_size, **options)
+
+
+register("short", ShortGMPO, {"ShortPolicy": ShortPolicy}, classes=[Network], objects=[Lowered])
+'''
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+    """What a test registers is forgotten after it."""
+    registered()
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    monkeypatch.setattr(labels, "_registered_names", set(labels._registered_names))
+    for table in (labels.CLASSES, labels.OBJECTS):
+        monkeypatch.setattr(table, "_registered", dict(table._registered))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with somebody's module."""
+    (tmp_path / "my_offline_rl.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments):
+    """In a process of its own, in the working directory."""
+    path = os.pathsep.join([str(Path(sb3_genpolicy.__file__).parents[1]), os.getcwd()])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-W", "ignore", *arguments], env=environment, capture_output=True, text=True)
+
+
+def zoo(*arguments):
+    return run("-m", "sb3_genpolicy.zoo", *arguments)
+
+
+SAVE = """
+import warnings
+import numpy as np
+from my_offline_rl import Lowered, Network, ShortGMPO
+data = dict(
+    observations=np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32),
+    actions=np.random.default_rng(1).uniform(-1, 1, (20, 2)).astype(np.float32),
+    rewards=np.ones(20), terminals=np.arange(20) % 10 == 9, timeouts=np.zeros(20),
+)
+options = dict(net_arch=[8], network=Network)
+model = ShortGMPO("ShortPolicy", None, dataset=data, policy_kwargs=options, reward_transform=Lowered(3.0), seed=0).learn(2)
+warnings.simplefilter("error")
+model.save("model")
+model.policy.save("policy.pth")
+model.save_replay_buffer("buffer")
+"""
+LOAD = """
+from my_offline_rl import Lowered, Network, ShortGMPO, ShortPolicy
+model = ShortGMPO.load("model")
+assert type(model.policy) is ShortPolicy and type(model.actor.model.network) is Network
+assert model.reward_transform == model.reward_function == Lowered(3.0)
+assert type(ShortPolicy.load("policy.pth").actor.model.network) is Network
+model.load_replay_buffer("buffer")
+assert model.replay_buffer.rows(__import__("torch").arange(3)).rewards.flatten().tolist() == [-2.0] * 3
+model.learn(2, reset_num_timesteps=False)
+print(model.num_timesteps)
+"""
+
+
+def test_models_of_a_module_outside_the_package_need_no_trust(folder):
+    saved = run("-c", SAVE)
+    assert saved.returncode == 0, saved.stderr
+    settings = settings_of(folder / "model.zip")
+    assert settings["policy_class"] == {":class:": "short.ShortPolicy"}
+    assert settings["policy_kwargs"]["network"] == {":class:": "short.Network"}
+    assert settings["reward_transform"] == {":object:": "short.Lowered", "by": 3.0}
+    loaded = run("-c", LOAD)
+    assert (loaded.returncode, loaded.stdout) == (0, "4\n"), loaded.stderr
+
+
+def test_without_the_module_a_sentence_says_what_to_import(folder):
+    assert run("-c", SAVE).returncode == 0
+    with pytest.raises(ValueError) as caught:
+        GMPO.load(folder / "model")
+    assert str(caught.value) == (
+        f"File {folder / 'model.zip'} was not loaded: 'policy_class' in its entry 'data' names 'short.ShortPolicy', which is "
+        "no class that such a file may ask for unless it is registered; import the module that calls "
+        "sb3_genpolicy.register('short', ...) before you load it."
+    )
+    with pytest.raises(
+        ValueError, match=r"names 'short.Network', .* import the module that calls sb3_genpolicy.register\('short'"
+    ):
+        FlowPolicy.load(folder / "policy.pth")
+    with pytest.raises(ValueError, match=r"asks for 'my_offline_rl.Lowered'"):
+        GMPO("FlowPolicy", dataset=make_arrays(), policy_kwargs=SMALL).load_replay_buffer(folder / "buffer")
+
+
+def test_a_module_that_has_lost_a_class_is_told_apart_from_one_that_is_missing(tmp_path):
+    saved = save_small_model(tmp_path / "saved.zip")
+    with pytest.raises(
+        ValueError, match=r"; give Polcy to sb3_genpolicy.register\('gmpg', \.\.\.\), which does not have it\.$"
+    ):
+        GMPO.load(changed(saved, tmp_path / "model.zip", anything={":class:": "gmpg.Polcy"}))
+
+
+# Labels
+
+
+LABELS = [
+    *("AffineReward", "BestEpisodes", "ClipActions", "ConditionalMLP", "CosinePath", "DiffusionCnnPolicy"),
+    *("DiffusionMultiInputPolicy", "DiffusionPolicy", "DiscreteKL", "FlowCnnPolicy", "FlowMultiInputPolicy", "FlowPolicy"),
+    *("GaussianFourierTimeFeatures", "HeldOutEpisodes", "IndependentCoupling", "Likelihood", "LinearPath", "NStepReturns"),
+    *("OdeKL", "OfflineReplayBuffer", "OptimalTransportCoupling", "PathKL", "RescaleActions", "ReturnRange", "Sampler"),
+    *("SinusoidalTimeFeatures", "UShapedMLP", "VPPath"),
+    *("gmpg.DiffusionCnnPolicy", "gmpg.DiffusionMultiInputPolicy", "gmpg.DiffusionPolicy"),
+    *(f"gymnasium.spaces.{name}" for name in ("Box", "Dict", "Discrete", "MultiBinary", "MultiDiscrete", "Tuple")),
+    "rl_zoo3.utils.SimpleLinearSchedule",
+    *(f"stable_baselines3.common.torch_layers.{name}" for name in ("CombinedExtractor", "FlattenExtractor", "NatureCNN")),
+    *(f"stable_baselines3.common.type_aliases.{name}" for name in ("TrainFreq", "TrainFrequencyUnit")),
+    *(f"stable_baselines3.common.utils.{name}" for name in ("ConstantSchedule", "FloatSchedule", "LinearSchedule")),
+]
+
+
+def test_files_of_today_are_read_tomorrow():
+    """A label that is taken off this list is a file that nobody can read any more."""
+    found = {}
+    for label in LABELS:
+        tables = [table for table in (labels.CLASSES, labels.OBJECTS) if label in {*table._paths, *table._registered}]
+        assert len(tables) == 1, label
+        found[label] = tables[0].class_of(label)
+        assert found[label].__name__ == label.rpartition(".")[2] and tables[0].label_of(found[label]) == label
+    assert len(set(found.values())) == len(LABELS)
+
+
+def labels_in(value):
+    if isinstance(value, dict):
+        for marker in (":class:", ":object:"):
+            yield from [value[marker]] if marker in value else []
+        yield from (label for item in value.values() for label in labels_in(item))
+    if isinstance(value, list):
+        yield from (label for item in value for label in labels_in(item))
+
+
+def test_a_file_has_labels_and_no_modules_of_ours(tmp_path):
+    options = dict(SMALL, path=sb3_genpolicy.generative.VPPath(), solver=sb3_genpolicy.generative.Sampler("euler", 2))
+    transforms = [sb3_genpolicy.ClipActions(), sb3_genpolicy.HeldOutEpisodes(0.3)]
+    model = GMPG(
+        "DiffusionPolicy", dataset=make_arrays(), policy_kwargs=options, transforms=transforms, reward_transform=AffineReward()
+    )
+    model.learn(1).save(tmp_path / "model")
+    settings = settings_of(tmp_path / "model.zip")
+    assert "sb3_genpolicy" not in json.dumps(settings)
+    assert sorted(set(labels_in(settings))) == [
+        *("AffineReward", "ClipActions", "HeldOutEpisodes", "OfflineReplayBuffer", "PathKL", "Sampler", "VPPath"),
+        *("gmpg.DiffusionPolicy", "gymnasium.spaces.Box"),
+        *("stable_baselines3.common.type_aliases.TrainFreq", "stable_baselines3.common.type_aliases.TrainFrequencyUnit"),
+    ]
+
+
+def test_labels_of_an_algorithm_are_found_before_it_is_imported():
+    code = "import sys; from sb3_genpolicy.common.files.plain_json import decode; "
+    done = run(
+        "-c",
+        code + "assert 'sb3_genpolicy.gmpg' not in sys.modules; print(decode({':class:': 'gmpg.DiffusionPolicy'}).__module__)",
+    )
+    assert done.stdout == "sb3_genpolicy.gmpg.policies\n", done.stderr
+
+
+# What is registered
+
+
+class Network(ConditionalMLP):
+    pass
+
+
+class Mine(GMPO):
+    pass
+
+
+@dataclass
+class Forgetful:
+    """It does not keep what it was made with."""
+
+    value: float
+    kept: list = field(init=False)
+
+    def __post_init__(self):
+        self.kept = [self.value]
+        del self.value
+
+
+class Bent(LinearPath):
+    pass
+
+
+def test_the_package_registers_its_own():
+    entries = registered()
+    assert {name: entry.algorithm for name, entry in entries.items()} == {"gmpo": GMPO, "gmpg": GMPG}
+    for name, entry in entries.items():
+        assert entry.policies is entry.algorithm.policy_aliases and entry.hyperparams.parent.parent.name == name
+    assert issubclass(GMPO, OfflineAlgorithm)
+
+
+def test_importing_it_imports_nothing_of_the_zoo():
+    code = "import sys, sb3_genpolicy.gmpo, sb3_genpolicy.gmpg; print({'optuna', 'rl_zoo3'} & set(sys.modules))"
+    assert run("-c", code).stdout == "set()\n"
+
+
+def test_what_others_have_named_keeps_its_label():
+    register("mine", Mine, classes=[Network, Network], objects=[Bent])
+    register("yours", Mine, classes=[Network])
+    assert encode(Network, "it") == {":class:": "mine.Network"} and decode({":class:": "mine.Network"}) is Network
+    assert encode(FlowPolicy, "it") == {":class:": "FlowPolicy"}
+    assert encode(Bent(0.2), "it") == {":object:": "mine.Bent", "extra_noise": 0.2}
+    # Registered as an object, it is no class that options may be, and the other way round
+    for other in ({":class:": "mine.Bent"}, {":object:": "mine.Network"}):
+        with pytest.raises(ValueError, match="no class that such a file may ask for"):
+            decode(other)
+
+
+def test_the_warning_of_a_pickle_names_the_way_out(tmp_path):
+    model = GMPO("FlowPolicy", dataset=make_arrays(), policy_kwargs=dict(SMALL, network=Network))
+    with pytest.warns(
+        UserWarning, match=r"need trust_pickle=True. A class that sb3_genpolicy.register was given needs no pickle.$"
+    ):
+        model.save(tmp_path / "model")
+    register("mine", Mine, classes=[Network])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.save(tmp_path / "model")
+    model.learning_rate = lambda _: 1e-3
+    with pytest.warns(UserWarning, match=r"need trust_pickle=True.$"):
+        model.save(tmp_path / "model")
+
+
+def test_an_object_has_to_keep_its_options():
+    register("mine", Mine, objects=[Forgetful])
+    with pytest.raises(NotPlainError, match="it is a Forgetful, which has no attribute for its option 'value'"):
+        encode(Forgetful(1.0), "it")
+
+
+def test_registering_again_is_fine_and_another_algorithm_is_not():
+    register("mine", Mine)
+    register("mine", Mine, classes=[Network])
+    # As a notebook does whose cell is run again
+    again = type("Mine", (GMPO,), {"__module__": Mine.__module__})
+    register("mine", again)
+    assert registered()["mine"].algorithm is again
+    with pytest.raises(ValueError, match=r"'mine' is test_registry.Mine already. Take another name.$"):
+        register("mine", GMPG)
+    with pytest.raises(ValueError, match=r"'gmpo' is sb3_genpolicy.gmpo.gmpo.GMPO already"):
+        register("gmpo", Mine)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("Mine", Mine), {}, "name must be of lower-case letters, digits and underscores, as 'gmpo', not 'Mine'."),
+        (("my.rl", Mine), {}, "name must be of lower-case letters"),
+        ((3, Mine), {}, "name must be of lower-case letters, digits and underscores, as 'gmpo', not 3."),
+        (("mine", FlowPolicy), {}, "algorithm must be a class that derives from OfflineAlgorithm, as GMPO, not FlowPolicy."),
+        (("mine", OfflineAlgorithm), {}, "OfflineAlgorithm cannot be registered: it has no "),
+        (("mine", Mine, {"Policy": Network}), {}, r"policies\['Policy'\] must be a class that derives from BasePolicy"),
+        (("mine", Mine), dict(classes=Network), "classes must be a list of classes, not Network."),
+        (("mine", Mine), dict(objects=[Bent()]), "objects must be a class"),
+        (("mine", Mine), dict(classes=[Network, type("Network", (), {})]), "two classes are called Network. Give one another"),
+        (("mine", Mine), dict(hyperparams="no.yml"), "there is no file hyperparams='no.yml'."),
+        (("mine", Mine), dict(sampler=3), "sampler must be a function, not 3."),
+    ],
+)
+def test_mistakes_get_a_sentence_and_register_nothing(arguments, options, message):
+    before = dict(labels.CLASSES._registered), registered(), Mine.policy_aliases
+    with pytest.raises(ValueError, match=message):
+        register(*arguments, **options)
+    assert (labels.CLASSES._registered, registered(), Mine.policy_aliases) == before
+
+
+# The zoo
+
+
+TINY = ["--dataset", "tiny/walk/first-v0", "--gym-packages", "tests.tiny_envs", "my_offline_rl"]
+
+
+@pytest.fixture
+def data(folder, minari_root):
+    from tests.helpers import tiny_envs
+
+    tiny_envs.make_minari("tiny/walk/first-v0")
+    return folder
+
+
+def test_the_zoo_trains_shows_and_lists_it(data):
+    small = ["-params", "policy_kwargs:dict(net_arch=[8])"]
+    trained = zoo("train", "--algo", "short", *TINY, "-n", "20", "--eval-episodes", "2", *small)
+    assert trained.returncode == 0, trained.stderr
+    assert "Hyper-parameters: no file is registered for short, so that ShortGMPO's own defaults are taken" in trained.stdout
+    config = (data / "logs/short/tiny-walk-first-v0_1/tiny-walk-first-v0/config.yml").read_text()
+    assert "ShortPolicy" in config and "100000" in config
+    shown = zoo("enjoy", "--algo", "short", *TINY, "-f", "logs", "--no-render", "-n", "8")
+    assert shown.returncode == 0 and "Loading logs/short/tiny-walk-first-v0_1" in shown.stdout, shown.stderr
+    table = zoo("results", "-f", "logs", "--eval-episodes", "2", "--gym-packages", "tests.tiny_envs", "my_offline_rl")
+    assert table.returncode == 0 and "| SHORT linear |" in table.stdout, table.stderr
+    # Who forgets the module is told
+    for command in (["train", *TINY[:2]], ["enjoy", *TINY[:2], "-f", "logs"]):
+        forgotten = zoo(*command, "--algo", "short", "--gym-packages", "tests.tiny_envs")
+        assert forgotten.returncode == 1
+        assert forgotten.stderr.endswith("known by --gym-packages with the module that calls sb3_genpolicy.register.\n")
+    forgotten = zoo("results", "-f", "logs", "--eval-episodes", "3", "--gym-packages", "tests.tiny_envs")
+    assert forgotten.returncode == 1 and "There is no algorithm 'short'." in forgotten.stderr
+    missing = zoo("train", "--algo", "short", *TINY, "no_such_module")
+    assert (
+        missing.returncode == 1
+        and missing.stderr == "--gym-packages no_such_module: there is no module 'no_such_module' here.\n"
+    )
+
+
+def test_a_file_of_hyperparameters_names_what_was_registered(data, monkeypatch):
+    monkeypatch.syspath_prepend(str(data))
+    import my_offline_rl
+
+    # Another test's process may have imported the module from its own folder
+    register("short", my_offline_rl.ShortGMPO, classes=[my_offline_rl.Network], objects=[my_offline_rl.Lowered])
+    settings = dict(n_timesteps=4, policy="ShortPolicy", reward_transform={"Lowered": {"by": 2.0}})
+    settings["policy_kwargs"] = {"network": "Network", "net_arch": [8]}
+    (data / "own.yml").write_text(yaml.safe_dump({"default": settings}))
+    assert main(["train", "--algo", "short", *TINY[:2], "-conf", "own.yml", "--eval-freq", "-1"]) == 0
+    model = my_offline_rl.ShortGMPO.load("logs/short/tiny-walk-first-v0_1/tiny-walk-first-v0.zip")
+    assert type(model.actor.model.network) is my_offline_rl.Network and model.reward_transform == my_offline_rl.Lowered(2.0)
+    np.testing.assert_array_equal(model.reward_function(np.ones(2)), [-1.0, -1.0])
+
+
+def test_a_search_without_a_sampler_gets_a_sentence(data, capsys):
+    register("mine", Mine)
+    assert main(["train", "--algo", "mine", *TINY[:2], "-optimize", "-n", "4", "--n-trials", "1"]) == 1
+    assert capsys.readouterr().err == (
+        "Nothing says what -optimize may try for mine: give sb3_genpolicy.register('mine', ...) a sampler=.\n"
+    )
+
+
+def test_a_search_tries_what_the_sampler_says(data, capsys):
+    register("mine", Mine, sampler=lambda trial, *_: {"beta": trial.suggest_float("beta", 7.0, 8.0)})
+    search = ["-optimize", "-n", "4", "--n-trials", "1", "--eval-episodes", "1", "--n-evaluations", "1", "--no-optim-plots"]
+    assert main(["train", "--algo", "mine", *TINY[:2], *search, "-params", "policy_kwargs:dict(net_arch=[8])"]) == 0
+    assert "beta: 7." in capsys.readouterr().out
+
+
+def test_a_name_of_the_zoo_is_taken(data, capsys):
+    register("sac", Mine)
+    assert main(["train", "--algo", "sac", *TINY[:2]]) == 1
+    assert "rl_zoo3 has an algorithm 'sac' of its own: register test_registry.Mine under" in capsys.readouterr().err
