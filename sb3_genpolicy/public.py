@@ -10,6 +10,7 @@ from sb3_genpolicy.common.datasets.envs import make_offline_env as make_offline_
 from sb3_genpolicy.common.datasets.info import dataset_info as dataset_info
 from sb3_genpolicy.common.datasets.recording import record_dataset as record_dataset
 from sb3_genpolicy.common.files.whole_files import last_checkpoint as last_checkpoint
+from sb3_genpolicy.common.policies.critic_policy import CriticPolicy as CriticPolicy
 from sb3_genpolicy.common.side_by_side.learn import learn_side_by_side as learn_side_by_side
 from sb3_genpolicy.common.transitions.rewards import AffineReward as AffineReward
 from sb3_genpolicy.common.transitions.rewards import ReturnRange as ReturnRange
@@ -20,6 +21,9 @@ from sb3_genpolicy.common.transitions.transforms import NStepReturns as NStepRet
 from sb3_genpolicy.common.transitions.transforms import RescaleActions as RescaleActions
 from sb3_genpolicy.common.transitions.transitions import Transitions as Transitions
 from sb3_genpolicy.common.transitions.transitions import normalized_score as normalized_score
+from sb3_genpolicy.common.updates.batch import Batch as Batch
+from sb3_genpolicy.common.updates.dependence import Dependence as Dependence
+from sb3_genpolicy.common.updates.objective import Objective as Objective
 from sb3_genpolicy.common.updates.processes import data_parallel as data_parallel
 from sb3_genpolicy.gmpg import GMPG as GMPG
 from sb3_genpolicy.gmpo import GMPO as GMPO

@@ -119,7 +119,7 @@ class GenerativePolicy(SamplingPolicy):
         super().__init__(
             observation_space,
             action_space,
-            net_arch=split_net_arch(net_arch, network),
+            net_arch=split_net_arch(net_arch, getattr(network, "default_net_arch", (256, 256, 256))),
             critic_activation_fn=critic_activation_fn,
             normalize_observations=normalize_observations,
             normalize_actions=normalize_actions,

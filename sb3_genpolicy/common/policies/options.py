@@ -2,7 +2,7 @@
 From the options of a policy, names or objects, to the parts of its generative model.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -107,14 +107,16 @@ def _class_of(option: str, value: str | type[nn.Module], known: Mapping[str, typ
     return value
 
 
-def split_net_arch(net_arch: list[int] | dict[str, list[int]] | None, network: type[nn.Module]) -> dict[str, list[int]]:
+def split_net_arch(
+    net_arch: list[int] | dict[str, list[int]] | None, of_actor: Sequence[int] = (256, 256)
+) -> dict[str, list[int]]:
     """
     :param net_arch: widths for all networks, for some, or None for the defaults
-    :param network: the actor's network, which may have widths of its own (``default_net_arch``)
+    :param of_actor: default of the actor's widths
     :return: widths of actor (``pi``) and critics (``qf``, ``vf``)
     :raises ValueError: for an unknown key
     """
-    default = {"pi": list(getattr(network, "default_net_arch", (256, 256, 256))), "qf": [256, 256], "vf": [256, 256]}
+    default = {"pi": list(of_actor), "qf": [256, 256], "vf": [256, 256]}
     if net_arch is None:
         return default
     if not isinstance(net_arch, dict):
