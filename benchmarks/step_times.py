@@ -4,9 +4,10 @@ What a gradient step and a prediction cost in two trees of the source, this one 
     python -m benchmarks.step_times --against TREE [--turns 20] [--steps 20] [--seconds 45]
 
 A process of each tree is warmed up; then they take turns, never both at once: the other tree, this tree, the other tree. Every
-step is timed by itself, with Hopper's shapes, default networks, batch 256, one thread. What else the machine does makes steps
-longer and none shorter, so that the lower decile is the figure to compare, and the median says how busy it was. On a machine
-so busy that a line of the table would take more than ``--seconds``, there are fewer turns of it.
+step is timed by itself, with Hopper's shapes, default networks, batch 256, one thread. Time is that of the processor: waiting
+for other programs does not count. These make steps longer all the same and none shorter, through caches and clock rates, so
+that the lower decile is the figure to compare, and the median says how busy the machine was. Where a line of the table would
+take more than ``--seconds``, there are fewer turns of it.
 """
 
 import argparse
@@ -29,6 +30,8 @@ from sb3_genpolicy import GMPG, GMPO
 
 OBS_DIM, ACTION_DIM, ROWS, BATCH_SIZE = 11, 3, 100_000, 256
 WARM_UP = 20
+#: What is reported -> the share of calls that take no longer
+SHARES = {"lower decile": 0.1, "median": 0.5}
 #: Calls of a turn for each step of one: predictions take less than a millisecond
 CALLS = {"predict, one observation": 5}
 
@@ -69,9 +72,9 @@ def work() -> None:
         name, n_calls = json.loads(line)
         seconds = []
         for _ in range(n_calls):
-            start = time.perf_counter()
+            start = time.process_time()
             steps[name]()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.process_time() - start)
         print(json.dumps(seconds), flush=True)
 
 
@@ -137,10 +140,10 @@ def in_turn(workers: list[Worker], name: str, args: argparse.Namespace) -> tuple
 def cells(both: list[list[float]]) -> str:
     """
     :param both: seconds of each call, of the other tree and of this one
-    :return: lower deciles and medians in milliseconds, and this tree's over the other's
+    :return: milliseconds of each of :data:`SHARES`, and this tree's over the other's
     """
     found = []
-    for share in (0.1, 0.5):
+    for share in SHARES.values():
         other, ours = (1e3 * float(np.quantile(seconds, share)) for seconds in both)
         found += [f"{other:.3f}", f"{ours:.3f}", f"{ours / other:.3f}"]
     return " | ".join(found)
@@ -163,8 +166,9 @@ def main() -> None:
         try:
             for tree in (args.against.resolve(), Path(sb3_genpolicy.__file__).resolve().parent.parent):
                 workers.append(Worker(tree, folder))
-            print("| | turns | lower decile: other, ms | this | this / other | median: other, ms | this | this / other |")
-            print("|---|---|---|---|---|---|---|---|", flush=True)
+            columns = [f"{name}: other, ms | this | this / other" for name in SHARES]
+            print(f"| | turns | {' | '.join(columns)} |")
+            print("|---|---" + 3 * len(SHARES) * "|---" + "|", flush=True)
             for name in workers[0].names:
                 n_turns, both = in_turn(workers, name, args)
                 print(f"| {name} | {n_turns} | {cells(both)} |", flush=True)

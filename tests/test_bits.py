@@ -17,7 +17,12 @@ def test_a_variant_gives_the_same_hashes_again_and_others_with_another_seed():
     said, n_different = bits.comparison(first, other)
     assert n_different == 1 and "| again | " in said
     changed = {row.name for row, mine in zip(other, first, strict=True) if row.sha256 != mine.sha256}
-    expected = "policy/actor.model.network.head.weight", "actor.optimizer/state/0/exp_avg", "log of train/actor_loss", "sampled"
+    expected = (
+        "policy/actor.model.network.head.weight",
+        "actor.optimizer/state/0/exp_avg",
+        "log of train/actor_loss",
+        "sampled",
+    )
     assert changed.issuperset(expected), changed
 
 
