@@ -159,7 +159,7 @@ def predictions_of(model: GMPO | GMPG, **options: Any) -> State:
     actions, _ = model.predict(observations, deterministic=True, **options)
     sampled, _ = model.predict(observations, **options)
     # The default's 16 rk4 steps would take half of all time
-    log_prob = model.policy.log_prob(observations, sampled, Likelihood(sampler=FEW_STEPS))
+    log_prob = model.policy.log_prob(observations, th.as_tensor(sampled), Likelihood(sampler=FEW_STEPS))
     values = dict(deterministic=actions, sampled=sampled, log_prob=log_prob)
     return {name: sha256(value) for name, value in values.items()}
 
@@ -283,12 +283,15 @@ def by_solvers(**options: Any) -> Phases:
     model.learn(STEPS, log_interval=None)
     for solver in SOLVERS:
         yield solver, predictions_of(model, solver=solver, **({} if solver == "dopri5" else {"sampling_steps": 4}))
-    likelihoods = {"default": None, **{method: Likelihood(method, Sampler("midpoint", 4)) for method in METHODS}}
+    likelihoods: dict[str, Likelihood | None] = {
+        "default": None,
+        **{method: Likelihood(method, Sampler("midpoint", 4)) for method in METHODS},
+    }
     for method, likelihood in likelihoods.items():
         set_random_seed(0)
         observations = observations_of(model.observation_space)
         actions, _ = model.predict(observations)
-        found = model.policy.log_prob(observations, actions, likelihood)
+        found = model.policy.log_prob(observations, th.as_tensor(actions), likelihood)
         model.policy.zero_grad()
         found.sum().backward()
         gradients = {n: p.grad for n, p in model.policy.actor_ema.named_parameters() if p.grad is not None}
@@ -437,7 +440,7 @@ def vec_normalized() -> dict[str, Any]:
 
 def matchings() -> dict[str, Callable[[], Phases]]:
     """Each prediction of a path with each loss that goes with it."""
-    kinds = [("FlowPolicy", "linear", ("velocity", "data"))]
+    kinds: list[tuple[str, str, tuple[str, ...]]] = [("FlowPolicy", "linear", ("velocity", "data"))]
     kinds += [("DiffusionPolicy", path, ("velocity", "noise", "score", "data")) for path in ("vp", "cosine")]
     return {
         f"GMPO {path}, {prediction} by {loss or 'its own'} loss": partial(
@@ -466,8 +469,14 @@ def gradients() -> dict[str, Callable[[], Phases]]:
     }
 
 
-VP = dict(policy="DiffusionPolicy", policy_kwargs=dict(path="vp"))
-COSINE = dict(policy="DiffusionPolicy", policy_kwargs=dict(path="cosine"))
+VP: dict[str, Any] = dict(policy="DiffusionPolicy", policy_kwargs=dict(path="vp"))
+COSINE: dict[str, Any] = dict(policy="DiffusionPolicy", policy_kwargs=dict(path="cosine"))
+
+SOFTMAX: dict[str, dict[str, Any]] = {
+    "drawn anew": dict(redraw_actions=True),
+    "drawn once": dict(redraw_actions=False),
+    "sde": dict(policy="DiffusionPolicy", policy_kwargs=dict(solver="sde")),
+}
 
 VARIANTS: dict[str, Callable[[], Phases]] = {
     "GMPO flow": training,
@@ -505,11 +514,7 @@ VARIANTS: dict[str, Callable[[], Phases]] = {
     **matchings(),
     **{
         f"GMPO softmax, {how}": partial(training, weighting="softmax", n_actions=4, pretraining_steps=FIRST, **options)
-        for how, options in {
-            "drawn anew": dict(redraw_actions=True),
-            "drawn once": dict(redraw_actions=False),
-            "sde": dict(policy="DiffusionPolicy", policy_kwargs=dict(solver="sde")),
-        }.items()
+        for how, options in SOFTMAX.items()
     },
     **gradients(),
     "GMPG vp": two_phases(**VP),
@@ -678,6 +683,7 @@ def main() -> None:
     if args.process is not None:
         th.set_num_threads(1)
         return one_of_several(args.process)
+    others: list[Row] | None
     if args.against is not None:
         rows, others = rows_of_trees([Path(sb3_genpolicy.__file__).parent.parent, args.against.resolve()], args.only)
     else:
