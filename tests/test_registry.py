@@ -280,7 +280,7 @@ def test_importing_it_imports_nothing_of_the_zoo():
 
 def test_what_others_have_named_keeps_its_label():
     register("mine", Mine, classes=[Network, Network], objects=[Bent])
-    register("yours", Mine, classes=[Network])
+    register("yours", type("Yours", (GMPO,), {}), classes=[Network])
     assert encode(Network, "it") == {":class:": "mine.Network"} and decode({":class:": "mine.Network"}) is Network
     assert encode(FlowPolicy, "it") == {":class:": "FlowPolicy"}
     assert encode(Bent(0.2), "it") == {":object:": "mine.Bent", "extra_noise": 0.2}
@@ -322,6 +322,9 @@ def test_registering_again_is_fine_and_another_algorithm_is_not():
         register("mine", GMPG)
     with pytest.raises(ValueError, match=r"'gmpo' is sb3_genpolicy.gmpo.gmpo.GMPO already"):
         register("gmpo", Mine)
+    with pytest.raises(ValueError, match=r"GMPO is registered as 'gmpo'. Derive a class from it.$"):
+        register("yours", GMPO, {"MlpPolicy": FlowPolicy})
+    assert "CnnPolicy" in GMPO.policy_aliases
 
 
 @pytest.mark.parametrize(
