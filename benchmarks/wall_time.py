@@ -29,7 +29,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 RESULTS = Path(__file__).parent / "results" / "wall_time.jsonl"
-# As the paper trains with the linear path (sb3_genpolicy/hyperparams/published-linear/gmpo.yml); there are no settings for
+# As the paper trains with the linear path (sb3_genpolicy/gmpo/hyperparams/published-linear.yml); there are no settings for
 # pendulum, which takes the weights that most of its tasks have
 PUBLISHED: dict[str, Any] = dict(
     learning_rate=1e-4,

@@ -10,6 +10,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_genpolicy import GMPG, GMPO
+from sb3_genpolicy.common.files import labels
 
 FOLDER = Path(__file__).parent / "files_of_0_1"
 ALGORITHMS = dict(gmpo_flow=GMPO, gmpo_softmax_vp=GMPO, gmpg_dict=GMPG, gmpo_integers=GMPO)
@@ -65,6 +66,41 @@ def test_a_behaviour_model_is_handed_on():
         model.predict(observations, deterministic=True)[0],
         GMPG("FlowMultiInputPolicy", pretrained=pretrained).predict(observations, deterministic=True)[0],
     )
+
+
+POLICIES = "FlowPolicy FlowCnnPolicy FlowMultiInputPolicy DiffusionPolicy DiffusionCnnPolicy DiffusionMultiInputPolicy"
+# As that release wrote them: module -> names of classes there, of which objects are stored, or which are stored themselves
+OBJECTS = {
+    "gymnasium.spaces": "Box Discrete MultiDiscrete MultiBinary Dict Tuple",
+    "sb3_genpolicy.common.rewards": "AffineReward ReturnRange",
+    "sb3_genpolicy.common.transforms": "ClipActions RescaleActions BestEpisodes HeldOutEpisodes NStepReturns",
+    "sb3_genpolicy.generative.paths": "LinearPath CosinePath VPPath",
+    "sb3_genpolicy.generative.couplings": "IndependentCoupling OptimalTransportCoupling",
+    "sb3_genpolicy.generative.solvers": "Sampler",
+    "sb3_genpolicy.generative.likelihood": "Likelihood",
+    "sb3_genpolicy.generative.kl": "DiscreteKL PathKL OdeKL",
+    "stable_baselines3.common.type_aliases": "TrainFreq TrainFrequencyUnit",
+    "stable_baselines3.common.utils": "FloatSchedule ConstantSchedule LinearSchedule",
+    "rl_zoo3.utils": "SimpleLinearSchedule",
+}
+CLASSES = {
+    "sb3_genpolicy.common.policies": POLICIES,
+    "sb3_genpolicy.gmpg.policies": "DiffusionPolicy DiffusionCnnPolicy DiffusionMultiInputPolicy",
+    "sb3_genpolicy.common.buffers": "OfflineReplayBuffer",
+    "sb3_genpolicy.generative.networks": "ConditionalMLP UShapedMLP",
+    "sb3_genpolicy.generative.time_features": "SinusoidalTimeFeatures GaussianFourierTimeFeatures",
+    "stable_baselines3.common.torch_layers": "FlattenExtractor NatureCNN CombinedExtractor",
+}
+
+
+@pytest.mark.parametrize(("table", "modules"), [(labels.OBJECTS, OBJECTS), (labels.CLASSES, CLASSES)])
+def test_every_class_is_found_by_the_path_that_it_had(table, modules):
+    found = {f"{module}.{name}": table.class_of(f"{module}.{name}") for module in modules for name in modules[module].split()}
+    assert [cls.__name__ for cls in found.values()] == [path.rpartition(".")[2] for path in found]
+    # Two policies of one name are two: GMPG's is another
+    assert len(set(found.values())) == len(found)
+    for path, cls in found.items():
+        assert cls.__module__.split(".")[:2] == path.split(".")[:2]
 
 
 def test_a_replay_buffer_is_read():

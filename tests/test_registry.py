@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from rl_zoo3 import ALGOS
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 
 import sb3_genpolicy
 from sb3_genpolicy import GMPG, GMPO, AffineReward, OfflineAlgorithm, register
@@ -73,6 +75,12 @@ def known(monkeypatch):
     monkeypatch.setattr(labels, "_registered_names", set(labels._registered_names))
     for table in (labels.CLASSES, labels.OBJECTS):
         monkeypatch.setattr(table, "_registered", dict(table._registered))
+    for table in (ALGOS, HYPERPARAMS_SAMPLER, HYPERPARAMS_CONVERTER):
+        for name in ("sac", "mine", "short"):
+            # Put back as it is now
+            monkeypatch.setitem(table, name, table.get(name))
+            if table[name] is None:
+                del table[name]
 
 
 @pytest.fixture
@@ -83,11 +91,22 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(*arguments):
-    """In a process of its own, in the working directory."""
-    path = os.pathsep.join([str(Path(sb3_genpolicy.__file__).parents[1]), os.getcwd()])
+def run(*arguments, cwd="."):
+    """In a process of its own."""
+    path = os.pathsep.join([str(Path(sb3_genpolicy.__file__).parents[1]), str(Path(cwd).absolute())])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-W", "ignore", *arguments], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-W", "ignore", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder with somebody's module and files that it saved."""
+    folder = tmp_path_factory.mktemp("saved")
+    (folder / "my_offline_rl.py").write_text(MODULE)
+    done = run("-c", SAVE, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 def zoo(*arguments):
@@ -123,32 +142,29 @@ print(model.num_timesteps)
 """
 
 
-def test_models_of_a_module_outside_the_package_need_no_trust(folder):
-    saved = run("-c", SAVE)
-    assert saved.returncode == 0, saved.stderr
-    settings = settings_of(folder / "model.zip")
+def test_models_of_a_module_outside_the_package_need_no_trust(saved):
+    settings = settings_of(saved / "model.zip")
     assert settings["policy_class"] == {":class:": "short.ShortPolicy"}
     assert settings["policy_kwargs"]["network"] == {":class:": "short.Network"}
     assert settings["reward_transform"] == {":object:": "short.Lowered", "by": 3.0}
-    loaded = run("-c", LOAD)
+    loaded = run("-c", LOAD, cwd=saved)
     assert (loaded.returncode, loaded.stdout) == (0, "4\n"), loaded.stderr
 
 
-def test_without_the_module_a_sentence_says_what_to_import(folder):
-    assert run("-c", SAVE).returncode == 0
+def test_without_the_module_a_sentence_says_what_to_import(saved):
     with pytest.raises(ValueError) as caught:
-        GMPO.load(folder / "model")
+        GMPO.load(saved / "model")
     assert str(caught.value) == (
-        f"File {folder / 'model.zip'} was not loaded: 'policy_class' in its entry 'data' names 'short.ShortPolicy', which is "
+        f"File {saved / 'model.zip'} was not loaded: 'policy_class' in its entry 'data' names 'short.ShortPolicy', which is "
         "no class that such a file may ask for unless it is registered; import the module that calls "
         "sb3_genpolicy.register('short', ...) before you load it."
     )
     with pytest.raises(
         ValueError, match=r"names 'short.Network', .* import the module that calls sb3_genpolicy.register\('short'"
     ):
-        FlowPolicy.load(folder / "policy.pth")
+        FlowPolicy.load(saved / "policy.pth")
     with pytest.raises(ValueError, match=r"asks for 'my_offline_rl.Lowered'"):
-        GMPO("FlowPolicy", dataset=make_arrays(), policy_kwargs=SMALL).load_replay_buffer(folder / "buffer")
+        GMPO("FlowPolicy", dataset=make_arrays(), policy_kwargs=SMALL).load_replay_buffer(saved / "buffer")
 
 
 def test_a_module_that_has_lost_a_class_is_told_apart_from_one_that_is_missing(tmp_path):
@@ -264,7 +280,7 @@ def test_importing_it_imports_nothing_of_the_zoo():
 
 def test_what_others_have_named_keeps_its_label():
     register("mine", Mine, classes=[Network, Network], objects=[Bent])
-    register("yours", Mine, classes=[Network])
+    register("yours", type("Yours", (GMPO,), {}), classes=[Network])
     assert encode(Network, "it") == {":class:": "mine.Network"} and decode({":class:": "mine.Network"}) is Network
     assert encode(FlowPolicy, "it") == {":class:": "FlowPolicy"}
     assert encode(Bent(0.2), "it") == {":object:": "mine.Bent", "extra_noise": 0.2}
@@ -306,6 +322,9 @@ def test_registering_again_is_fine_and_another_algorithm_is_not():
         register("mine", GMPG)
     with pytest.raises(ValueError, match=r"'gmpo' is sb3_genpolicy.gmpo.gmpo.GMPO already"):
         register("gmpo", Mine)
+    with pytest.raises(ValueError, match=r"GMPO is registered as 'gmpo'. Derive a class from it.$"):
+        register("yours", GMPO, {"MlpPolicy": FlowPolicy})
+    assert "CnnPolicy" in GMPO.policy_aliases
 
 
 @pytest.mark.parametrize(
@@ -345,7 +364,7 @@ def data(folder, minari_root):
     return folder
 
 
-def test_the_zoo_trains_shows_and_lists_it(data):
+def test_the_zoo_trains_and_shows_it(data, capsys):
     small = ["-params", "policy_kwargs:dict(net_arch=[8])"]
     trained = zoo("train", "--algo", "short", *TINY, "-n", "20", "--eval-episodes", "2", *small)
     assert trained.returncode == 0, trained.stderr
@@ -354,23 +373,19 @@ def test_the_zoo_trains_shows_and_lists_it(data):
     assert "ShortPolicy" in config and "100000" in config
     shown = zoo("enjoy", "--algo", "short", *TINY, "-f", "logs", "--no-render", "-n", "8")
     assert shown.returncode == 0 and "Loading logs/short/tiny-walk-first-v0_1" in shown.stdout, shown.stderr
-    table = zoo("results", "-f", "logs", "--eval-episodes", "2", "--gym-packages", "tests.tiny_envs", "my_offline_rl")
-    assert table.returncode == 0 and "| SHORT linear |" in table.stdout, table.stderr
     # Who forgets the module is told
-    for command in (["train", *TINY[:2]], ["enjoy", *TINY[:2], "-f", "logs"]):
-        forgotten = zoo(*command, "--algo", "short", "--gym-packages", "tests.tiny_envs")
-        assert forgotten.returncode == 1
-        assert forgotten.stderr.endswith("known by --gym-packages with the module that calls sb3_genpolicy.register.\n")
-    forgotten = zoo("results", "-f", "logs", "--eval-episodes", "3", "--gym-packages", "tests.tiny_envs")
-    assert forgotten.returncode == 1 and "There is no algorithm 'short'." in forgotten.stderr
-    missing = zoo("train", "--algo", "short", *TINY, "no_such_module")
-    assert (
-        missing.returncode == 1
-        and missing.stderr == "--gym-packages no_such_module: there is no module 'no_such_module' here.\n"
-    )
+    short = ["--algo", "short", *TINY[:2]]
+    for command in (["train", *short], ["enjoy", *short], ["results", "--eval-episodes", "1"]):
+        assert main([*command, "-f", "logs"]) == 1
+        message = capsys.readouterr().err
+        assert message.startswith("There is no algorithm 'short'.") and message.endswith(
+            "One of your own is known by --gym-packages with the module that calls sb3_genpolicy.register.\n"
+        )
+    assert main(["train", "--algo", "short", *TINY[:2], "--gym-packages", "no_such_module"]) == 1
+    assert capsys.readouterr().err == "--gym-packages no_such_module: there is no module 'no_such_module' here.\n"
 
 
-def test_a_file_of_hyperparameters_names_what_was_registered(data, monkeypatch):
+def test_a_file_of_hyperparameters_names_what_was_registered(data, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(data))
     import my_offline_rl
 
@@ -380,6 +395,8 @@ def test_a_file_of_hyperparameters_names_what_was_registered(data, monkeypatch):
     settings["policy_kwargs"] = {"network": "Network", "net_arch": [8]}
     (data / "own.yml").write_text(yaml.safe_dump({"default": settings}))
     assert main(["train", "--algo", "short", *TINY[:2], "-conf", "own.yml", "--eval-freq", "-1"]) == 0
+    assert main(["results", "-f", "logs", "--eval-episodes", "1", *TINY[2:]]) == 0
+    assert "| SHORT linear |" in capsys.readouterr().out
     model = my_offline_rl.ShortGMPO.load("logs/short/tiny-walk-first-v0_1/tiny-walk-first-v0.zip")
     assert type(model.actor.model.network) is my_offline_rl.Network and model.reward_transform == my_offline_rl.Lowered(2.0)
     np.testing.assert_array_equal(model.reward_function(np.ones(2)), [-1.0, -1.0])

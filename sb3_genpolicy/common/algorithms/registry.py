@@ -91,7 +91,7 @@ def register(
         by their names (``-conf other``). Default: the zoo trains with the constructor's own defaults.
     :param sampler: what ``-optimize`` tries: a function as those of ``rl_zoo3.hyperparams_opt``
     :param converter: from what a study keeps of a trial to options. Default: they are the same.
-    :raises ValueError: if the name is another algorithm's, or something is not what it should be
+    :raises ValueError: if the name is another algorithm's, the algorithm has another name, or something is not as it should be
     """
     _check_name(name, algorithm)
     for policy_name, policy in (policies or {}).items():
@@ -122,6 +122,11 @@ def _check_name(name: Any, algorithm: Any) -> None:
         raise ValueError(
             f"register({name!r}, ...): '{name}' is {'.'.join(_place(taken.algorithm))} already. Take another name."
         )
+    for entry in _entries.values():
+        if entry.algorithm is algorithm and entry.name != name:
+            raise ValueError(
+                f"register({name!r}, ...): {algorithm.__name__} is registered as '{entry.name}'. Derive a class from it."
+            )
 
 
 def _place(cls: type) -> tuple[str, str]:
