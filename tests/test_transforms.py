@@ -22,6 +22,7 @@ from sb3_genpolicy import (
     ReturnRange,
     load_dataset,
 )
+from sb3_genpolicy.common.algorithms.training_log import validation_losses
 from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
 from sb3_genpolicy.common.transitions.transforms import prepare
 from tests.helpers.arrays import SMALL
@@ -111,7 +112,7 @@ def test_validation_losses_are_those_of_the_training_on_the_same_rows():
     """Deterministic where nothing is random: V and Q on all held-out rows, by the definition of IQL."""
     model = GMPO("FlowPolicy", dataset=flat_columns(EPISODES), transforms=[HeldOutEpisodes(0.5)], **OPTIONS).learn(3)
     batch = model.held_out.samples
-    losses = model._validation_losses()
+    losses = validation_losses(model)
     with th.no_grad():
         target = th.min(*model.critic_target(batch.observations, batch.actions))
         u = target - model.value_net(batch.observations)
@@ -121,12 +122,12 @@ def test_validation_losses_are_those_of_the_training_on_the_same_rows():
     assert losses["value_loss"].item() == pytest.approx(value_loss.item(), rel=1e-5)
     assert losses["critic_loss"].item() == pytest.approx(critic_loss.item(), rel=1e-5)
     # Looking changes nothing: the same number twice, and the same training with and without a look
-    assert model._validation_losses()["matching_loss"] == losses["matching_loss"]
+    assert validation_losses(model)["matching_loss"] == losses["matching_loss"]
 
 
 class _Look(BaseCallback):
     def _on_step(self):
-        self.model._validation_losses()
+        validation_losses(self.model)
         return True
 
 

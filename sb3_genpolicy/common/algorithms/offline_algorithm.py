@@ -4,31 +4,29 @@ until somebody asks for that. What it is made of are parts: the random state, th
 the recorder of updates, the processes that train together.
 """
 
-import sys
-import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_genpolicy.common.algorithms import online, saving
 from sb3_genpolicy.common.algorithms.begin_together import begin_together, check_together
 from sb3_genpolicy.common.algorithms.callbacks import GradientStepProgressBar
 from sb3_genpolicy.common.algorithms.filling import fill_replay_buffer
 from sb3_genpolicy.common.algorithms.held_out import HeldOutRows
-from sb3_genpolicy.common.algorithms.obstacles import recording_obstacle
 from sb3_genpolicy.common.algorithms.option_checks import check_base_options
-from sb3_genpolicy.common.algorithms.space_checks import check_model_spaces
+from sb3_genpolicy.common.algorithms.prepare_updates import prepare_updates
+from sb3_genpolicy.common.algorithms.space_checks import check_continuous_actions, check_model_spaces, take_env
+from sb3_genpolicy.common.algorithms.training_log import watch_values, write_log
 from sb3_genpolicy.common.algorithms.value_watch import ValueWatch
 from sb3_genpolicy.common.datasets import DatasetSource, dataset_spaces
 from sb3_genpolicy.common.datasets.envs import SpacesVecEnv, made_env
@@ -45,8 +43,7 @@ from sb3_genpolicy.common.updates.objective import Objective
 from sb3_genpolicy.common.updates.precision import PRECISIONS, Precision, autocast, matmul_precision
 from sb3_genpolicy.common.updates.processes import OneProcess, processes
 from sb3_genpolicy.common.updates.random_state import RandomState
-from sb3_genpolicy.common.updates.recorded_update import UpdateRecorder, make_ordinary, make_recordable
-from sb3_genpolicy.common.utils import on_one_line
+from sb3_genpolicy.common.updates.recorded_update import UpdateRecorder
 from sb3_genpolicy.generative.checks import check_choice, check_class, check_flag, check_number, did_you_mean
 
 SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
@@ -140,8 +137,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             sde_support=False,
         )
         if env is not None:
-            self._take_env(env, policy)
-        self._check_action_space()
+            take_env(self, env, policy)
+        # None while a saved model is being loaded, before its spaces are there
+        if self.env is not None:
+            check_continuous_actions(self.action_space, type(self).__name__)
         check_number("batch_size", batch_size, low=1, whole=True)
         check_number("tau", tau, low=0.0, high=1.0)
         check_number("gamma", gamma, low=0.0, high=1.0)
@@ -170,15 +169,6 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         # At which update the phase began that the averaged actor is of
         self._updates_before_policy = 0
 
-    def _take_env(self, env: GymEnv | str, policy: str | type[BasePolicy]) -> None:
-        """As SB3's constructor does, which refuses unbounded actions."""
-        made = self._wrap_env(env, self.verbose)
-        self.env, self.n_envs = made, made.num_envs
-        self.observation_space, self.action_space = made.observation_space, made.action_space
-        self._vec_normalize_env = unwrap_vec_normalize(made)
-        if policy in ("MlpPolicy", "CnnPolicy") and isinstance(self.observation_space, spaces.Dict):
-            raise ValueError(f"The observations are a dictionary: use 'MultiInputPolicy' in place of '{policy}'.")
-
     @staticmethod
     def _wrap_env(env: GymEnv | str, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         # `load` and `set_env` come by here too, and take an environment's id as the constructor does
@@ -187,14 +177,6 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             check_normalized_last(env)
         check_model_spaces(env.observation_space, env.action_space)
         return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
-
-    def _check_action_space(self) -> None:
-        # None while a saved model is being loaded, before its spaces are there
-        if self.env is not None and not isinstance(self.action_space, spaces.Box):
-            raise ValueError(
-                f"{type(self).__name__} learns continuous actions (a Box space), but the actions are "
-                f"{on_one_line(self.action_space)}. For discrete actions see SB3's DQN or QR-DQN of sb3-contrib."
-            )
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         if policy_name not in self.policy_aliases:
@@ -218,7 +200,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         #: Whether rows arrive between updates, from an environment that is stepped
         self.collects = False
         self.held_out: HeldOutRows | None = None
-        self._value_watch = ValueWatch()
+        self.value_watch = ValueWatch()
         # As SB3's algorithms have them: model.actor, model.critic, ...
         for name, network in self.policy.networks().items():
             setattr(self, name, network)
@@ -309,26 +291,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.random.prepare(self.replay_buffer, self.seed, self.num_timesteps)
         self.gradient_step.means.clear()
         prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        self._prepare_updates()
+        prepare_updates(self)
         begin_together(self)
         return prepared
-
-    def _prepare_updates(self) -> None:
-        """Step by step, or recorded once and replayed."""
-        step, obstacle = self.gradient_step, recording_obstacle(self) if self.capture else "it was not asked for"
-        if self.capture and obstacle is not None:
-            self.logger.warn(f"Updates are made step by step, not recorded (capture=True): {obstacle}.")
-        self.recorder.stop()
-        if obstacle is None:
-            self.recorder.start((self.random, self.replay_buffer), step.means, step.guard, self.logger)
-        step.prepare_rates(on_device=obstacle is None)
-        optimizers = step.optimizers().values()
-        for optimizer in optimizers:
-            if obstacle is None:
-                make_recordable(optimizer, self.device)
-            else:
-                make_ordinary(optimizer)
-        step.guard.keep_parameters(optimizers, wanted=True)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         callback = super()._init_callback(callback, progress_bar=False)
@@ -382,7 +347,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
                 break
             if log_interval is not None and self.num_timesteps % log_interval == 0:
                 self.dump_logs()
-        self._watch_values()
+        watch_values(self)
         callback.on_training_end()
         return self
 
@@ -456,7 +421,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     def begin_update(self) -> None:
         """What of an update the host decides: modes and rates."""
-        self._set_training_mode()
+        self.set_training_mode()
         self._set_learning_rates()
         step = self.gradient_step
         for average in step.averages:
@@ -481,7 +446,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         is_last = self.num_timesteps + (not self.collects) >= self._total_timesteps
         self.gradient_step.guard.check_kept(now=is_last)
 
-    def _set_training_mode(self) -> None:
+    def set_training_mode(self) -> None:
         """For an update. A walk over all modules, which is left out where there is nothing to change."""
         if not self.policy.training:
             self.policy.set_training_mode(True)
@@ -496,35 +461,11 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     # Log
 
-    def _watch_values(self) -> None:
-        """Whether critics say what no policy can earn."""
-        if not self._value_watch.has_spoken:
-            was_training = self.policy.training
-            self.policy.set_training_mode(False)
-            self._value_watch.look(self.policy, self.replay_buffer, self._vec_normalize_env, self.gamma, self.logger)
-            if was_training:
-                self._set_training_mode()
-
-    def _validation_losses(self) -> dict[str, th.Tensor]:
-        assert self.held_out is not None
-        self.policy.set_training_mode(False)
-        with th.no_grad():
-            return self.held_out_losses(self.held_out.batch(self.device))
-
     def dump_logs(self) -> None:
         """
         Write log data.
         """
-        for name, mean in self.gradient_step.means.pop().items():
-            self.logger.record(f"train/{name}", float(mean))
-        if self.held_out is not None:
-            for name, loss in self._validation_losses().items():
-                self.logger.record(f"validation/{name}", float(loss))
-        self._watch_values()
-        self.logger.record("train/phase", self.phase, exclude="tensorboard")
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
-        self.logger.record("time/seconds_per_step", elapsed / max(self.num_timesteps - self._num_timesteps_at_start, 1))
+        write_log(self)
         super().dump_logs()
 
     # Files

@@ -170,10 +170,10 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         # Modes are set anew at the next update
         self.policy.set_training_mode(False)
 
-    def _set_training_mode(self) -> None:
+    def set_training_mode(self) -> None:
         # This affects batch norm / dropout
         if not self.policy.training:
-            super()._set_training_mode()
+            super().set_training_mode()
             if self.critics_are_frozen:
                 self.critics.set_training_mode(False)
 

@@ -2,9 +2,13 @@
 Spaces that a model can act on; SB3 would fail on the others somewhere in its networks, or learn nonsense.
 """
 
+from typing import Any
+
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
 from sb3_genpolicy.common.utils import on_one_line, space_items
 
@@ -31,6 +35,36 @@ def check_model_spaces(observation_space: spaces.Space, action_space: spaces.Spa
         fault = _fault_of_actions(action_space)
         if fault is not None:
             raise ValueError(f"The action space {on_one_line(action_space)} {fault}.")
+
+
+def check_continuous_actions(action_space: spaces.Space, algorithm: str) -> None:
+    """
+    :param action_space: of an environment
+    :param algorithm: the algorithm's name, for the message
+    :raises ValueError: if actions are not continuous
+    """
+    if not isinstance(action_space, spaces.Box):
+        raise ValueError(
+            f"{algorithm} learns continuous actions (a Box space), but the actions are {on_one_line(action_space)}. For "
+            "discrete actions see SB3's DQN or QR-DQN of sb3-contrib."
+        )
+
+
+def take_env(model: Any, env: GymEnv | str, policy: Any) -> None:
+    """
+    As SB3's constructor does, which refuses unbounded actions.
+
+    :param model: a model that is being made
+    :param env: its environment, or the id of one
+    :param policy: the policy that it was asked for
+    :raises ValueError: if the environment cannot be made, or its spaces are none for a model
+    """
+    made = model._wrap_env(env, model.verbose)
+    model.env, model.n_envs = made, made.num_envs
+    model.observation_space, model.action_space = made.observation_space, made.action_space
+    model._vec_normalize_env = unwrap_vec_normalize(made)
+    if policy in ("MlpPolicy", "CnnPolicy") and isinstance(model.observation_space, spaces.Dict):
+        raise ValueError(f"The observations are a dictionary: use 'MultiInputPolicy' in place of '{policy}'.")
 
 
 def _fault_of_observations(space: spaces.Space) -> str | None:
