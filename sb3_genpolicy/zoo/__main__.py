@@ -19,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        import rl_zoo3  # noqa: F401
+
         from sb3_genpolicy.zoo.commands import COMMANDS, run
     except ModuleNotFoundError as error:
         print(f"The zoo needs {error.name}: `pip install 'sb3_genpolicy[zoo]'`.", file=sys.stderr)
