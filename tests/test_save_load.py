@@ -13,7 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_genpolicy import GMPO, load_dataset
-from sb3_genpolicy.common.algorithms import offline_algorithm
+from sb3_genpolicy.common.algorithms import filling
 from sb3_genpolicy.common.policies.actor import GenerativeActor
 from sb3_genpolicy.common.policies.named import POLICY_ALIASES
 from tests.helpers.arrays import SMALL, make_arrays
@@ -77,7 +77,7 @@ def test_rows_stay_out_of_the_file_and_loading_reads_none(tmp_path, monkeypatch)
     for name in ("record", "model"):
         assert (tmp_path / f"{name}.zip").stat().st_size < 1.1 * (tmp_path / "small.zip").stat().st_size
 
-    monkeypatch.setattr(offline_algorithm, "load_dataset", lambda source: pytest.fail("the dataset was opened"))
+    monkeypatch.setattr(filling, "load_dataset", lambda source: pytest.fail("the dataset was opened"))
     loaded = GMPO.load(tmp_path / "model")
     assert loaded.predict(np.zeros(3, np.float32))[0].shape == (1,)
     assert loaded.dataset_name == "pendulum-mixed" and tuple(loaded.reference_scores) == (-1230.0, -150.0)

@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import get_device
 
 from sb3_genpolicy.common.files.essential_settings import check_essentials
+from sb3_genpolicy.common.files.labels import NotRegisteredError
 from sb3_genpolicy.common.files.model_files import TRUST, encode_settings
 from sb3_genpolicy.common.files.plain_json import decode
 from sb3_genpolicy.common.files.tensor_files import check_tensor_file
@@ -73,6 +74,6 @@ def _read(path: pathlib.Path, device: th.device, trust_pickle: bool) -> dict[str
 
 
 def _reason(error: Exception, cls: type) -> str:
-    if type(error) is ValueError:
+    if type(error) is ValueError or isinstance(error, NotRegisteredError):
         return str(error).rstrip(".")
     return f"is no {cls.__name__} that was saved alone ({error})"

@@ -38,7 +38,7 @@ def learn_side_by_side(
     Afterwards they are ordinary models. So they are to callbacks, which may evaluate and save them. The dataset is in memory
     once. Updates are not recorded (``capture``).
 
-    :param models: GMPO or GMPG models, one or more, new ones or such as have come equally far
+    :param models: models of one offline algorithm, one or more, new ones or such as have come equally far
     :param total_timesteps: number of gradient steps of each
     :param callbacks: for each model its callback(s), called after every gradient step. A model whose callback returns False
         stops there, and the others go on.
