@@ -2,6 +2,8 @@
 What the package promises of itself: a core without SB3, data that ship with it, one version.
 """
 
+import importlib
+import pickle
 import subprocess
 import sys
 from importlib import metadata, resources
@@ -9,6 +11,7 @@ from importlib import metadata, resources
 import pytest
 
 import sb3_genpolicy
+from sb3_genpolicy.common import moved
 
 
 def test_generative_core_needs_no_reinforcement_learning_library():
@@ -33,3 +36,21 @@ def test_embedded_data_is_small_and_ships():
 
 def test_version_is_the_installed_one():
     assert metadata.version("sb3_genpolicy") == sb3_genpolicy.__version__
+
+
+def test_paths_of_release_0_1_lead_to_the_modules():
+    """In imports, with a warning, and in pickles, which name classes by them."""
+    for old, new in moved._PATHS.items():
+        sys.modules.pop(old, None)
+        with pytest.warns(DeprecationWarning, match=f"{old} is {new} since"):
+            module = importlib.import_module(old)
+        assert module is importlib.import_module(new) and module.__spec__.name == new
+    from sb3_genpolicy.common.policies import FlowPolicy
+    from sb3_genpolicy.common.transitions import Transitions
+
+    assert FlowPolicy is sb3_genpolicy.gmpo.FlowPolicy and Transitions is sb3_genpolicy.Transitions
+    named = b"csb3_genpolicy.common.policies\nFlowPolicy\n."
+    assert pickle.loads(named) is FlowPolicy
+    assert pickle.loads(b"csb3_genpolicy.common.rewards\nAffineReward\n.") is sb3_genpolicy.AffineReward
+    with pytest.raises(AttributeError, match="has no attribute 'FlowPolice'"):
+        importlib.import_module("sb3_genpolicy.common.policies").FlowPolice  # noqa: B018

@@ -24,8 +24,8 @@ _MOVED = {
         "option_checks shape_checks onnx_export normalization policy_files"
     ),
     "algorithms": (
-        "offline_algorithm resumable_algorithm offline_to_online gradient_steps pretraining pretrained "
-        "data_parallel_checks>begin_together callbacks space_checks value_watch scales"
+        "offline_algorithm resumable_algorithm>offline_algorithm offline_to_online>online gradient_steps>offline_algorithm "
+        "pretraining pretrained data_parallel_checks>begin_together callbacks space_checks value_watch scales"
     ),
     "side_by_side": "side_by_side_checks>checks model_batch model_stack",
 }
