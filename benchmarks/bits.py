@@ -543,7 +543,10 @@ VARIANTS: dict[str, Callable[[], Phases]] = {
     "side by side GMPG": partial(side_by_side, GMPG, pretraining_steps=FIRST, target_kl=0.1),
     "solvers flow": by_solvers,
     "solvers cosine": partial(by_solvers, **COSINE),
-    **{f"release 0.1 {path.stem}": partial(of_release_0_1, path) for path in sorted(FILES_OF_0_1.glob("*.zip"))},
+    **{
+        f"release 0.1 {path.stem}": partial(of_release_0_1, path.with_suffix(".zip"))
+        for path in sorted(FILES_OF_0_1.glob("*.npz"))
+    },
 }
 
 

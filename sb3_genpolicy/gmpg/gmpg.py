@@ -203,8 +203,10 @@ class GMPG(PretrainingAlgorithm):
     def _setup_model(self) -> None:
         super()._setup_model()
         self.policy_lr_schedule = FloatSchedule(self.policy_learning_rate)
-        # What `target_kl` adapts; without it beta is as given
-        self.log_beta = th.tensor(math.log(self.beta) if self.target_kl is not None else 0.0, device=self.device)
+        # What `target_kl` adapts, a tensor, which files have; without it beta is as given
+        self.log_beta: Any = 0.0
+        if self.target_kl is not None:
+            self.log_beta = th.tensor(math.log(self.beta), device=self.device)
 
     def objective(self, batch: Batch) -> Objective:
         if self.pretraining:
@@ -279,7 +281,7 @@ class GMPG(PretrainingAlgorithm):
         return estimate(policy, reference, Draws(noise, self.actor.sampler, generator))
 
     def _draw_noise(self, n_rows: int, generator: Source) -> th.Tensor:
-        return draw("normal", (n_rows, self.actor.action_dim), self.log_beta, generator)
+        return draw("normal", (n_rows, self.actor.action_dim), th.empty(0, device=self.device), generator)
 
     def q_values(self, observations: Any, actions: th.Tensor) -> th.Tensor:
         """
