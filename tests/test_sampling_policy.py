@@ -84,13 +84,14 @@ def test_options_reach_the_model_and_the_file(arrays, tmp_path, policy, options)
     assert generative.prediction == options.get("prediction", "velocity")
     if "matching_loss" in options:
         assert generative.loss == "likelihood"
-    expected, log_prob = model.predict(ROWS, deterministic=True)[0], model.policy.log_prob(ROWS, th.zeros(6, 2))
+    expected, coarse = model.predict(ROWS, deterministic=True)[0], Likelihood(sampler=Sampler("midpoint", 2))
+    log_prob = model.policy.log_prob(ROWS, th.zeros(6, 2), coarse)
     model.save(tmp_path / "model")
     model.policy.save(tmp_path / "policy")
     for policy_again in (GMPO.load(tmp_path / "model").policy, type(model.policy).load(tmp_path / "policy")):
         np.testing.assert_array_equal(policy_again.predict(ROWS, deterministic=True)[0], expected)
         assert policy_again.sampler == model.policy.sampler
-        assert th.equal(policy_again.log_prob(ROWS, th.zeros(6, 2)), log_prob)
+        assert th.equal(policy_again.log_prob(ROWS, th.zeros(6, 2), coarse), log_prob)
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +114,9 @@ def bimodal_policies():
     ],
 )
 def test_density_of_a_trained_policy_integrates_to_one_in_the_environments_units(bimodal_policies, name, likelihood):
-    actions = th.linspace(-6.0, 10.0, 8001)[:, None]
+    actions = th.linspace(-6.0, 10.0, 2001)[:, None]
     with th.no_grad():
-        density = bimodal_policies[name].log_prob(th.zeros(8001, 1), actions, likelihood).exp()
+        density = bimodal_policies[name].log_prob(th.zeros(2001, 1), actions, likelihood).exp()
     mass = th.trapezoid(density, actions[:, 0])
     assert mass.item() == pytest.approx(1.0, abs=0.01)
     # Its modes, at 0 and 4, are those of the data, with their shares

@@ -146,7 +146,7 @@ def test_a_database_that_another_process_is_laying_out_is_waited_for(monkeypatch
         lay_out_database("sqlite:///study.db")
 
 
-@pytest.mark.parametrize("storage", ["sqlite:///study.db", "study.log"])
+@pytest.mark.parametrize("storage", ["sqlite:///study.db", pytest.param("study.log", marks=pytest.mark.slow)])
 def test_two_processes_share_a_study(tmp_path, storage):
     command = [sys.executable, "-m", "sb3_genpolicy.zoo", "train", "--algo", "gmpo", "--dataset", "pendulum-mixed", "-n", "4"]
     command += ["-optimize", "--max-total-trials", "6", "--eval-episodes", "1", "--n-evaluations", "1", "--no-optim-plots"]
