@@ -17,6 +17,7 @@ from sb3_genpolicy import GMPO, data_parallel
 from sb3_genpolicy.common.updates.processes import world_size
 from tests.helpers import data_parallel_runs as runs
 from tests.helpers.data_formats import flat_columns, make_episodes, write_npz
+from tests.helpers.warm_processes import WarmProcess
 
 RUN = ["-m", "tests.helpers.data_parallel_runs"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -185,6 +186,7 @@ def test_what_cannot_be_is_answered_with_a_sentence_in_all_processes(ran, case):
 # Where a process ends before its time
 
 
+@pytest.mark.slow
 def test_an_error_in_one_process_ends_torchrun(tmp_path):
     """Also in a process group that the script has made."""
     finished = start(*TORCHRUN, *RUN, "breaks", str(tmp_path))
@@ -197,19 +199,14 @@ def test_a_process_that_dies_is_not_waited_for_by_the_others(tmp_path):
     with socket.socket() as chosen:
         chosen.bind(("localhost", 0))
         port = str(chosen.getsockname()[1])
+    address = dict(WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=port)
     started = [
-        subprocess.Popen(
-            [sys.executable, *RUN, "dies", str(tmp_path)],
-            cwd=Path(__file__).parent.parent,
-            env=environment(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=port),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        WarmProcess(RUN[-1], "dies", tmp_path, folder=tmp_path, environment=environment(RANK=str(rank), **address))
         for rank in (0, 1)
     ]
-    errors = [process.communicate(timeout=60)[1] for process in started]
-    assert [process.returncode for process in started] == [9, 1]
-    assert "RuntimeError: Another process of this training has ended, or was waited for longer than" in errors[1]
+    first, second = (process.finish(timeout=60) for process in started)
+    assert (first.returncode, second.returncode) == (9, 1)
+    assert "RuntimeError: Another process of this training has ended, or was waited for longer than" in second.stderr
 
 
 # One process

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.warm_processes import WarmProcess
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SHORT = {
     "bandit_2d.py": ["--pretraining-steps", "20", "--gmpo-steps", "5", "--gmpg-steps", "2"],
     "densities_2d.py": ["--steps", "20", "--resolution", "20"],
-    "demo.py": ["--steps", "20", "--episodes", "2", "--folder", "out"],
+    "demo.py": ["--steps", "3", "--episodes", "2", "--folder", "out"],
     "own_arrays.py": ["--steps", "20"],
     "go_on_online.py": ["--offline-steps", "20", "--online-steps", "20", "--episodes", "1"],
     "minari_dataset.py": ["--dataset", "pendulum-mixed", "--steps", "20", "--episodes", "1"],
@@ -27,6 +29,8 @@ SHORT = {
 def run(name, folder):
     # As for a user: no progress bars of this terminal, one thread for networks this small
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)}
+    if name != "demo.py":
+        return WarmProcess(EXAMPLES / name, *SHORT[name], folder=folder, environment=environment).finish()
     return subprocess.run(
         [sys.executable, str(EXAMPLES / name), *SHORT[name]], cwd=folder, env=environment, capture_output=True, text=True
     )

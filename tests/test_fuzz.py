@@ -25,7 +25,7 @@ RUNAWAYS = ("Training diverged", "The network's output is not finite", "The rewa
 # What a sentence may call an option
 NAMED = dict(policy="[Pp]olicy|policy_kwargs", env="env|environment", dataset="dataset|sources|file")
 EXAMPLES = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-FEW, MANY = settings(EXAMPLES, max_examples=100), settings(EXAMPLES, max_examples=1500)
+FEW, MANY = settings(EXAMPLES, max_examples=40), settings(EXAMPLES, max_examples=1500)
 
 
 def rows_of(observations, n):
@@ -155,19 +155,31 @@ def refusal(algorithm, options, policy_kwargs):
     return None
 
 
-@pytest.mark.parametrize(("algorithm", "name", "of_policy"), ONE_BY_ONE)
-@settings(EXAMPLES, max_examples=20)
-@given(data=st.data())
-def test_a_wrong_option_is_named(algorithm, name, of_policy, data):
+def check_wrong(algorithm, name, of_policy, data):
     spoilt = {name: data.draw((POLICY_OPTIONS if of_policy else OPTIONS_OF[algorithm])[name])}
     error = refusal(algorithm, *(({}, spoilt) if of_policy else (spoilt, {})))
     assert error is not None, f"{spoilt} was taken"
     assert fault_of(error, NAMED.get(name, name)) is None, fault_of(error, NAMED.get(name, name))
 
 
+@pytest.mark.parametrize(("algorithm", "name", "of_policy"), ONE_BY_ONE)
+@settings(EXAMPLES, max_examples=6)
+@given(data=st.data())
+def test_a_wrong_option_is_named(algorithm, name, of_policy, data):
+    check_wrong(algorithm, name, of_policy, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("algorithm", "name", "of_policy"), ONE_BY_ONE)
+@settings(EXAMPLES, max_examples=30)
+@given(data=st.data())
+def test_every_wrong_option_is_named(algorithm, name, of_policy, data):
+    check_wrong(algorithm, name, of_policy, data)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("of_policy", [False, True])
-@settings(EXAMPLES, max_examples=30)
+@settings(EXAMPLES, max_examples=15)
 @given(data=st.data())
 def test_a_misspelt_option_is_answered_by_the_right_one(algorithm, of_policy, data):
     known = POLICY_OPTIONS if of_policy else OPTIONS_OF[algorithm]

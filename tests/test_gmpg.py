@@ -60,9 +60,9 @@ def pretrained_bandit():
     "options",
     [
         dict(),
-        dict(kl_estimator="discrete"),
+        pytest.param(dict(kl_estimator="discrete"), marks=pytest.mark.slow),
         dict(gradient_estimator="reinforce", kl_estimator="discrete"),
-        dict(gradient_estimator="reinforce"),
+        pytest.param(dict(gradient_estimator="reinforce"), marks=pytest.mark.slow),
         dict(gradient_estimator="reinforce_softmax"),
     ],
     ids=str,

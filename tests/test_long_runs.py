@@ -7,8 +7,6 @@ import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from contextlib import contextmanager
@@ -22,8 +20,9 @@ from sb3_genpolicy import GMPG, GMPO, last_checkpoint
 from sb3_genpolicy.common.files.whole_files import whole_file
 from tests.helpers.arrays import SMALL, make_arrays
 from tests.helpers.resumed_run import PLACES, SAVE_FREQ, learn, make
+from tests.helpers.warm_processes import WarmProcess
 
-STEPS = 1200
+STEPS = 800
 
 
 def assert_same_run(folder, algorithm, steps=STEPS):
@@ -41,13 +40,12 @@ def assert_same_run(folder, algorithm, steps=STEPS):
 
 
 def start(algorithm, folder, steps=STEPS, *options):
-    command = [sys.executable, "-m", "tests.helpers.resumed_run", algorithm.__name__, str(folder), str(steps), *options]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    return WarmProcess("tests.helpers.resumed_run", algorithm.__name__, folder, steps, *options, folder=folder)
 
 
 def finish(process):
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    finished = process.finish()
+    assert finished.returncode == 0, finished.stderr
 
 
 def steps_of(file):
@@ -59,14 +57,14 @@ def kill_at_a_random_moment(process, folder, n_files):
     while len(list(folder.glob("rl_model_*.zip"))) <= n_files and process.poll() is None:
         time.sleep(0.005)
     time.sleep(random.uniform(0.0, 0.3))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.finish()
 
 
 @pytest.mark.parametrize("algorithm", [GMPO, GMPG])
 def test_a_run_that_is_killed_again_and_again_gives_the_parameters_of_an_uninterrupted_one(tmp_path, algorithm):
     came_to = []
-    for _ in range(3):
+    for _ in range(2):
         n_files = len(list(tmp_path.glob("rl_model_*.zip")))
         kill_at_a_random_moment(start(algorithm, tmp_path), tmp_path, n_files)
         came_to.append(steps_of(last_checkpoint(tmp_path)))
@@ -80,8 +78,7 @@ def test_a_run_that_is_killed_again_and_again_gives_the_parameters_of_an_uninter
 @pytest.mark.parametrize("place", PLACES)
 def test_a_process_that_is_killed_while_it_saves_leaves_whole_files(tmp_path, place):
     process = start(GMPG, tmp_path, 100, place)
-    process.communicate(timeout=300)
-    assert process.returncode == -signal.SIGKILL
+    assert process.finish().returncode == -signal.SIGKILL
     saved = {steps_of(file) for file in tmp_path.glob("*.zip")}
     assert saved == ({SAVE_FREQ, 2 * SAVE_FREQ} if place == "after replace" else {SAVE_FREQ})
     finish(start(GMPG, tmp_path, 100))

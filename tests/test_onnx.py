@@ -16,6 +16,7 @@ from sb3_genpolicy import GMPO
 from sb3_genpolicy.generative import ConditionalMLP, CosinePath, LinearPath
 from tests.helpers.arrays import SMALL
 from tests.helpers.observation_spaces import SPACES, BatchNormDropout, dataset_of, policy_for, rows_of
+from tests.helpers.slow import slow_but
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -61,7 +62,7 @@ SETTINGS = {
     "default": ("FlowPolicy", {}),
     "euler": ("FlowPolicy", dict(solver="euler", sampling_steps=7, time_grid="uniform")),
     "heun": ("FlowPolicy", dict(solver="heun", path=LinearPath(extra_noise=0.2), prediction="data")),
-    "unet": ("FlowPolicy", dict(network="unet", net_arch=[32, 16], solver="rk4", sampling_steps=2)),
+    "unet": ("FlowPolicy", dict(network="unet", net_arch=[32, 16], solver="rk4", sampling_steps=1)),
     "vp": ("DiffusionPolicy", {}),
     "vp rk4": ("DiffusionPolicy", dict(solver="rk4", sampling_steps=3, time_grid="angle")),
     "vp dpm++": ("DiffusionPolicy", dict(solver="dpm++", sampling_steps=6, prediction="score")),
@@ -70,7 +71,8 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+# An export takes seconds; the default is in other tests
+@pytest.mark.parametrize("name", slow_but("euler", "heun", "unet", "cosine dpm++", among=SETTINGS))
 def test_a_file_acts_as_the_policy_does(arrays, tmp_path, name):
     policy, kwargs = SETTINGS[name]
     model, path = trained(arrays, policy, **kwargs), tmp_path / "policy.onnx"
@@ -92,7 +94,7 @@ def test_a_file_acts_as_the_policy_does(arrays, tmp_path, name):
     assert np.abs(action - expected).max() > 1e-2
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", slow_but("dict", "multi_discrete", among=SPACES))
 def test_observations_of_every_kind_are_inputs(tmp_path, name):
     space, path = SPACES[name], tmp_path / "policy.onnx"
     model = GMPO(policy_for(name, "Flow"), dataset=dataset_of(space), batch_size=8, policy_kwargs=SMALL, seed=0).learn(3)
@@ -109,7 +111,7 @@ def test_observations_of_every_kind_are_inputs(tmp_path, name):
         assert inputs["image"].type == "tensor(uint8)" and inputs["image"].shape[1:] == [3, 36, 36]
 
 
-@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("steps", slow_but(4, among=[1, 4]))
 def test_noise_on_the_way_is_an_input_of_the_sde_solver(arrays, tmp_path, steps):
     model, path = trained(arrays, solver="sde", sampling_steps=steps), tmp_path / "policy.onnx"
     model.policy.export_onnx(path)
@@ -123,8 +125,14 @@ def test_noise_on_the_way_is_an_input_of_the_sde_solver(arrays, tmp_path, steps)
         assert np.abs(run(path, dict(observation=observation, **inputs)) - expected).max() > 1e-2
 
 
-@pytest.mark.parametrize("solver", ["midpoint", "sde"])
-@pytest.mark.parametrize("name", ["box", "dict"])
+@pytest.mark.parametrize(
+    ("name", "solver"),
+    slow_but(
+        ("box", "midpoint"),
+        ("dict", "sde"),
+        among=[("box", "midpoint"), ("box", "sde"), ("dict", "midpoint"), ("dict", "sde")],
+    ),
+)
 def test_the_critic_chooses_among_candidates_in_the_file_too(tmp_path, name, solver):
     space, path = SPACES[name], tmp_path / "policy.onnx"
     kwargs = dict(n_candidates=6, solver=solver, **SMALL)

@@ -2,6 +2,7 @@
 How a policy acts: samplers by name and at predict time, and the probability of its actions in the environment's units.
 """
 
+import functools
 import threading
 
 import numpy as np
@@ -23,7 +24,7 @@ from sb3_genpolicy.generative import (
 )
 from tests.helpers.arrays import SMALL
 from tests.helpers.closed_forms import central_difference
-from tests.helpers.models import BIMODAL, bimodal_arrays, train_bimodal
+from tests.helpers.models import bimodal_arrays, train_bimodal
 
 ROWS = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 
@@ -84,18 +85,20 @@ def test_options_reach_the_model_and_the_file(arrays, tmp_path, policy, options)
     assert generative.prediction == options.get("prediction", "velocity")
     if "matching_loss" in options:
         assert generative.loss == "likelihood"
-    expected, log_prob = model.predict(ROWS, deterministic=True)[0], model.policy.log_prob(ROWS, th.zeros(6, 2))
+    expected, coarse = model.predict(ROWS, deterministic=True)[0], Likelihood(sampler=Sampler("midpoint", 2))
+    log_prob = model.policy.log_prob(ROWS, th.zeros(6, 2), coarse)
     model.save(tmp_path / "model")
     model.policy.save(tmp_path / "policy")
     for policy_again in (GMPO.load(tmp_path / "model").policy, type(model.policy).load(tmp_path / "policy")):
         np.testing.assert_array_equal(policy_again.predict(ROWS, deterministic=True)[0], expected)
         assert policy_again.sampler == model.policy.sampler
-        assert th.equal(policy_again.log_prob(ROWS, th.zeros(6, 2)), log_prob)
+        assert th.equal(policy_again.log_prob(ROWS, th.zeros(6, 2), coarse), log_prob)
 
 
 @pytest.fixture(scope="module")
-def bimodal_policies():
-    return {name: train_bimodal(name) for name in BIMODAL}
+def bimodal():
+    """Policies by the name of their path, trained when they are first asked for."""
+    return functools.cache(lambda name: train_bimodal(name, steps=1000 if name == "linear" else 2500))
 
 
 @pytest.mark.parametrize(
@@ -108,14 +111,14 @@ def bimodal_policies():
         ("cosine", None),
         ("cosine", Likelihood("discrete", Sampler("euler", 10))),
         # A noise network's field has kinks, where its estimate of the action reaches a bound
-        ("vp", Likelihood(sampler=Sampler("rk4", 64))),
-        ("vp", Likelihood(sampler=Sampler("dopri5"))),
+        pytest.param("vp", Likelihood(sampler=Sampler("rk4", 64)), marks=pytest.mark.slow),
+        pytest.param("vp", Likelihood(sampler=Sampler("dopri5")), marks=pytest.mark.slow),
     ],
 )
-def test_density_of_a_trained_policy_integrates_to_one_in_the_environments_units(bimodal_policies, name, likelihood):
-    actions = th.linspace(-6.0, 10.0, 8001)[:, None]
+def test_density_of_a_trained_policy_integrates_to_one_in_the_environments_units(bimodal, name, likelihood):
+    policy, actions = bimodal(name), th.linspace(-6.0, 10.0, 2001)[:, None]
     with th.no_grad():
-        density = bimodal_policies[name].log_prob(th.zeros(8001, 1), actions, likelihood).exp()
+        density = policy.log_prob(th.zeros(2001, 1), actions, likelihood).exp()
     mass = th.trapezoid(density, actions[:, 0])
     assert mass.item() == pytest.approx(1.0, abs=0.01)
     # Its modes, at 0 and 4, are those of the data, with their shares
@@ -124,9 +127,9 @@ def test_density_of_a_trained_policy_integrates_to_one_in_the_environments_units
     assert actions[density.argmax()].item() == pytest.approx(4.0, abs=0.3)
 
 
-def test_density_is_that_of_the_samples(bimodal_policies):
+def test_density_is_that_of_the_samples(bimodal):
     """By another route: the share of many samples between two bounds."""
-    policy, n = bimodal_policies["cosine"], 20_000
+    policy, n = bimodal("cosine"), 20_000
     th.manual_seed(0)
     with th.no_grad():
         actions, log_prob = policy.sample_with_log_prob(th.zeros(n, 1))

@@ -105,14 +105,14 @@ def test_optimizers_keep_their_state_from_one_training_to_the_next(arrays, optim
     """Also through what they were before: alone, side by side, alone again."""
     options = dict(policy_kwargs=dict(SMALL, optimizer_class=optimizer, optimizer_kwargs=kwargs))
     ours, alone = build(GMPO, arrays, **options), build(GMPO, arrays, **options)
-    learn_alone(ours, 4)
-    learn_alone(alone, 4)
+    learn_alone(ours, 2)
+    learn_alone(alone, 2)
     for _ in range(2):
-        learn_side_by_side(ours, 4, reset_num_timesteps=False)
-        learn_alone(alone, 4, reset_num_timesteps=False)
+        learn_side_by_side(ours, 2, reset_num_timesteps=False)
+        learn_alone(alone, 2, reset_num_timesteps=False)
         assert_same(ours, alone)
-    learn_alone(ours, 4, reset_num_timesteps=False)
-    assert_same(ours, learn_alone(alone, 4, reset_num_timesteps=False))
+    learn_alone(ours, 2, reset_num_timesteps=False)
+    assert_same(ours, learn_alone(alone, 2, reset_num_timesteps=False))
 
 
 def test_pretrained_models_start_in_the_second_phase(arrays):

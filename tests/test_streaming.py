@@ -24,6 +24,7 @@ from sb3_genpolicy.common.replay.streaming import Prefetcher
 from sb3_genpolicy.common.transitions.rewards import AffineReward
 from tests.helpers.arrays import SMALL
 from tests.helpers.data_formats import flat_columns, make_episodes, write_hdf5, write_minari, write_npz
+from tests.helpers.warm_processes import WarmProcess
 
 OPTIONS = dict(policy_kwargs=SMALL, batch_size=8, seed=0, device="cpu")
 
@@ -247,8 +248,9 @@ for k in range(30):
     data = load_dataset({str(path)!r}, memory_map=True)
     assert data.memory_mapped and data.n_rows == 26 and data.observations[25, 0] == 307.0
 """
-    running = [subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    assert [(process.wait(), process.stderr.read()) for process in running] == [(0, "")] * 3
+    (script := path.parent / "reads.py").write_text(program)
+    finished = [process.finish() for process in [WarmProcess(script, folder=path.parent) for _ in range(3)]]
+    assert [(process.returncode, process.stderr) for process in finished] == [(0, "")] * 3
 
 
 def test_damaged_flat_files_are_written_again(path, cache_root):

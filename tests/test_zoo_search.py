@@ -3,10 +3,7 @@ The search for hyper-parameters: what is tried, what is pruned, and a study that
 """
 
 import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import optuna
@@ -21,6 +18,7 @@ from sb3_genpolicy.common.algorithms.registry import registered
 from sb3_genpolicy.zoo.__main__ import main
 from sb3_genpolicy.zoo.experiment import OfflineExperimentManager, lay_out_database
 from tests.helpers import tiny_envs
+from tests.helpers.warm_processes import WarmProcess
 
 CLASSES = {"gmpo": GMPO, "gmpg": GMPG}
 
@@ -148,16 +146,13 @@ def test_a_database_that_another_process_is_laying_out_is_waited_for(monkeypatch
 
 @pytest.mark.parametrize("storage", ["sqlite:///study.db", "study.log"])
 def test_two_processes_share_a_study(tmp_path, storage):
-    command = [sys.executable, "-m", "sb3_genpolicy.zoo", "train", "--algo", "gmpo", "--dataset", "pendulum-mixed", "-n", "4"]
+    command = ["sb3_genpolicy.zoo", "train", "--algo", "gmpo", "--dataset", "pendulum-mixed", "-n", "4"]
     command += ["-optimize", "--max-total-trials", "6", "--eval-episodes", "1", "--n-evaluations", "1", "--no-optim-plots"]
     command += ["--storage", storage, "--study-name", "shared", "--seed", "0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
-    started = [
-        subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for _ in range(2)
-    ]
-    outputs = [process.communicate()[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0], outputs
+    started = [WarmProcess(*command, folder=tmp_path) for _ in range(2)]
+    finished = [process.finish() for process in started]
+    outputs = [process.stdout + process.stderr for process in finished]
+    assert [process.returncode for process in finished] == [0, 0], outputs
     if storage.endswith(".log"):
         backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / storage))
         study = optuna.load_study(study_name="shared", storage=optuna.storages.JournalStorage(backend))

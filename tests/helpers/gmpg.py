@@ -46,9 +46,23 @@ class LinearField(nn.Module):
         slope = (1 - share) * self.coefficients[left] + share * self.coefficients[left + 1]
         return self.behaviour(t, x, condition) + slope[:, :1] * x + slope[:, 1:]
 
+    def begin_at(self, mean, std):
+        """The field of N(mean, std^2) at the nodes."""
+        t = th.linspace(0, 1, len(self.coefficients), dtype=th.float64)
+        (slope, offset), (slope_before, offset_before) = (
+            _gaussian_field(t, *moments) for moments in ((mean, std), (MEAN, STD))
+        )
+        self.coefficients.data = th.stack([slope - slope_before, offset - offset_before], dim=1)
 
-def settle(estimator, beta, sampler, iterations=100, rows=31):
-    """Where the pathwise loss with Q = -(a - 1)^2 / 2 settles, from the behaviour policy, on a grid of noise."""
+
+def _gaussian_field(t, mean, std):
+    """Slope and offset of the velocity on the linear path."""
+    slope = (t * std**2 - (1 - t)) / ((t * std) ** 2 + (1 - t) ** 2)
+    return slope, mean * (1 - t * slope)
+
+
+def settle(estimator, beta, sampler, iterations=100, rows=31, start=(MEAN, STD)):
+    """Where the pathwise loss with Q = -(a - 1)^2 / 2 settles, from N(start), by default the behaviour, on a grid of noise."""
     path = LinearPath()
     share = (th.arange(rows, dtype=th.float64) + 0.5) / rows
     noise = th.special.ndtri(share)[:, None]
@@ -57,6 +71,7 @@ def settle(estimator, beta, sampler, iterations=100, rows=31):
     network = GaussianMixture(path, "velocity", [[MEAN]], [STD])
     behaviour = GenerativeModel(network, path, "velocity", 1, data_bound=None)
     nothing = th.zeros(rows, 0)
+    policy.network.begin_at(*start)
     optimizer = th.optim.Adam(policy.parameters(), 0.05)
     schedule = th.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     generator = th.Generator().manual_seed(0)

@@ -41,7 +41,7 @@ def bimodal_arrays(low, high, n=2000):
 BIMODAL = {"linear": "FlowPolicy", "cosine": "DiffusionPolicy", "vp": "DiffusionPolicy"}
 
 
-def train_bimodal(name):
+def train_bimodal(name, steps=2500):
     """Long enough to tell the modes apart."""
     model = GMPO(
         BIMODAL[name],
@@ -52,4 +52,4 @@ def train_bimodal(name):
         seed=0,
         actor_tau=0.01,
     )
-    return model.learn(2500, log_interval=None).policy
+    return model.learn(steps, log_interval=None).policy
