@@ -153,7 +153,7 @@ SENTENCES = {
     "batch_size": r"batch_size=17 is the joint batch of 2 processes, .* take a multiple of 2, as 18\.",
     "dropout": r"has a Dropout \(policy\.actor\.model.*, whose masks every process would draw for itself\. Leave it out\.",
     "batch norm": r"has a BatchNorm1d \(policy\.actor.*whose statistics would be of a share of the batch\. Take LayerNorm\.",
-    "coupling": "OptimalTransportCoupling pairs noise with the actions of a whole batch, on the host. Take coupling='independent'. Or",
+    "coupling": "OptimalTransportCoupling pairs noise with the actions of a whole batch, on the host. Take coupling=",
     "softmax": "dopri5 chooses its steps by the errors of a whole batch",
     "matching": "dopri5 chooses its steps by the errors of a whole batch",
     "ode": "dopri5 chooses its steps by the errors of a whole batch",
