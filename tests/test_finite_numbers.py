@@ -106,14 +106,14 @@ def test_rare_looks_change_no_number_of_a_training_that_goes_well(arrays, case, 
     expected = guarded(case, arrays).learn(10)
     monkeypatch.setattr(guards, "looks_at_every_step", lambda device: False)
     model = guarded(case, arrays).learn(10)
-    assert model.gradient_step.guard.on_device is not None
+    assert model.descent.guard.on_device is not None
     assert_the_same(model, expected)
     # A model that goes on where every step is looked at has nothing of it left
     monkeypatch.undo()
     for goes_on in (model, expected):
         goes_on.learn(3, reset_num_timesteps=False)
-    assert model.gradient_step.guard.on_device is None
-    assert all(optimizer.found_inf is None for optimizer in model.gradient_step.optimizers().values())
+    assert model.descent.guard.on_device is None
+    assert all(optimizer.found_inf is None for optimizer in model.descent.optimizers().values())
     assert_the_same(model, expected)
 
 
@@ -125,14 +125,14 @@ def test_other_optimizers_keep_nothing_and_the_message_says_so(arrays, optimizer
     model = guarded("advantage", arrays, "loss", policy_kwargs=dict(SMALL, **optimizer))
     with pytest.raises(FloatingPointError, match=r"in gradient step 6, actor_loss = nan.* load a checkpoint"):
         model.learn(12)
-    assert model.gradient_step.guard.on_device is None
+    assert model.descent.guard.on_device is None
 
 
 def test_models_side_by_side_are_looked_at_by_each_step_s_losses(arrays, rare_looks, monkeypatch):
     monkeypatch.setattr(guards, "_CHECK_EVERY_ON_GPU", 1)
     models = [GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL, seed=seed) for seed in range(2)]
     learn_side_by_side(models, 3)
-    assert all(model.gradient_step.guard.on_device is None for model in models)
+    assert all(model.descent.guard.on_device is None for model in models)
     with th.no_grad():
         models[1].value_net.value_net[-1].bias.fill_(th.nan)
     with pytest.raises(

@@ -22,6 +22,7 @@ from sb3_genpolicy.common.algorithms import registry
 from sb3_genpolicy.common.files import labels
 from sb3_genpolicy.generative.networks import ConditionalMLP
 from tests.helpers.arrays import SMALL, make_arrays, one_step_data
+from tests.helpers.warm_processes import WarmProcess
 
 PAGE = Path(__file__).parent.parent / "docs" / "guide" / "own_algorithm.md"
 ROOT = Path(__file__).parent.parent
@@ -105,12 +106,12 @@ def test_it_saves_loads_and_goes_on_bit_for_bit_without_a_pickle(my_iql, tmp_pat
     np.testing.assert_array_equal(*actions)
 
 
-def test_whoever_has_not_imported_it_is_told_what_to_import(my_iql, folder, tmp_path):
+def test_whoever_has_not_imported_it_is_told_what_to_import(my_iql, tmp_path):
     my_iql.IQL("MlpPolicy", dataset=make_arrays(), policy_kwargs=SMALL).save(tmp_path / "model")
-    code = "import sys; from sb3_genpolicy import GMPG; GMPG('FlowPolicy', pretrained=sys.argv[1])"
-    finished = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "model.zip")], env=environment(folder), capture_output=True, text=True
+    (tmp_path / "elsewhere.py").write_text(
+        "import sys; from sb3_genpolicy import GMPG; GMPG('FlowPolicy', pretrained=sys.argv[1])"
     )
+    finished = WarmProcess(tmp_path / "elsewhere.py", tmp_path / "model.zip", folder=tmp_path).finish()
     assert "import the module that calls sb3_genpolicy.register('iql', ...)" in finished.stderr
 
 
@@ -138,6 +139,7 @@ import sys
 from my_iql import IQL
 from sb3_genpolicy import data_parallel
 from tests.helpers.arrays import SMALL, make_arrays, one_step_data
+from tests.helpers.warm_processes import WarmProcess
 
 with data_parallel(device="cpu") as device:
     model = IQL("MlpPolicy", dataset=make_arrays(), policy_kwargs=SMALL, seed=0, batch_size=16, device=device)
@@ -171,18 +173,27 @@ def test_another_kind_of_policy_is_refused(my_iql):
         my_iql.IQL(ConditionalMLP, dataset=make_arrays())
 
 
+ZOO = """
+import sys
+from sb3_genpolicy.zoo.__main__ import main
+
+sys.exit(main())
+"""
+
+
 def test_the_zoo_trains_and_shows_it(folder, tmp_path):
+    (folder / "zoo.py").write_text(ZOO)
+
     def zoo(*arguments):
-        command = [sys.executable, "-m", "sb3_genpolicy.zoo", *arguments, "--algo", "iql", "--gym-packages", "my_iql"]
-        finished = subprocess.run(command, env=environment(folder), cwd=tmp_path, capture_output=True, text=True)
+        arguments = (*arguments, "--algo", "iql", "--gym-packages", "my_iql", "--dataset", "pendulum-mixed", "-f", "logs")
+        finished = WarmProcess(folder / "zoo.py", *arguments, folder=tmp_path).finish()
         assert finished.returncode == 0, finished.stdout + finished.stderr
         return finished.stdout
 
-    zoo("train", "--dataset", "pendulum-mixed", "-n", "10", "-params", "batch_size:16", "-f", "logs")
+    zoo("train", "-n", "10", "-params", "batch_size:16")
     (run,) = (tmp_path / "logs" / "iql").iterdir()
     assert (run / "pendulum-mixed.zip").is_file()
-    shown = zoo("enjoy", "--dataset", "pendulum-mixed", "-f", "logs", "-n", "250", "--no-render")
-    assert "Episode Reward" in shown
+    assert "Episode Reward" in zoo("enjoy", "-n", "250", "--no-render")
 
 
 def test_the_page_s_other_lines_are_python(folder):

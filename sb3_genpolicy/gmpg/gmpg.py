@@ -236,7 +236,7 @@ class GMPG(PretrainingAlgorithm):
         if self.target_kl is not None and "kl" in objective.extras:
             # Beta grows while the policy may still move away, and falls where it went too far
             change = _LOG_BETA_RATE * (1.0 - objective.extras["kl"].detach() / self.target_kl).clamp(-1.0, 1.0)
-            self.log_beta += self.gradient_step.guard.unless_broken(change)
+            self.log_beta += self.descent.guard.unless_broken(change)
         return dict(gradient_norm=norm)
 
     def policy_loss(self, batch: Batch) -> PolicyLoss:

@@ -80,7 +80,7 @@ def learnt(case):
 def everything_of(model):
     """Networks, optimizers and random states, and how far it has come."""
     tensors = dict(model.policy.state_dict(), row_state=model.replay_buffer.random_state(), state=model.generator.get_state())
-    for number, optimizer in enumerate(model.gradient_step.optimizers().values()):
+    for number, optimizer in enumerate(model.descent.optimizers().values()):
         for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
             for name, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer {number} {index} {name}"] = th.as_tensor(value)

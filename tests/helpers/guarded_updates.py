@@ -47,7 +47,7 @@ def guarded(case, arrays, broken=None, **more):
 
 
 def everything_of(model):
-    trained = enumerate(model.gradient_step.optimizers().values())
+    trained = enumerate(model.descent.optimizers().values())
     optimizers = [(number, *pair) for number, optimizer in trained for pair in optimizer.state.items()]
     moments = {(n, k, name): value for k, (n, _, state) in enumerate(optimizers) for name, value in state.items()}
     return {**model.policy.state_dict(), **moments, "log_beta": th.as_tensor(getattr(model, "log_beta", 0.0))}

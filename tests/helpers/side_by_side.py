@@ -34,7 +34,7 @@ def learn_alone(models, steps=STEPS, callbacks=None, **options):
 
 
 def optimizer_tensors(model):
-    for optimizer in model.gradient_step.optimizers().values():
+    for optimizer in model.descent.optimizers().values():
         for parameter in optimizer.param_groups[0]["params"]:
             for name, value in optimizer.state.get(parameter, {}).items():
                 yield name, th.as_tensor(value)

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
 from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
 from sb3_genpolicy.common.updates.dependence import Dependence, Way
-from sb3_genpolicy.common.updates.gradient_step import GradientStep
+from sb3_genpolicy.common.updates.descent import GradientDescent
 from sb3_genpolicy.common.updates.layers import draws_masks, has_running_statistics, layer_like, sees_whole_batch
 from sb3_genpolicy.common.updates.processes import world_size
 
@@ -42,7 +42,7 @@ class Model(Protocol):
     env: VecEnv | None
     policy: Any
     replay_buffer: OfflineReplayBuffer
-    gradient_step: GradientStep
+    descent: GradientDescent
     _vec_normalize_env: VecNormalize | None
 
     def dependences(self) -> tuple[Dependence, ...]: ...
@@ -75,7 +75,7 @@ def side_by_side_obstacle(model: Model) -> str | None:
     layer = layer_like(model.policy, lambda module: draws_masks(module) or has_running_statistics(module))
     if layer is not None:
         return f"its network has {layer}. Take layers without it, as LayerNorm"
-    for optimizer in model.gradient_step.optimizers().values():
+    for optimizer in model.descent.optimizers().values():
         if type(optimizer) not in ELEMENTWISE_OPTIMIZERS:
             names = ", ".join(known.__name__ for known in ELEMENTWISE_OPTIMIZERS)
             return f"its optimizer is {type(optimizer).__name__}. Take one of {names}"
@@ -120,7 +120,7 @@ def recording_obstacle(model: Model) -> str | None:
     dependence = _dependence(model, "recorded")
     if dependence is not None:
         return dependence.what
-    for optimizer in model.gradient_step.optimizers().values():
+    for optimizer in model.descent.optimizers().values():
         if "capturable" not in optimizer.param_groups[0]:
             return f"{type(optimizer).__name__} has no option `capturable`"
     return None

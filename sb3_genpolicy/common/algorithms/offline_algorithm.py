@@ -37,8 +37,8 @@ from sb3_genpolicy.common.transitions.rewards import RewardFunction, RewardTrans
 from sb3_genpolicy.common.transitions.transforms import Transform, action_transforms, check_transforms
 from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.dependence import Dependence, Scope
+from sb3_genpolicy.common.updates.descent import GradientDescent
 from sb3_genpolicy.common.updates.device_means import DeviceMeans
-from sb3_genpolicy.common.updates.gradient_step import GradientStep
 from sb3_genpolicy.common.updates.objective import Objective
 from sb3_genpolicy.common.updates.precision import PRECISIONS, Precision, autocast, matmul_precision
 from sb3_genpolicy.common.updates.processes import OneProcess, processes
@@ -194,7 +194,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         # A model that is loaded takes the random state up when it goes on learning
         self.random.expect_loading()
         self.connect_replay_buffer()
-        self.gradient_step = GradientStep(self.policy, self.device)
+        self.descent = GradientDescent(self.policy, self.device)
         self.recorder = UpdateRecorder()
         self.processes: OneProcess = OneProcess()
         #: Whether rows arrive between updates, from an environment that is stepped
@@ -232,7 +232,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     @property
     def means(self) -> DeviceMeans:
         """Of what was computed since the log was written."""
-        return self.gradient_step.means
+        return self.descent.means
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
@@ -289,7 +289,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             self.set_logger(Logger(None, []))
         self.fill_replay_buffer(dataset)
         self.random.prepare(self.replay_buffer, self.seed, self.num_timesteps)
-        self.gradient_step.means.clear()
+        self.descent.means.clear()
         prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         prepare_updates(self)
         begin_together(self)
@@ -423,7 +423,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """What of an update the host decides: modes and rates."""
         self.set_training_mode()
         self._set_learning_rates()
-        step = self.gradient_step
+        step = self.descent
         for average in step.averages:
             step.set_rate(average, self.tau)
         # The averaged actor follows closely in the first steps of a phase, then at the rate `actor_tau`
@@ -437,14 +437,14 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         batch = Batch.of(samples, rows, together.source(self.generator), together.mean)
         with autocast(self.precision, self.device), together.sharing():
             objective = self.objective(batch)
-        self.gradient_step.descend(objective, together, self.before_step)
+        self.descent.descend(objective, together, self.before_step)
 
     def end_update(self) -> None:
         """Count the update."""
         self._n_updates += 1
         # A step in the environment is counted before its updates, a gradient step after
         is_last = self.num_timesteps + (not self.collects) >= self._total_timesteps
-        self.gradient_step.guard.check_kept(now=is_last)
+        self.descent.guard.check_kept(now=is_last)
 
     def set_training_mode(self) -> None:
         """For an update. A walk over all modules, which is left out where there is nothing to change."""
@@ -457,7 +457,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     def _set_learning_rate(self, rate: float, networks: Sequence[str] | None = None) -> None:
         self.logger.record("train/learning_rate", rate)
-        self.gradient_step.set_learning_rate(rate, networks)
+        self.descent.set_learning_rate(rate, networks)
 
     # Log
 

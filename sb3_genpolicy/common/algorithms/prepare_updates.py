@@ -12,7 +12,7 @@ def prepare_updates(model: Any) -> None:
     """
     :param model: a model that is about to learn, with its dataset; the log says where it asked for a recording in vain
     """
-    step = model.gradient_step
+    step = model.descent
     obstacle = recording_obstacle(model) if model.capture else "it was not asked for"
     records = obstacle is None
     if model.capture and not records:

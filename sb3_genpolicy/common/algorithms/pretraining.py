@@ -153,7 +153,7 @@ class PretrainingAlgorithm(OfflineAlgorithm):
 
     def _finish_pretraining(self) -> None:
         """The averaged actor becomes the behaviour model, and the actor starts anew as its copy."""
-        self.gradient_step.guard.check_kept(now=True)
+        self.descent.guard.check_kept(now=True)
         self.actor.load_state_dict(self.actor_ema.state_dict())
         self.actor.optimizer.state.clear()
         if self.behaviour is not None:

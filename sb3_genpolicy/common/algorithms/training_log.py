@@ -37,7 +37,7 @@ def write_log(model: Any) -> None:
     """
     :param model: a model that learns; its logger gets a line
     """
-    for name, mean in model.gradient_step.means.pop().items():
+    for name, mean in model.descent.means.pop().items():
         model.logger.record(f"train/{name}", float(mean))
     if model.held_out is not None:
         for name, loss in validation_losses(model).items():

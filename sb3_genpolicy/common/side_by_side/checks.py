@@ -185,7 +185,7 @@ def _check_progress(models: Sequence[OfflineAlgorithm], index: int, names: Seque
 
 
 def _check_optimizers(models: Sequence[OfflineAlgorithm], index: int) -> None:
-    for optimizers in zip(*(models[k].gradient_step.optimizers().values() for k in (0, index)), strict=True):
+    for optimizers in zip(*(models[k].descent.optimizers().values() for k in (0, index)), strict=True):
         ours, theirs = map(_steps, optimizers)
         if ours != theirs:
             raise ValueError(

@@ -78,7 +78,7 @@ def _prepare(model: OfflineAlgorithm, arguments: tuple[Any, ...]) -> tuple[int, 
     with attributes(model, capture=False):
         prepared = model._setup_learn(*arguments)
     # Their optimizers become others
-    model.gradient_step.guard.keep_parameters(model.gradient_step.optimizers().values(), wanted=False)
+    model.descent.guard.keep_parameters(model.descent.optimizers().values(), wanted=False)
     if model.capture:
         model.logger.warn("Updates are made step by step, not recorded (capture=True): models are trained side by side.")
     return prepared

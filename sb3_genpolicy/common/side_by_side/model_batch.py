@@ -45,12 +45,12 @@ class ModelBatch:
 
     def take_means(self) -> None:
         """Go on adding to the models' means for the log, which are one for all from now on."""
-        self._means = DeviceMeans.joined([model.gradient_step.means for model in self.models])
+        self._means = DeviceMeans.joined([model.descent.means for model in self.models])
 
     def hand_out_means(self) -> None:
         """Give every model its means for the log."""
         for model, means in zip(self.models, self._means.split(len(self.models)), strict=True):
-            model.gradient_step.means = means
+            model.descent.means = means
 
     def update(self) -> None:
         """One gradient step of every model."""
@@ -120,7 +120,7 @@ class ModelBatch:
     # The step
 
     def _descend(self, objective: Objective) -> None:
-        """As :meth:`~sb3_genpolicy.common.updates.gradient_step.GradientStep.descend`, of all models."""
+        """As :meth:`~sb3_genpolicy.common.updates.descent.GradientDescent.descend`, of all models."""
         self._check_losses(objective)
         optimizers = self._stack.optimizers(objective.trains)
         for optimizer in optimizers:
@@ -147,7 +147,7 @@ class ModelBatch:
 
     @property
     def _looks_now(self) -> bool:
-        return self.models[0].gradient_step.guard.looks_now
+        return self.models[0].descent.guard.looks_now
 
     def _check_losses(self, objective: Objective) -> None:
         """One look at all models, and where it shows something, one at each."""
@@ -156,7 +156,7 @@ class ModelBatch:
         for k, model in enumerate(self.models):
             with _naming(self.names[k]):
                 of_model = _objective_of(objective, k)
-                model.gradient_step.guard.check_losses(of_model.losses, of_model.means)
+                model.descent.guard.check_losses(of_model.losses, of_model.means)
 
     def _check_gradients(self, trains: Sequence[str]) -> None:
         optimizers = self._stack.optimizers(trains)
@@ -166,7 +166,7 @@ class ModelBatch:
             stacked.hand_out_gradients()
         for k, model in enumerate(self.models):
             with _naming(self.names[k]):
-                model.gradient_step.guard.check_gradients(model.gradient_step.optimizers(trains))
+                model.descent.guard.check_gradients(model.descent.optimizers(trains))
 
 
 def _objective_of(objective: Objective, k: int) -> Objective:

@@ -38,11 +38,11 @@ class ModelStack:
             for own, stacked in zip(owns, self.tensors, strict=True):
                 own.data = stacked[k]
         self.heed_phase()
-        members = [model.gradient_step.optimizers() for model in models]
+        members = [model.descent.optimizers() for model in models]
         self._optimizers = {
             name: StackedOptimizer([optimizers[name] for optimizers in members], stacked_of) for name in members[0]
         }
-        averages = self._first.gradient_step.averages.items()
+        averages = self._first.descent.averages.items()
         # Name of the average -> name of the network, and the stacked tensors of both
         self._averages = {
             average: (
@@ -87,7 +87,7 @@ class ModelStack:
         """
         for average, (name, averages, parameters) in self._averages.items():
             if name in names:
-                update_averages(averages, parameters, self._first.gradient_step.rates[average])
+                update_averages(averages, parameters, self._first.descent.rates[average])
 
     def release(self) -> None:
         """Give every model memory of its own; the stack is of no use then."""

@@ -27,7 +27,7 @@ class Trained(Protocol):
         """Name of a network that is a running average -> the network's name that it is the average of, and the average."""
 
 
-class GradientStep(Transient):
+class GradientDescent(Transient):
     """
     Makes gradient steps of a policy's networks: guarded, averaged over processes, followed by the running averages, and
     noted for the log.
