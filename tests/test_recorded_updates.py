@@ -9,7 +9,7 @@ import pytest
 import torch as th
 
 from sb3_genpolicy import GMPG, GMPO
-from sb3_genpolicy.common.algorithms import offline_algorithm
+from sb3_genpolicy.common.algorithms import prepare_updates
 from sb3_genpolicy.common.updates import guards, recorded_update
 from sb3_genpolicy.common.updates.guards import FiniteGuard
 from sb3_genpolicy.common.updates.recorded_update import UpdateRecorder, make_ordinary, make_recordable
@@ -57,8 +57,8 @@ def recordable(monkeypatch):
     monkeypatch.setattr(UpdateRecorder, "start", start)
     monkeypatch.setattr(recorded_update, "RecordedUpdate", Replayed)
     monkeypatch.setattr(recorded_update, "on_side_stream", lambda update: update())
-    monkeypatch.setattr(offline_algorithm, "make_recordable", make_recordable)
-    monkeypatch.setattr(offline_algorithm, "recording_obstacle", lambda model: None)
+    monkeypatch.setattr(prepare_updates, "make_recordable", make_recordable)
+    monkeypatch.setattr(prepare_updates, "recording_obstacle", lambda model: None)
 
 
 def run(arrays, steps=12, capture=False, **options):

@@ -318,7 +318,7 @@ def test_registering_again_is_fine_and_another_algorithm_is_not():
     again = type("Mine", (GMPO,), {"__module__": Mine.__module__})
     register("mine", again)
     assert registered()["mine"].algorithm is again
-    with pytest.raises(ValueError, match=r"'mine' is test_registry.Mine already. Take another name.$"):
+    with pytest.raises(ValueError, match=r"'mine' is tests.test_registry.Mine already. Take another name.$"):
         register("mine", GMPG)
     with pytest.raises(ValueError, match=r"'gmpo' is sb3_genpolicy.gmpo.gmpo.GMPO already"):
         register("gmpo", Mine)
@@ -353,7 +353,7 @@ def test_mistakes_get_a_sentence_and_register_nothing(arguments, options, messag
 # The zoo
 
 
-TINY = ["--dataset", "tiny/walk/first-v0", "--gym-packages", "tests.tiny_envs", "my_offline_rl"]
+TINY = ["--dataset", "tiny/walk/first-v0", "--gym-packages", "tests.helpers.tiny_envs", "my_offline_rl"]
 
 
 @pytest.fixture
@@ -420,4 +420,4 @@ def test_a_search_tries_what_the_sampler_says(data, capsys):
 def test_a_name_of_the_zoo_is_taken(data, capsys):
     register("sac", Mine)
     assert main(["train", "--algo", "sac", *TINY[:2]]) == 1
-    assert "rl_zoo3 has an algorithm 'sac' of its own: register test_registry.Mine under" in capsys.readouterr().err
+    assert "rl_zoo3 has an algorithm 'sac' of its own: register tests.test_registry.Mine under" in capsys.readouterr().err

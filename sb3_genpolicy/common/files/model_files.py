@@ -29,6 +29,8 @@ ALGORITHM = "algorithm"
 
 _TEXTS = ("data", "_stable_baselines3_version", "system_info.txt")
 _TENSORS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\.pth", re.ASCII)
+# What the first models of this package had, whose files do not name their algorithm
+_BEFORE_NAMES = ("policy", "actor.optimizer", "critic.optimizer", "value_net.optimizer")
 # So much larger than its compressed bytes an entry may be; SB3 does not compress at all
 _RATIO, _FREE = 100, 1 << 20
 # SB3 makes an environment of a name that it finds here, and imports what the name says. No model is saved with them
@@ -210,8 +212,8 @@ class ModelFile:
 
     def _check_algorithm(self, names: Any, cls: type | None) -> None:
         if names is None:
-            raise self.refusal("it names no algorithm, and is no model of this package", "load it with the one that saved it")
-        if cls is None:
+            self.check_state_dicts(_BEFORE_NAMES)
+        if cls is None or names is None:
             return
         given = names if isinstance(names, list) else [names]
         names = [name for name in given if isinstance(name, str) and name.isidentifier()] or ["Nothing"]
