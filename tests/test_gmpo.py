@@ -123,7 +123,10 @@ def pretrained_modes():
     return data, small_gmpo(data, beta=0.0, reward_transform=None, policy_kwargs=arch).learn(1500)
 
 
-@pytest.mark.parametrize(("redraw", "coupling"), [(True, "independent"), (False, "optimal_transport")])
+@pytest.mark.parametrize(
+    ("redraw", "coupling"),
+    [(True, "independent"), (False, "independent"), pytest.param(False, "optimal_transport", marks=pytest.mark.slow)],
+)
 def test_softmax_over_behaviour_actions_reweights_the_modes(pretrained_modes, redraw, coupling):
     """To the share that self-normalised weights over eight of the behaviour model's own actions give, worked out in numpy."""
     data, source = pretrained_modes
