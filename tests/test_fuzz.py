@@ -25,7 +25,7 @@ RUNAWAYS = ("Training diverged", "The network's output is not finite", "The rewa
 # What a sentence may call an option
 NAMED = dict(policy="[Pp]olicy|policy_kwargs", env="env|environment", dataset="dataset|sources|file")
 EXAMPLES = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-FEW, MANY = settings(EXAMPLES, max_examples=40), settings(EXAMPLES, max_examples=1500)
+FEW, MANY = settings(EXAMPLES, max_examples=25), settings(EXAMPLES, max_examples=1500)
 
 
 def rows_of(observations, n):

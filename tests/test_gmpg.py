@@ -61,8 +61,8 @@ def pretrained_bandit():
     [
         dict(),
         pytest.param(dict(kl_estimator="discrete"), marks=pytest.mark.slow),
-        dict(gradient_estimator="reinforce", kl_estimator="discrete"),
-        pytest.param(dict(gradient_estimator="reinforce"), marks=pytest.mark.slow),
+        pytest.param(dict(gradient_estimator="reinforce", kl_estimator="discrete"), marks=pytest.mark.slow),
+        dict(gradient_estimator="reinforce"),
         dict(gradient_estimator="reinforce_softmax"),
     ],
     ids=str,

@@ -121,7 +121,10 @@ def test_path_ratio_of_reference_samples_is_that_of_the_chains_gaussian_steps():
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-@pytest.mark.parametrize(("path", "prediction"), [(LinearPath(), "velocity"), (VPPath(), "velocity"), (VPPath(), "noise")])
+@pytest.mark.parametrize(
+    ("path", "prediction"),
+    [(LinearPath(), "velocity"), pytest.param(VPPath(), "velocity", marks=pytest.mark.slow), (VPPath(), "noise")],
+)
 @pytest.mark.parametrize("side", ["of_samples", "of_reference_samples"])
 def test_gradients_agree_with_finite_differences(name, path, prediction, side):
     """Of actions and log ratio together, in the parameters and the condition of the policy."""

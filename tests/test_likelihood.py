@@ -129,7 +129,11 @@ def test_sample_and_log_prob_come_from_one_solve():
     ("name", "prediction", "network", "method"),
     [
         *(("linear", "velocity", ConditionalMLP, method) for method in METHODS),
-        *(("vp", "noise", ConditionalMLP, method) for method in METHODS),
+        *(("vp", "noise", ConditionalMLP, method) for method in ("continuous", "discrete")),
+        *(
+            pytest.param("vp", "noise", ConditionalMLP, method, marks=pytest.mark.slow)
+            for method in ("hutchinson", "discrete midpoint")
+        ),
         ("cosine", "velocity", UShapedMLP, "continuous"),
     ],
 )
