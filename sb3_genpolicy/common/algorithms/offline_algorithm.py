@@ -349,6 +349,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
                 self.dump_logs()
         watch_values(self)
         callback.on_training_end()
+        self.processes = OneProcess()
         return self
 
     # Online
@@ -423,13 +424,12 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """What of an update the host decides: modes and rates."""
         self.set_training_mode()
         self._set_learning_rates()
-        step = self.descent
-        for average in step.averages:
-            step.set_rate(average, self.tau)
+        for average in self.descent.averages:
+            self.descent.set_rate(average, self.tau)
         # The averaged actor follows closely in the first steps of a phase, then at the rate `actor_tau`
         steps_of_phase = self._n_updates - self._updates_before_policy
-        step.set_rate(self.policy.acting, max(self.actor_tau, 9.0 / (10.0 + steps_of_phase)))
-        step.guard.begin(self._n_updates + 1)
+        self.descent.set_rate(self.policy.acting, max(self.actor_tau, 9.0 / (10.0 + steps_of_phase)))
+        self.descent.guard.begin(self._n_updates + 1)
 
     def _update(self, batch_size: int) -> None:
         together = self.processes
