@@ -1,6 +1,6 @@
 """
-Random numbers of a loss: from a generator; made ahead, as where several models are trained by one vectorised pass; or a share
-of a joint batch's, as where several processes train one model.
+Random numbers of a loss, from one of three sources: a generator; numbers drawn beforehand, when several models are trained by
+one vectorised pass; or a share of those of a joint batch, when several processes train one model.
 """
 
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ class Share:
     """
     Draws for the rows of all shares, and hands out those of one.
 
-    :param generator: random state that all who have a share have
+    :param generator: generator in the same state for all shares
     :param index: which share, from 0
     :param n_shares: number of shares, of equally many rows that follow each other
     """

@@ -12,7 +12,7 @@ from sb3_genpolicy.generative.tracing import is_transformed
 _NEWTON_ITERATIONS, _HALVINGS, _RESTARTS = 20, 6, 8
 # With a fixed matrix an iteration gains some digits, and costs one evaluation in place of one a dimension
 _CHORD_ITERATIONS = 12
-# What rows are worth that a good guess does not lead to: they would hold up all others
+# Fewer attempts for rows in which a good guess fails, since all other rows wait for them
 _NEWTON_ITERATIONS_WITH_GUESS, _RESTARTS_WITH_GUESS = 10, 1
 
 Function = Callable[[th.Tensor], th.Tensor]

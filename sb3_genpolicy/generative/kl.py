@@ -114,9 +114,10 @@ class KLEstimator(ABC):
 @dataclass(frozen=True)
 class DiscreteKL(KLEstimator):
     """
-    Of the K-step samplers, taken as what they are: compositions of K maps. The model's log-density comes with its samples,
-    from the Jacobians of its maps; the reference's from inverting its own maps, found quickly from the model's way. Nothing is
-    left to exploit: the estimate is unbiased however few the steps, and 0 in every row where both models agree.
+    KL divergence of the distributions of the two K-step samplers themselves, each a composition of K maps. The model's
+    log-density comes with its samples, from the Jacobians of its maps; the reference's from inverting its own maps, for which
+    the model's trajectory is a good first guess. There is no solver error that a model could exploit: the estimate is
+    unbiased however few the steps, and 0 in every row where both models agree.
 
     Maps with too few steps may fold. A sample that no noise of the reference leads to has no density there; such rows are
     marked (``found``), and whoever averages leaves them out.
@@ -151,7 +152,8 @@ class DiscreteKL(KLEstimator):
 @dataclass(frozen=True)
 class PathKL(KLEstimator):
     """
-    Of the diffusions ``dx = (v + g^2 / 2 score) dt + g dw`` that have the models' marginals, over whole paths (Girsanov).
+    KL divergence, over whole paths (Girsanov), of the diffusions ``dx = (v + g^2 / 2 score) dt + g dw`` that have the models'
+    marginals.
     In steps of Euler and Maruyama both are chains of Gaussians of the same spread, so that the divergence is a sum of squares,
     ``h c^2 / (2 g^2) |v_model - v_reference|^2`` with ``c = 1 + g^2 / 2 d score / d v``: positive, without Jacobians, without
     a reverse solve.
@@ -203,8 +205,9 @@ class PathKL(KLEstimator):
 @dataclass(frozen=True)
 class OdeKL(KLEstimator):
     """
-    Of the continuous flows, as in the paper: one solve of the model's samples and their density together, and one of the
-    reference back from there. Its error is the solver's: with few steps, training makes it negative and large.
+    KL divergence of the continuous flows, as in the paper: one solve gives the model's samples and their density, and one
+    solve of the reference, back to noise, its density there. Its error is the solver's: with few steps, training makes the
+    estimate negative and large.
 
     :param likelihood: divergence (``continuous``: exact, ``hutchinson``: estimated), solver and gradient
     :param detached: the gradient of the published code, for comparison: samples from the sampler that acts, densities by two

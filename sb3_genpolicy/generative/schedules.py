@@ -1,5 +1,6 @@
 """
-What the steps of a sampler need beside the field: it depends on the sampler and the path alone, is computed once and kept.
+What the steps of a sampler need beside the velocity field: times and coefficients, which depend on the sampler and the path
+alone, are computed once and kept.
 """
 
 import functools

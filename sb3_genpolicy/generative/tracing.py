@@ -1,5 +1,6 @@
 """
-Whether tensors are numbers at the moment, or stand for many of them, or for numbers to come.
+Whether tensors have values at the moment. They have none inside transforms (``th.vmap``), and while an update is recorded or
+a network is exported.
 """
 
 import torch as th
@@ -23,6 +24,6 @@ def values_are_known(x: th.Tensor) -> bool:
 
 def sizes_are_known() -> bool:
     """
-    :return: whether the number of rows is a number: not where a network is written down for any of them, as in an ONNX file
+    :return: whether the number of rows is known: not while a network is exported to ONNX for any number of rows
     """
     return not th.compiler.is_compiling()

@@ -1,5 +1,5 @@
 """
-What an update of GMPG depends on besides rows, one by one.
+What the contribution of one row to an update of GMPG depends on, besides that row.
 """
 
 from sb3_genpolicy.common.policies.actor import ADAPTIVE_STEPS

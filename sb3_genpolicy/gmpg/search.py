@@ -20,6 +20,6 @@ def sample_gmpg(trial: "optuna.Trial", n_actions: int, n_envs: int, additional_a
     """
     sampled = sample_critics(trial)
     sampled["policy_learning_rate"] = trial.suggest_float("policy_learning_rate", 3e-5, 1e-3, log=True)
-    # Past two nats the critics know nothing
+    # More than two nats away from the behaviour policy the critics are not reliable
     sampled["target_kl"] = trial.suggest_float("target_kl", 0.05, 2.0, log=True)
     return with_true_values(trial, sampled)

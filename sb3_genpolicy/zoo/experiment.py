@@ -220,7 +220,7 @@ class OfflineExperimentManager(ExperimentManager):
             return super().objective(trial)
         except optuna.exceptions.TrialPruned as pruned:
             if isinstance(pruned.__cause__, (ValueError, AssertionError)):
-                # A fault of the settings or the data, which every trial would meet
+                # An error in the settings or the data, which every trial would raise
                 raise pruned.__cause__ from None
             raise
         except FloatingPointError as diverged:

@@ -175,7 +175,7 @@ def _one_for_each_seed(key: tuple[str, str], runs: list[Run]) -> list[Run]:
 class Aggregate(NamedTuple):
     """
     :param point: of a statistic over tasks and seeds
-    :param interval: its 95 % interval, None of a single seed, which tells nothing of others
+    :param interval: its 95 % interval, None for a single seed
     """
 
     point: float

@@ -1,3 +1,3 @@
 """
-How learning goes on in SB3's loop.
+The base of the offline algorithms, and what it needs around SB3's training loop.
 """

@@ -1,5 +1,5 @@
 """
-Which models several processes can train together, and that all of them begin with the same one.
+Training of one model by several processes: check that the model allows it, and start all processes from the same state.
 """
 
 import re
@@ -14,7 +14,7 @@ from sb3_genpolicy.common.updates.processes import SeveralProcesses
 from sb3_genpolicy.common.utils import described
 from sb3_genpolicy.generative.checks import options_of
 
-# Arguments of the constructor that may be written otherwise in each process
+# Arguments of the constructor that may differ between processes
 _NOT_COMPARED = ("self", "env", "dataset", "pretrained", "device", "verbose", "tensorboard_log", "_init_setup_model")
 
 
@@ -61,7 +61,7 @@ def _traits(model: Any) -> dict[str, str]:
     traits["the number of parameters"] = str(sum(parameter.numel() for parameter in model.policy.parameters()))
     rows = model.replay_buffer
     traits["the number of rows"] = f"{rows.size()} ({rows.n_drawn_from} drawn from)"
-    # Of all rows: of datasets that differ elsewhere alone nobody hears
+    # Over all rows; datasets that differ in other arrays only go unnoticed
     traits["the sum of all rewards"] = f"{rows.rewards.double().sum().item():g}"
     traits["the statistics of VecNormalize"] = _statistics(model._vec_normalize_env)
     return traits
@@ -75,7 +75,7 @@ def _statistics(env: VecNormalize | None) -> str:
 
 
 def _written(value: Any) -> str:
-    # Where a function lies in memory is each process's own
+    # The memory address in a function's repr differs between processes
     return re.sub(r" at 0x[0-9a-f]+", "", described(value))
 
 
@@ -92,7 +92,7 @@ def _compare(traits: list[dict[str, str]]) -> None:
 
 
 def _state_of(model: Any) -> dict[str, Any]:
-    """As in a model's file."""
+    """The parameters and tensors that a model's file would hold."""
     model.random.note(model.replay_buffer)
     tensors = {name: recursive_getattr(model, name) for name in saved_tensors(model)}
     return dict(parameters=model.get_parameters(), tensors=tensors)

@@ -43,7 +43,7 @@ class OfflineEvalCallback(EvalCallback):
             # The model of a dataset without a simulator has no environment of the evaluation's type
             warnings.filterwarnings("ignore", message="Training and eval env are not of the same type")
             super()._init_callback()
-        # Before hours of training, not at their first evaluation
+        # Checked here, before hours of training, and not at the first evaluation
         reference_scores = getattr(self.model, "reference_scores", None)
         if reference_scores is not None:
             check_reference_scores(reference_scores, "The model's reference_scores")

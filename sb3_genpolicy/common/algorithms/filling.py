@@ -1,5 +1,5 @@
 """
-From a dataset to the replay buffer of a model, and what the model takes from the first one that it sees.
+Read a dataset into a model's replay buffer. To its first dataset a model fits its reward scale, action range and statistics.
 """
 
 from typing import Any
@@ -59,7 +59,7 @@ def _read(model: Any, dataset: DatasetSource | None) -> Transitions:
 
 
 def _fit_statistics(model: Any, chosen: LearningRows, label: str) -> None:
-    """Of the first dataset; of others it is said where they do not fit."""
+    """Fit the statistics of observations to the model's first dataset; warn if those of a later one are far off."""
     wrapper = model._vec_normalize_env
     if wrapper is not None:
         _fit_wrapper(model, wrapper, chosen.data)

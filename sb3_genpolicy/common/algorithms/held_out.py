@@ -1,5 +1,5 @@
 """
-Rows that nothing is learnt from: losses are watched on them.
+Held-out (validation) rows: nothing is learnt from them, and the losses on them are logged.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from sb3_genpolicy.common.files.transient import Transient
 from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
 from sb3_genpolicy.common.updates.batch import Batch
 
-# As many at most, whenever the log is written
+# At most so many rows are evaluated each time that the log is written
 _ROWS = 4096
 
 

@@ -1,9 +1,9 @@
 """
-What stands in the way of training a model in one way or another. What its update depends on it declares itself, see
-:meth:`~sb3_genpolicy.common.algorithms.offline_algorithm.OfflineAlgorithm.dependences`; the rest is looked up here.
+Why a model cannot be trained side by side, by several processes, with recorded updates, or online. A model declares what its
+update depends on, see :meth:`~sb3_genpolicy.common.algorithms.offline_algorithm.OfflineAlgorithm.dependences`; all other
+obstacles (optimizers, layers, ...) are found here.
 
-Each function gives a clause for a message, with what could be done in a sentence after it, or None where nothing is in the
-way.
+Each function returns a clause for a message, followed by a sentence with a remedy, or None if there is no obstacle.
 """
 
 from typing import Any, Protocol
@@ -35,7 +35,7 @@ ELEMENTWISE_OPTIMIZERS: tuple[type[Optimizer], ...] = (
 
 
 class Model(Protocol):
-    """What is asked of a model."""
+    """The attributes of a model that these checks read."""
 
     online: bool
     device: th.device
@@ -105,7 +105,7 @@ def processes_obstacle(model: Model) -> str | None:
 def recording_obstacle(model: Model) -> str | None:
     """
     :param model: a model, with its dataset
-    :return: why an update cannot be recorded as a CUDA graph, without what could be done
+    :return: why an update cannot be recorded as a CUDA graph, without a remedy
     """
     if world_size() > 1:
         return f"{world_size()} processes train the model together"
@@ -129,7 +129,7 @@ def recording_obstacle(model: Model) -> str | None:
 def online_obstacle(model: Model) -> str | None:
     """
     :param model: a model
-    :return: why it cannot go on online
+    :return: why it cannot be trained online
     """
     dependence = _dependence(model, "online")
     if dependence is not None:

@@ -138,7 +138,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         )
         if env is not None:
             take_env(self, env, policy)
-        # None while a saved model is being loaded, before its spaces are there
+        # `env` is None while a saved model is being loaded, whose spaces are not known yet
         if self.env is not None:
             check_continuous_actions(self.action_space, type(self).__name__)
         check_number("batch_size", batch_size, low=1, whole=True)
@@ -154,7 +154,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.precision: Precision = precision
         self.capture = capture
         self.dataset = dataset
-        # What stays of the dataset when the model is saved
+        # All that is saved of the dataset
         self.dataset_name: str | None = dataset if isinstance(dataset, str) else None
         self._dataset_on_disk = False
         self.reference_scores: tuple[float, float] | None = None
@@ -162,11 +162,11 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.reward_function: RewardFunction | None = None
         self._normalizer_is_fitted = False
         self._action_range_is_fitted = False
-        # A wrapper may come with statistics of rewards that no transform was applied to
+        # Whether VecNormalize's reward statistics are of transformed rewards; a wrapper may come with those of raw ones
         self._vec_rewards_are_fitted = False
-        #: Whether the model has gone on online: what it learns from is then no longer fixed, and nothing of it is frozen
+        #: Whether online learning has begun: from then on the data are no longer fixed, and no network is frozen
         self.online = False
-        # At which update the phase began that the averaged actor is of
+        # Updates made before the current phase began; the rate of the averaged actor depends on the updates since then
         self._updates_before_policy = 0
 
     @staticmethod
@@ -206,7 +206,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             setattr(self, name, network)
 
     def connect_replay_buffer(self) -> None:
-        """Let it treat rewards, actions and observations as this model was trained with."""
+        """Give the replay buffer this model's action range, reward function, and the observations to store as float64."""
         self.replay_buffer.action_range = self.policy.action_range
         self.replay_buffer.hold_finer(self.policy.normalizer.keys_with_offset())
         if self.reward_function is not None:
@@ -216,7 +216,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     @property
     def generator(self) -> th.Generator:
-        """What the training draws from; rows are drawn by the replay buffer's own."""
+        """Generator of the training's random numbers, except the choice of rows, which has its own in the replay buffer."""
         return self.random.generator
 
     @property
@@ -226,12 +226,12 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     @property
     def row_random_state(self) -> th.Tensor:
-        """State of the draws of rows, as it is saved and loaded."""
+        """State of the replay buffer's generator, which draws the rows, as it is saved and loaded."""
         return self.random.row_state
 
     @property
     def means(self) -> DeviceMeans:
-        """Of what was computed since the log was written."""
+        """Means of the logged scalars since the log was last written."""
         return self.descent.means
 
     def set_random_seed(self, seed: int | None = None) -> None:
@@ -284,7 +284,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         if self.env is None:
             self.env = SpacesVecEnv(self.observation_space, self.action_space)
         if not self.processes.is_first:
-            # The first process logs and is listened to
+            # Only the first process logs and runs callbacks
             self.verbose, callback, progress_bar = 0, None, False
             self.set_logger(Logger(None, []))
         self.fill_replay_buffer(dataset)
@@ -357,7 +357,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     learn_online = online.learn_online
 
     def go_online(self) -> None:
-        """Unfreeze what was frozen once a dataset had been learnt. Called once, with networks that are there."""
+        """Unfreeze the networks that were frozen in offline learning. Called once, after the networks have been built."""
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -374,11 +374,11 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     def dependences(self) -> tuple[Dependence, ...]:
         """
-        What an update of this model depends on besides rows, one by one. Whether models can be trained side by side, by
-        several processes, recorded, or online follows from that. An algorithm that does not say it is trained step by step in
-        one process.
+        What the contribution of one row to an update depends on, besides that row. This decides whether models can be trained
+        side by side, by several processes, with recorded updates, or online. An algorithm that does not override this method
+        is trained alone, in one process, without recording.
 
-        :return: everything that reaches further than a row, see :class:`~sb3_genpolicy.common.updates.dependence.Scope`
+        :return: every dependence on more than the row, see :class:`~sb3_genpolicy.common.updates.dependence.Scope`
         """
         unknown = f"nobody knows what an update of {type(self).__name__} depends on"
         return (Dependence(Scope.HOST, unknown, f"Say it in {type(self).__name__}.dependences"),)
@@ -386,15 +386,15 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     @abstractmethod
     def objective(self, batch: Batch) -> Objective:
         """
-        :param batch: rows of the dataset (online, of the environment too), with where to draw from
-        :return: what this update descends on
+        :param batch: rows of the dataset (online, also of the environment), with the source of random numbers
+        :return: the losses of this update, and the networks that they train
         """
 
     def before_step(self, objective: Objective) -> dict[str, th.Tensor]:
         """
-        What is done with the gradients before the networks make their step: nothing, by default.
+        Called between the backward pass and the optimizer steps, for instance to clip gradients. By default it does nothing.
 
-        :param objective: whose gradients they are
+        :param objective: the objective of this update
         :return: further scalars for the log
         """
         return {}
@@ -421,7 +421,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
                 self.end_update()
 
     def begin_update(self) -> None:
-        """What of an update the host decides: modes and rates."""
+        """Set what Python decides before every update: training modes, learning rates, rates of the running averages."""
         self.set_training_mode()
         self._set_learning_rates()
         for average in self.descent.averages:
@@ -442,17 +442,17 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def end_update(self) -> None:
         """Count the update."""
         self._n_updates += 1
-        # A step in the environment is counted before its updates, a gradient step after
+        # `num_timesteps` already counts an environment step at its updates, but a gradient step only after its update
         is_last = self.num_timesteps + (not self.collects) >= self._total_timesteps
         self.descent.guard.check_kept(now=is_last)
 
     def set_training_mode(self) -> None:
-        """For an update. A walk over all modules, which is left out where there is nothing to change."""
+        """Set the networks' modes for an update. Skipped where nothing would change, since it walks over all modules."""
         if not self.policy.training:
             self.policy.set_training_mode(True)
 
     def _set_learning_rates(self) -> None:
-        """Of this update."""
+        """Set the learning rates of this update."""
         self._set_learning_rate(self.lr_schedule(self._current_progress_remaining))
 
     def _set_learning_rate(self, rate: float, networks: Sequence[str] | None = None) -> None:

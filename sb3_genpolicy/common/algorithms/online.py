@@ -37,7 +37,7 @@ def learn_online(
 ) -> Model:
     """
     Act in the environment and go on learning, by SB3's loop of off-policy algorithms: one step of the environment is one
-    timestep and one ``callback.on_step()``, here. The policy samples its actions; nothing is random but that.
+    timestep and one ``callback.on_step()``, here. The policy samples its actions, and this is all the exploration there is.
 
     The dataset's rows stay in the replay buffer, beside those that are collected. From here on, also in later calls of
     ``learn``, all networks go on learning, also those that were frozen.
@@ -50,9 +50,9 @@ def learn_online(
     :param progress_bar: display a progress bar using tqdm and rich
     :param dataset: the logged data, in place of those that the model was trained on
     :param offline_share: share of each batch that is drawn from the dataset, in [0, 1]. Half is the choice of RLPD
-        (https://arxiv.org/abs/2302.02948): new rows count at once, and old ones are not forgotten. None: all rows
-        count alike. With 0 a trained model needs no dataset. While there are fewer new rows than their share of a batch,
-        each makes up one row of it, on average, and the dataset the rest.
+        (https://arxiv.org/abs/2302.02948): new rows count at once, and old ones are not forgotten. None: rows are drawn
+        uniformly from all rows, old and new. With 0 a trained model needs no dataset. While there are fewer new rows than
+        their share of a batch, as many are drawn as there are, and the dataset makes up the rest.
     :param train_freq: steps in the environment between updates, or a pair like ``(1, "episode")``
     :param gradient_steps: updates each time, -1 for as many as steps were made in the environment
     :param learning_starts: number of steps in the environment before the first update
@@ -67,17 +67,17 @@ def learn_online(
     self.gradient_steps = gradient_steps
     self.learning_starts = learning_starts + (0 if reset_num_timesteps else self.num_timesteps)
     self.replay_buffer.offline_share = offline_share
-    # Of a model that was loaded, parameters were not there before
+    # Again: when a model is loaded, its parameters are restored after its replay buffer was first connected
     self.connect_replay_buffer()
     if dataset is not None or needs_dataset(self):
         self.fill_replay_buffer(dataset)
     if not self.online:
         self.go_online()
         self.online = True
-    # It may have been stepped elsewhere since this model saw it
+    # Forces a reset: the environment may have been stepped by others in the meantime
     self._last_obs = None
     with attributes(self, collects=True), _vec_normalize_seeing_what_critics_see(self):
-        # SB3's own loop, which knows of no log that is left out, but heeds it
+        # SB3's own loop, which works with `log_interval=None` though its type hints do not allow it
         arguments: Any = (total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         OffPolicyAlgorithm.learn(self, *arguments)
     return self
@@ -86,7 +86,7 @@ def learn_online(
 def needs_dataset(model: Any) -> bool:
     """
     :param model: a model that goes on online
-    :return: whether it cannot do without the dataset
+    :return: whether it needs the dataset to go on
     """
     return model.replay_buffer.offline_share != 0.0 or model.reward_function is None
 

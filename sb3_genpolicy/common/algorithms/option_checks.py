@@ -1,5 +1,5 @@
 """
-Checks of what SB3 and PyTorch take without a look, or refuse deep inside: options of an algorithm.
+Checks of an algorithm's options that SB3 and PyTorch would accept unchecked, or reject late with an obscure error.
 """
 
 import os

@@ -10,7 +10,8 @@ from sb3_genpolicy.common.updates.recorded_update import make_ordinary, make_rec
 
 def prepare_updates(model: Any) -> None:
     """
-    :param model: a model that is about to learn, with its dataset; the log says where it asked for a recording in vain
+    :param model: a model that is about to learn, with its dataset. If it asked for recording (``capture``) and that is not
+        possible, the log says why.
     """
     step = model.descent
     obstacle = recording_obstacle(model) if model.capture else "it was not asked for"

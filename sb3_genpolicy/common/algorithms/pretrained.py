@@ -40,8 +40,8 @@ class Pretrained(NamedTuple):
     def check_fits(self, policy: GenerativePolicy, needs_behaviour: bool) -> None:
         """
         :param policy: a policy that networks are to be copied into
-        :param needs_behaviour: whether the behaviour model is one of them
-        :raises ValueError: if they are of another kind, or there is none of what is needed
+        :param needs_behaviour: whether a behaviour model is to be copied too
+        :raises ValueError: if the networks are of another kind, or a network that is needed is missing
         """
         if needs_behaviour and self.behaviour is None:
             beta = self.settings.get("beta")
@@ -79,7 +79,7 @@ def read_pretrained(source: PretrainedSource) -> Pretrained:
             f"pretrained={source!r} has no generative policy: give a GMPG, or a GMPO (with beta=0 for a behaviour model), "
             "or the file of one."
         )
-    # Until the policy left it, the actor was the behaviour model
+    # With beta=0, and in the first phase of GMPG, the averaged actor is itself the behaviour model
     behaviour = policy.actor_ema if settings.get("beta") == 0.0 else None
     if policy.behaviour is not None:
         behaviour = policy.behaviour if settings["pretraining_finished"] else policy.actor_ema

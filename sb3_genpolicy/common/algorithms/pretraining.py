@@ -29,8 +29,8 @@ class PretrainingAlgorithm(OfflineAlgorithm):
     """
     Base of algorithms with two phases, counted in the same steps. In the first, the actor is the behaviour model, trained by
     matching beside the critics. In the second, which starts at the update ``pretraining_steps``, behaviour model and critics
-    are frozen, and the actor leaves its copy of the behaviour model. Once the model goes on online they are frozen no longer:
-    both are trained beside the policy, on the same batches.
+    are frozen, and the actor, which starts as a copy of the behaviour model, is trained as the policy. Once the model goes on
+    online they are unfrozen: both are trained beside the policy, on the same batches.
 
     :param pretraining_steps: number of updates of the first phase, >= 0. None: the algorithm's own, settled by the first
         ``learn``.
@@ -38,7 +38,7 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         Where ``policy_kwargs``, ``env`` or the dataset are not given they are taken from there too.
     :param expectile: expectile of V, in (0, 1)
     :param kwargs: see :class:`~sb3_genpolicy.common.algorithms.offline_algorithm.OfflineAlgorithm`
-    :raises ValueError: if the pretrained networks are others than this model's, or there is none of what is needed
+    :raises ValueError: if the pretrained networks differ in kind or shape from this model's, or one that is needed is missing
     """
 
     policy: GenerativePolicy
@@ -108,7 +108,7 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         copy_networks(source, self.policy, copies)
         self.reward_function = source.settings["reward_function"]
         self.connect_replay_buffer()
-        # Its networks know no other statistics, nor another range of actions
+        # The copied networks were trained with these statistics and this action range: they must not be fitted again
         self._normalizer_is_fitted = self._action_range_is_fitted = True
         if self.dataset_name is None:
             self.dataset_name = source.settings["dataset_name"]
@@ -203,7 +203,7 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         """
         :param policy: the policy's objective
         :param batch: rows of the dataset and of the environment
-        :return: with those of the critics and the behaviour model of the rows that there are by now
+        :return: the sum of the policy's objective and those of the critics and the behaviour model, on the same batch
         """
         critics = self.critic_losses(batch)
         objective = policy + critics.objective(advantage=critics.advantage.mean())
@@ -214,12 +214,13 @@ class PretrainingAlgorithm(OfflineAlgorithm):
 
     def frozen_but_the_policy(self) -> AbstractContextManager[None]:
         """
-        :return: context for the policy's loss: critics and behaviour model learn by losses of their own alone
+        :return: context for computing the policy's loss, in which critics and behaviour model get no gradient: online they are
+            trained too, but only by their own losses
         """
         if not self.online:
             return nullcontext()
         networks = [self.critics.critic, self.critics.value_net, *([] if self.behaviour is None else [self.behaviour])]
-        # An extractor that is shared is the actor's
+        # A shared features extractor belongs to the actor and stays trainable
         return frozen(networks, but=self.actor.parameters())
 
     def held_out_losses(self, batch: Batch) -> dict[str, th.Tensor]:

@@ -1,6 +1,6 @@
 """
 Files of a model: methods of :class:`~sb3_genpolicy.common.algorithms.offline_algorithm.OfflineAlgorithm`. The layout is
-SB3's; settings are plain JSON, and what is read is looked at first.
+SB3's; settings are plain JSON, and a file is checked before it is read.
 """
 
 import inspect
@@ -24,7 +24,7 @@ from sb3_genpolicy.generative.checks import check_option_names
 
 Model = TypeVar("Model", bound=OffPolicyAlgorithm)
 
-# Made of the learning rates again
+# Attributes with this ending are not saved: they are made anew from the learning rates
 _SCHEDULES = "lr_schedule"
 
 
@@ -35,8 +35,8 @@ def save(self: Any, path: str | pathlib.Path | io.BufferedIOBase, exclude: Any =
     The layout is SB3's. Settings are plain JSON; one that is something of your own (a function as learning rate, a class
     in ``policy_kwargs``) is pickled, with a warning, since ``load`` then has to be told to trust the file.
 
-    A file is there whole or not at all, and replaces an earlier one when it is: a run that is killed while it saves has
-    its last checkpoint.
+    The file is written whole or not at all, and replaces an earlier one only when it is complete: a run that is killed while
+    saving still has its last checkpoint.
 
     :param path: path to the file where the model should be saved
     :param exclude: name of parameters that should be excluded in addition to the default ones
@@ -47,7 +47,7 @@ def save(self: Any, path: str | pathlib.Path | io.BufferedIOBase, exclude: Any =
         return
     self.random.note(self.replay_buffer)
     settings = encode_settings(_settings_to_save(self, exclude or (), include or ()))
-    # In memory first: torch hides what a full disk says
+    # In memory first: torch would hide the error message of a full disk
     content = io.BytesIO()
     save_to_zip_file(
         content,
@@ -82,7 +82,7 @@ def get_parameters(self: Any) -> dict[str, dict]:
     parameters = OffPolicyAlgorithm.get_parameters(self)
     clones: dict[Any, th.Tensor] = {}
     for state_dict in parameters.values():
-        # In place, since a network's has its version as an attribute
+        # Changed in place: a network's state dict has its version in an attribute, which a new dictionary would lack
         for name, value in state_dict.items():
             state_dict[name] = _without_neighbours(value, clones)
     return parameters
@@ -103,7 +103,7 @@ def load(
     """
     Load a model. The dataset is not opened; ``learn`` reads it again, by its name or as given.
 
-    The file may come from anyone: it is checked before it is read, and what is no plain setting and no tensor is refused.
+    The file may come from anyone: it is checked before it is read, and anything but plain settings and tensors is refused.
 
     :param path: path to the file (or a file-like)
     :param env: environment of the loaded model (if registered in Gym, can be str; can be None)
@@ -164,12 +164,12 @@ def load_replay_buffer(
     trust_pickle: bool = False,
 ) -> None:
     """
-    Load a replay buffer from a pickle file, which may make nothing but what such a buffer consists of.
+    Load a replay buffer from a pickle file. Unpickling may create only objects of the classes that such a buffer consists of.
 
     :param path: path to the pickled replay buffer
     :param truncate_last_traj: has no effect here
-    :param trust_pickle: whether it may make anything: only for files whose maker you trust. Buffers with a reward function
-        of your own need it.
+    :param trust_pickle: whether unpickling may create any object: only for files whose maker you trust. Buffers with a reward
+        function of your own need it.
     :raises ValueError: if the file is damaged, holds something else, or would run something else
     """
     if trust_pickle:
@@ -198,7 +198,7 @@ def saved_networks(model: Any) -> list[str]:
 def saved_tensors(model: Any) -> list[str]:
     """
     :param model: a model
-    :return: names of its tensors that files have: the random states, and whatever attribute is a tensor
+    :return: names of the tensors that are saved with it: the random states, and every attribute that is a tensor
     """
     return ["random_state", "row_random_state", *(name for name, value in vars(model).items() if isinstance(value, th.Tensor))]
 
@@ -232,8 +232,8 @@ def _settings_to_save(model: Any, exclude: Any, include: Any) -> dict[str, Any]:
 
 def _without_neighbours(tree: Any, clones: dict[Any, th.Tensor]) -> Any:
     """
-    A file has all of the memory that a tensor is a part of: a model that is trained beside others would bring them along.
-    Tensors that several networks share are cloned once, and stay shared.
+    Clone tensors that are views of larger ones. Torch saves the whole memory behind a view, so that a model trained side by
+    side with others would save their parameters too. Tensors that several networks share are cloned once, and stay shared.
     """
     if isinstance(tree, dict):
         return {key: _without_neighbours(value, clones) for key, value in tree.items()}

@@ -1,6 +1,6 @@
 """
-What a policy takes from the first dataset that it sees, once: networks that were trained on one set of statistics cannot go
-over to another. Of later ones it is said where they do not fit.
+The action range and the statistics of observations, which a policy fits to its first dataset and then keeps: networks that
+were trained with one set of statistics cannot change to another. Later datasets that do not fit them cause a warning.
 """
 
 import warnings
@@ -17,9 +17,9 @@ from sb3_genpolicy.common.transitions.outliers import evenly, typical_bounds
 from sb3_genpolicy.common.transitions.transitions import Transitions, label_of
 from sb3_genpolicy.common.utils import tree_items
 
-# Rows of a dataset that are looked at
+# Rows of a dataset that are searched for outliers, at most
 _LOOKED_AT = 50_000
-# An entry of another unit is clamped in so many rows
+# An entry that is clamped in more than this share of the rows is taken to be in another unit
 _CLAMPED = 0.5
 
 
@@ -27,7 +27,7 @@ def fit_action_range(policy: CriticPolicy, data: Transitions, first: bool) -> No
     """
     :param policy: a policy, whose range of actions is fitted
     :param data: the dataset
-    :param first: whether it is the first one; of others it is said where they go beyond the range
+    :param first: whether it is the policy's first dataset; for a later one, a warning says where actions lie beyond the range
     """
     if not policy.normalize_actions:
         return
@@ -103,7 +103,7 @@ def say_other_units(policy: CriticPolicy, buffer: OfflineReplayBuffer, label: st
 
 def say_coarse_space(space: spaces.Space, buffer: OfflineReplayBuffer, label: str) -> None:
     """
-    Warn where an environment cannot say what the data tell apart.
+    Warn if the environment's observation space is of too low a precision to tell apart observations that differ in the data.
 
     :param space: its observation space
     :param buffer: the rows of a dataset

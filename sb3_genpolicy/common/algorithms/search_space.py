@@ -38,7 +38,7 @@ def convert(sampled: Settings) -> Settings:
 
 def with_true_values(trial: "optuna.Trial", sampled: Settings) -> Settings:
     """
-    :param trial: the trial, in which the options are noted that go by another name there
+    :param trial: the trial; options that it samples in another form (``batch_size``, ``gamma``) are noted as its attributes
     :param sampled: its parameters
     :return: the options that they stand for
     """

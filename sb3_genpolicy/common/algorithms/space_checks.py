@@ -52,12 +52,12 @@ def check_continuous_actions(action_space: spaces.Space, algorithm: str) -> None
 
 def take_env(model: Any, env: GymEnv | str, policy: Any) -> None:
     """
-    As SB3's constructor does, which refuses unbounded actions.
+    Set a model's environment as SB3's constructor does; SB3's own refuses unbounded actions.
 
     :param model: a model that is being made
     :param env: its environment, or the id of one
     :param policy: the policy that it was asked for
-    :raises ValueError: if the environment cannot be made, or its spaces are none for a model
+    :raises ValueError: if the environment cannot be made, or no model can act on its spaces
     """
     made = model._wrap_env(env, model.verbose)
     model.env, model.n_envs = made, made.num_envs

@@ -11,7 +11,7 @@ import torch as th
 
 def watch_values(model: Any) -> None:
     """
-    Whether critics say what no policy can earn.
+    Warn if the critics' values are beyond any return that the rewards allow.
 
     :param model: a model that learns
     """

@@ -1,5 +1,5 @@
 """
-A look at what critics say: values that no policy can earn are named once.
+Watch the critics: warn once if their values are beyond any return that the rewards allow.
 """
 
 import warnings
@@ -13,9 +13,9 @@ from sb3_genpolicy.common.policies.critic_policy import CriticPolicy
 from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
 from sb3_genpolicy.common.replay.row_store import RowStore
 
-# Rows, and as many observations that no row starts from, that are looked at
+# Number of rows that are watched, and of further rows whose next observation is not the observation of any row
 _ROWS = 256
-# Values may leave the allowed interval by so many times its size, and by what untrained networks say
+# Values may be so many times as large as those allowed, or exceed them by what untrained networks put out
 _TIMES, _UNTRAINED = 2.0, 1.0
 
 
@@ -27,7 +27,7 @@ class ValueWatch(Transient):
 
     def __init__(self) -> None:
         self.has_spoken = False
-        # Of the store that was looked at last: walks over all of its rows
+        # Rows and bounds are kept for the store that was watched last, since finding them takes a pass over all of its rows
         self._store: RowStore | None = None
         self._rows = self._bounds = th.empty(0)
 
@@ -41,7 +41,7 @@ class ValueWatch(Transient):
         logger: Logger,
     ) -> None:
         """
-        Warn, and log a warning, if values are beyond what is possible by far.
+        Warn, and log a warning, if values are far beyond those that are possible.
 
         :param policy: whose critics are looked at, in evaluation mode
         :param buffer: the rows
@@ -72,7 +72,7 @@ class ValueWatch(Transient):
                 return
 
     def _allowed(self, buffer: OfflineReplayBuffer, env: VecNormalize | None, gamma: float) -> tuple[float, float]:
-        """Over any number of steps, with the rewards of rows that were added."""
+        """Smallest and largest possible value over any number of steps, with the rewards of added rows taken into account."""
         bounds = self._bounds
         if buffer.n_added:
             added = th.stack(buffer.rewards[buffer.n_from_dataset :].aminmax()) / (1.0 - gamma)
@@ -83,12 +83,12 @@ class ValueWatch(Transient):
 
 
 def _watched_rows(store: RowStore) -> th.Tensor:
-    """Evenly spaced, and as many of those that lead to an observation that is no row's own."""
+    """Evenly spaced rows, and as many of those whose next observation is not the observation of any row."""
     loose = th.nonzero(store.next_rows >= store.n_rows)[:, 0]
     every = th.arange(store.n_rows, device=store.rewards.device)
     return th.cat([rows[:: max(1, -(-len(rows) // _ROWS))] for rows in (every, loose)])
 
 
 def _return_bounds(store: RowStore, gamma: float) -> th.Tensor:
-    """The least and the largest return if a step's rewards were paid forever, (2,)."""
+    """The smallest and the largest return if the reward of one row were paid at every step forever, (2,)."""
     return th.stack((store.rewards / (1.0 - (gamma if store.discounts is None else store.discounts))).aminmax())

@@ -67,7 +67,7 @@ class MemoryWriter:
 
 class NotWritten(Exception):
     """
-    A flat file cannot be written; no fault of the source that is read meanwhile.
+    A flat file cannot be written. The source that is being read is not at fault.
     """
 
 
@@ -128,13 +128,13 @@ class FileWriter:
 
 
 def _take_room(file: int, size: int) -> None:
-    """On a full disk, a mapped file that was only promised would end the program when it is written to."""
+    """Reserve the bytes of a file: otherwise a full disk would kill the program when it writes to the mapped file."""
     if not hasattr(os, "posix_fallocate"):
         return
     try:
         os.posix_fallocate(file, 0, size)
     except OSError as error:
-        # Some filesystems cannot promise room
+        # Some filesystems cannot reserve room
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
             raise
 

@@ -1,5 +1,5 @@
 """
-Flat files of what was read: a source of many small pieces is read slowly once, and what is larger than memory not at all.
+A cache of flat files: a source that is slow to read is read only once, and one larger than memory is mapped from disk.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ CACHE_VARIABLE = "SB3_GENPOLICY_CACHE"
 # Files of another version of the layout are written anew
 _VERSION = 2
 _COLUMNS = ("actions", "rewards", "terminals", "timeouts", "ends", "next_rows")
-# Those that are looked at as a whole
+# Arrays that are read as a whole, not row by row at random
 _WHOLE = ("rewards", "terminals", "timeouts", "ends")
 
 
@@ -102,7 +102,7 @@ class CacheEntry:
         try:
             self.write(lambda writer: _store(data, writer))
         except NotWritten:
-            # It saves time later, and is not needed
+            # The cache only saves time: go on without it
             pass
 
 

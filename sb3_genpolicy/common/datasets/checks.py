@@ -57,7 +57,7 @@ def shaped(array: Any, space: spaces.Space, name: str, dtype: type | None = None
     :param name: what the array is called, for the message
     :param dtype: another than the one that such arrays are stored in
     :return: (n_rows, \\*shape)
-    :raises ValueError: if the rows are to be images and are no bytes
+    :raises ValueError: if the space is one of images and the rows are not bytes
     """
     array = np.asarray(array)
     if is_image_space(space) and array.dtype != np.uint8:
@@ -74,7 +74,7 @@ def check_row_shape(shape: tuple[int, ...], space: spaces.Space, name: str) -> N
     :raises ValueError: if the rows do not have the space's shape
     """
     wanted = stored_shape(space)
-    # Ones do not count: a column of numbers is (n,) or (n, 1)
+    # Axes of length 1 do not count: a column of numbers is (n,) or (n, 1)
     if not shape or (shape[0] and [n for n in shape[1:] if n != 1] != [n for n in wanted if n != 1]):
         raise ValueError(f"{name} has rows of shape {shape[1:]}, but its space {on_one_line(space)} has shape {wanted}.")
 
@@ -103,7 +103,7 @@ def check_members(array: np.ndarray, space: spaces.Space, name: str, where: Call
     :param space: of one row
     :param name: what the array is called, for the message
     :param where: from a row to words
-    :raises ValueError: if the space is discrete and does not have one of the rows
+    :raises ValueError: if the space is discrete and a row is not in it
     """
     if isinstance(space, spaces.Discrete):
         low, high = space.start, space.start + space.n - 1
@@ -130,7 +130,7 @@ def check_action_bounds(actions: np.ndarray, space: spaces.Box, name: str, where
     low, high = space.low, space.high
     with np.errstate(over="ignore", invalid="ignore"):
         width = high.astype(np.float64) - low
-    # A bound beside an open side is kept to as it is
+    # No tolerance for a bound whose opposite bound is infinite
     margin = ACTION_TOLERANCE * np.where(np.isfinite(width), width, 0.0)
     for part in slices(len(actions)):
         outside = (actions[part] < low - margin) | (actions[part] > high + margin)

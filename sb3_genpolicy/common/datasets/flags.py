@@ -15,7 +15,7 @@ class Flags(NamedTuple):
     """
     What is known of every row of a source, (n_file_rows,) each.
 
-    :param terminals: whether nothing is earned after this step
+    :param terminals: whether the step is terminal: what follows has the value 0
     :param timeouts: whether the episode was cut off after this step
     :param ends: whether an episode ends with this step
     :param kept: whether the row is a step; others only hold the observation that the step before led to
@@ -42,9 +42,9 @@ def read_flags(columns: Columns, label: str) -> Flags:
     """
     :param columns: of a source
     :param label: what the source is called, for messages
-    :return: its flags. ``masks`` say where nothing is earned afterwards, all others where episodes end; where there are no
-        others, ``masks`` say that too. Without ``next_observations``, rows of OGBench (``valids``, or no ``timeouts`` but
-        ``masks``) end with one that is no step; elsewhere the last row of a cut episode has no successor and is none.
+    :return: its flags. ``masks`` are 0 at terminal steps; all other flags say where episodes end, and without them ``masks``
+        do that too. Without ``next_observations``, the last row of an episode may be no step, but only the last observation:
+        in OGBench's layout (``valids``, or ``masks`` and no ``timeouts``) always, elsewhere if the episode was truncated.
     :raises ValueError: if flags are no flags, or do not say where episodes were cut off
     """
     keys: tuple[str, ...] = ("terminals", "timeouts", "dones", "masks")
@@ -68,7 +68,7 @@ def read_flags(columns: Columns, label: str) -> Flags:
         terminals = given["dones"] & ~cut
     ended = given.get("terminals", nothing) | given.get("dones", nothing)
     if not ended.any():
-        # Nothing else says where episodes end that were not cut off
+        # Without other flags, episodes that were not truncated end at terminal steps
         ended = terminals
     ends = ended | cut
     ends[columns.part_ends] = ends[columns.stream_ends] = ends[-1] = True
@@ -79,7 +79,7 @@ def read_flags(columns: Columns, label: str) -> Flags:
             f"{label} has neither 'next_observations' nor 'timeouts', so that nobody can say where episodes were cut off: add "
             f"'timeouts' (zeros if every episode ended by itself).{slip_of(columns, 'timeouts', 'next_observations')}"
         )
-    # The last row of a cut episode has no successor in the file: it only tells what the step before it led to
+    # The next observation of a truncated episode's last row is not in the file: that row only holds the last observation
     kept = ~(ends & ~terminals)
     followed = kept & ~ends
     before_last = followed & np.append(~kept[1:], False)
@@ -88,8 +88,8 @@ def read_flags(columns: Columns, label: str) -> Flags:
 
 def _says_nothing(columns: Columns, given: dict[str, np.ndarray]) -> bool:
     """
-    Of masks that are nowhere 0. OGBench's trajectories without a success have such, and terminals where they end; whoever
-    tells time limits apart, or has a discount, means other terminals.
+    Whether masks that are nowhere 0 are to be ignored. In OGBench they are right: no trajectory succeeded, and ``terminals``
+    mark where trajectories end. But if the source flags time limits too, or the masks are a discount, its terminals are real.
     """
     ended = given.get("terminals", given.get("dones"))
     if ended is None or not ("timeouts" in given or columns.sources["masks"].startswith("discount")):
@@ -98,7 +98,7 @@ def _says_nothing(columns: Columns, given: dict[str, np.ndarray]) -> bool:
 
 
 def _flags_of_trajectories(columns: Columns, given: dict[str, np.ndarray], label: str) -> Flags:
-    """OGBench: every trajectory has one row more than steps, whose action leads nowhere; ``terminals``, or where not valid."""
+    """OGBench's layout: every trajectory ends with a row that is no step, marked by ``terminals`` or by ``valids`` 0."""
     given_ends = given.get("terminals", given.get("dones"))
     final = ~_read_flag(columns["valids"], "valids", label) if "valids" in columns else given_ends
     if final is None:
@@ -125,7 +125,7 @@ def _read_flag(column: Column, key: str, label: str) -> np.ndarray:
     start = 0
     for chunk in column.chunks():
         values = chunk.reshape(-1)
-        # A discount between 0 and 1 goes on
+        # A discount between 0 and 1 does not end the episode
         wrong = ~((values >= 0) & (values <= 1)) if key == "masks" else (values != 0) & (values != 1)
         if wrong.any():
             row = int(np.argmax(wrong))

@@ -13,9 +13,10 @@ from sb3_genpolicy.common.datasets.names import Columns
 from sb3_genpolicy.common.datasets.row_reader import READ_ERRORS
 from sb3_genpolicy.common.utils import tree_items, tree_map
 
-# Rows that are looked at, and environments that are thought of
+# Number of rows that are examined, and largest number of environments that is tried
 _LOOKED_AT, _MOST = 4096, 256
-# Share of the rows that lead to a row so far ahead, and of those that may lead to the next by chance
+# Rows of n environments are interleaved if at least the first share of rows leads to the n-th row after them, and at most the
+# second share to the next row
 _LEAD_AHEAD, _BY_CHANCE = 0.5, 0.1
 
 
@@ -70,7 +71,7 @@ def _count_environments(columns: Columns) -> int:
     try:
         before, after = (_head(columns[key]) for key in ("observations", "next_observations"))
     except READ_ERRORS:
-        # Whoever reads the column says where it is damaged
+        # A damaged column is reported when it is read
         return 1
     if before.keys() != after.keys() or any(before[key].shape != after[key].shape for key in before):
         return 1

@@ -168,7 +168,7 @@ class EpisodeReader:
         rewards = self._stored(joined["rewards"], NUMBER, "rewards", lengths, ids)[:, 0]
         flags = {key: self._flags(joined[key], key, lengths, ids) for key in ("terminations", "truncations")}
         last = np.cumsum(lengths) - 1
-        # Where the recording stopped, the task did not
+        # An episode without a flag at its end was truncated by the end of the recording
         flags["truncations"][last] |= ~flags["terminations"][last]
         return Episodes(lengths, observations, actions, rewards, **flags)
 

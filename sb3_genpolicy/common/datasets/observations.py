@@ -101,7 +101,7 @@ def _tree_of(columns: Any, space: spaces.Space, name: str) -> Any:
 def _read_with_lost_rows(
     states: np.ndarray, column: Column, space: spaces.Space, name: str, rows: RowReader, lost: np.ndarray
 ) -> None:
-    """The observations of steps first, those that only the last step of an episode led to behind them."""
+    """Read the observations of steps, and behind them those that are only the next observation of an episode's last step."""
     row = 0
     for start, piece in rows.pieces(column, space, name, name):
         kept = rows.kept[start : start + len(piece)]
@@ -113,7 +113,7 @@ def _read_with_lost_rows(
 
 
 def _follow(flags: Flags, lost: np.ndarray, next_rows: np.ndarray) -> None:
-    """What a step led to, if it is not in the file, is asked for by nobody: the step was terminal, and stays where it is."""
+    """Fill ``next_rows``. A next observation that is not in the file is never used, since its step is terminal."""
     n_rows, row = len(next_rows), 0
     for part in slices(len(flags.kept)):
         step = part.start + np.flatnonzero(flags.kept[part])
@@ -133,8 +133,8 @@ def _read_successors(
     next_rows: np.ndarray,
 ) -> np.ndarray:
     """
-    Successors that are the next row's observation are that row; others are appended. Rows whose successor is not near the
-    next row's observation are returned as breaks, whatever the flags say.
+    Read ``next_observations``. One that equals the next row's observation is not stored again; others are appended. Returns
+    the breaks: rows whose next observation is not even near the next row's observation, whatever the flags say.
     """
     n_rows = rows.n_rows
     is_next, breaks = np.ones(n_rows, dtype=bool), np.zeros(n_rows, dtype=bool)
@@ -165,7 +165,7 @@ def _read_successors(
 
 
 def _width(array: np.ndarray, rows: RowReader, name: str) -> Any:
-    """What each entry ranges over, whatever its unit: of float32, over some thousand rows."""
+    """The range of values of each entry; for float32 arrays, over some thousand rows."""
     if name in rows.finer:
         return rows.ranges.width(name).reshape(array.shape[1:])
     if array.dtype == np.uint8:

@@ -1,5 +1,5 @@
 """
-Steps that are none: a vector environment that resets between two episodes leaves the reset among the recorded rows.
+Recorded rows that are not steps, but resets: some vector environments record a row for the reset between two episodes.
 """
 
 import warnings
@@ -21,17 +21,19 @@ _LED_TO = (
     "end episodes that were cut off but lead to the first observation of the next one, as where a vector environment resets "
     "in the same step, so that nobody knows what they led to"
 )
-# What would come about by chance more rarely than this is taken for a reset
+# Rows are taken for resets if steps would look like this with less than this probability
 _CHANCE = 1e-3
-# A step is a leap where at most this share of all others goes as far
+# A step is a leap if at most this share of all other steps goes as far
 _LEAP, _LEAP_OF_UNPAID = 0.1, 0.2
-# Of the steps in question, so many have to be alike; of all others, at most so many may earn nothing by chance
+# At least this share of the rows in question has to look like a reset. A reward of 0 counts as rare if at most this share of
+# all other rows has it
 _NEARLY_ALL, _RARE = 0.9, 0.2
-# Where successors are not known, a row starts near the end before within so many times what nearly all steps go
+# Without exact next observations, a row counts as starting at the end of the episode before within so many times the length
+# that nearly all steps stay below
 _NEARBY = 1.5
-# Least unit of an entry, as a share of its spread
+# Smallest unit by which changes of an entry are measured, as a share of its standard deviation
 _STILL = 0.01
-# Steps that others are compared to, and numbers of an observation that are held of them
+# Number of steps that others are compared to, at most, and of numbers that may be held for them
 _COMPARED, _NUMBERS = 4000, 2**22
 
 
@@ -42,8 +44,8 @@ def without_resets(data: Transitions, label: str, where: Callable[[int], str], w
     - resets in the step after an episode's end (gymnasium's ``NEXT_STEP``): the first row of the next episode starts at the
       last observation of the one before, earns nothing and leads to the observation after the reset;
     - resets in the same step, whose last observation was not recorded (``SAME_STEP`` without ``final_obs``): the last row of
-      an episode leads to the first observation of the next. After a terminal nobody asks for it; where the episode was cut
-      off, that row is left out.
+      an episode leads to the first observation of the next. After a terminal step it is never used; where the episode was
+      truncated, that row is left out.
 
     :param data: what was read
     :param label: what the source is called
@@ -70,7 +72,7 @@ def without_resets(data: Transitions, label: str, where: Callable[[int], str], w
 
 
 class _Look:
-    """What happens between episodes."""
+    """Finds resets among the rows at the boundaries of episodes."""
 
     def __init__(self, data: Transitions):
         self.data = data
@@ -88,7 +90,7 @@ class _Look:
         return self._compared
 
     def _linked(self) -> np.ndarray:
-        """Whether the row after an end starts exactly where it led to."""
+        """Whether the first observation of the next episode equals the next observation of the last step, for each end."""
         data, same = self.data, np.ones(len(self.last), dtype=bool)
         for part in slices(len(self.last), 2**12):
             end = self.last[part]
@@ -103,14 +105,14 @@ class _Look:
         rows = self.last[self.linked] + 1
         if len(rows) and self._are_resets(rows, exactly=True):
             return rows
-        # Without successors, or with rounded ones, the row starts nearby
+        # Without next observations, or with rounded ones, a reset's row starts only near the end of the episode before
         rows = self.last[~self.linked] + 1
         if len(rows) < 3 or self.data.rewards[0] == 0 or not (self.data.rewards[rows] == 0).any() or not self.steps.usable:
             return rows[:0]
         near = self.steps.lengths(self.data.next_rows[rows - 1], rows) <= _NEARBY * np.quantile(self.steps.compared, 0.95)
         if near.sum() < 3 or not self._are_resets(rows[near], exactly=False):
             return rows[:0]
-        # Those that fell far in the step before are alike
+        # Rows with a reward of 0 whose episode ended with a long last step are resets too, though they start far from its end
         return rows[self.data.rewards[rows] == 0]
 
     def _are_resets(self, rows: np.ndarray, exactly: bool) -> bool:
@@ -126,7 +128,7 @@ class _Look:
         leap = self.steps.chance_of_leaps(rows[alike], _LEAP_OF_UNPAID if unpaid <= _RARE else _LEAP)
         if leap is not None:
             return by_chance * leap < _CHANCE and (exactly or unpaid <= _RARE)
-        # Where every step leads anywhere, leaps tell nothing
+        # If even ordinary steps lead far away, leaps are no evidence
         return exactly and unpaid <= _RARE and by_chance < _CHANCE and not self.steps.smooth
 
     def cuts_that_lead_to_resets(self) -> np.ndarray:
@@ -144,7 +146,7 @@ class _Look:
 
 class _Steps:
     """
-    How far steps lead: in the entry of an observation that moves most, in units of what it moves in a step elsewhere.
+    Lengths of steps: the largest change of an entry of the observation, each in units of its usual change in a step.
 
     :param data: the rows
     :param inside: rows that neither end nor start an episode
@@ -161,14 +163,14 @@ class _Steps:
         for array in self._arrays:
             spread = array[anywhere].astype(np.float64).std(axis=0)
             step = array[led_to].astype(np.float64) - array[rows] if len(rows) else np.zeros((1, *array.shape[1:]))
-            # What stays in an episode, as a goal does, has a unit too
+            # An entry that is constant within an episode, such as a goal, needs a unit too
             units.append(np.maximum(np.sqrt((step**2).mean(axis=0)), _STILL * spread))
         self._factors = [np.divide(1.0, unit, out=np.zeros_like(unit), where=unit > 0) for unit in units]
         #: Whether there is anything to compare
         self.usable = len(rows) > 0 and any(factor.any() for factor in self._factors)
         self.compared = np.sort(self.lengths(rows, led_to))
         apart = self.lengths(anywhere, np.random.default_rng(0).permutation(anywhere))
-        #: Whether a step leads to what is nearby
+        #: Whether ordinary steps are short, compared with the distance of two random observations
         self.smooth = self.usable and bool(np.median(self.compared) <= 0.5 * np.median(apart))
 
     def _some(self, rows: np.ndarray) -> np.ndarray:
@@ -190,14 +192,14 @@ class _Steps:
     def chance_of_leaps(self, rows: np.ndarray, share: float) -> float | None:
         """
         :param rows: steps
-        :param share: of the compared steps, so many at most may go as far
-        :return: how probable it is that ordinary steps lead as far as these; None if they are ordinary
+        :param share: share of the compared steps that may go as far as a leap, at most
+        :return: the probability that ordinary steps go as far as these; None if these are no leaps
         """
         if len(rows) == 0:
             return None
         lengths = self.lengths(rows, self._next_rows[rows])
         chances = []
-        # All but a fifth of them go at least so far, half of them so far
+        # The length that four fifths of them reach, and the one that half of them reach
         for level, weight in ((0.2, 0.8), (0.5, 0.5)):
             length = np.quantile(lengths, level, method="lower" if level < 0.5 else "linear")
             further = (len(self.compared) - np.searchsorted(self.compared, length) + 1) / (len(self.compared) + 2)

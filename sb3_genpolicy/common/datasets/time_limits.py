@@ -8,16 +8,16 @@ import numpy as np
 
 from sb3_genpolicy.common.transitions.transitions import Transitions
 
-# So many episodes have to share the longest length, of so many steps
+# At least so many episodes have to have the longest length, which has to be at least so many steps
 _EPISODES, _LENGTH = 3, 10
-# Lengths just below the longest that it is compared to: a tenth of it, or so many
+# The number of such episodes is compared to that of slightly shorter ones: by up to a tenth, or by so many steps
 _NEARBY = 5
 
 
 def suspect_time_limit(data: Transitions, label: str) -> None:
     """
-    Warn where terminals look like time limits: several episodes that end by one are the longest there are and of one length,
-    many more than those that are nearly as long.
+    Warn if terminals look like time limits: several terminated episodes have the same length, no episode is longer, and far
+    fewer are nearly as long.
 
     :param data: the whole of a dataset
     :param label: what it is called
@@ -26,7 +26,7 @@ def suspect_time_limit(data: Transitions, label: str) -> None:
     lengths, terminated = np.diff(starts), np.asarray(data.terminals[starts[1:] - 1]) > 0
     ended = lengths[terminated]
     longest = int(ended.max(initial=0))
-    # The recording of the last one may just have stopped
+    # Without the last episode, in which the recording may just have stopped
     known_cuts = lengths[:-1][~terminated[:-1]]
     if longest < _LENGTH or known_cuts.max(initial=0) >= longest:
         return

@@ -1,21 +1,23 @@
 """
-Which observations float32 would merge: those that are far from zero and near each other, as metres of a map, or Unix time.
+Find observations that float32 would merge, because different values round to the same number: values that are far from zero
+and near each other, such as metres of a map, or Unix time.
 """
 
 from typing import Any
 
 import numpy as np
 
-# The resolution of a type, relative to a number's size, may be this share of what the number ranges over
+# The rounding error of a type may be at most this share of an entry's range of values
 _SHARE = 1e-5
 _FLOAT32, _FLOAT64 = 2.0**-23, 2.0**-52
 _SHARE_OF_ACTIONS = 1e-2
 _FLOAT32_ROUNDING = 3e-7
-# An entry that ranges over a smaller share of its size is constant but for rounding
+# An entry whose range is a smaller share of its size is constant up to rounding
 _ROUNDING = 1e-9
-# Rows of a piece that are compared; so many of them, and such a share, have to be merged
+# Rows of a piece that are compared. Float32 merges an entry if it makes at least so many pairs of rows equal, and more than
+# this share of them
 _PAIRS, _SEVERAL, _MERGED = 512, 3, 0.01
-# Numbers of a row that are looked at together: rows of few numbers are folded
+# Narrow rows are folded to rows of about so many numbers, to find their bounds faster
 _FOLDED = 1024
 
 
@@ -26,7 +28,7 @@ class ValueRanges:
 
     def __init__(self) -> None:
         self._bounds: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        # Pairs of rows that follow each other and differ, and those of them that float32 makes the same
+        # Number of pairs of consecutive rows that differ, and of those among them that float32 makes equal
         self._counts: dict[str, Any] = {}
 
     def see(self, name: str, rows: np.ndarray) -> None:

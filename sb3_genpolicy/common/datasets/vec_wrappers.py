@@ -14,7 +14,7 @@ from sb3_genpolicy.common.utils import attributes, on_one_line
 def layers(env: VecEnv) -> list[VecEnv]:
     """
     :param env: a vectorised environment
-    :return: itself, and what it is wrapped around, down to the environment that no wrapper is around of
+    :return: itself and all environments that it wraps, the innermost last
     """
     found = [env]
     while isinstance(found[-1], VecEnvWrapper):
@@ -25,7 +25,7 @@ def layers(env: VecEnv) -> list[VecEnv]:
 @contextmanager
 def statistics_at_rest(env: VecEnv) -> Iterator[None]:
     """
-    Let no ``VecNormalize`` learn from what is stepped in the context.
+    Context in which no ``VecNormalize`` updates its statistics.
 
     :param env: an environment that may have some among its layers
     """

@@ -1,5 +1,5 @@
 """
-Networks that act and value.
+The policies: actors and critics.
 """
 
 from sb3_genpolicy.common.moved import names_of_module

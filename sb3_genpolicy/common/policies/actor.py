@@ -20,11 +20,11 @@ from sb3_genpolicy.generative import Coupling, GenerativeModel, Likelihood, Matc
 from sb3_genpolicy.generative.checks import blaming
 from sb3_genpolicy.generative.draws import Source
 
-#: What a solver without fixed steps makes an update depend on
+#: With an adaptive solver, what the update of one row depends on besides that row
 ADAPTIVE_STEPS = Dependence(
     Scope.BATCH, "the solver dopri5 chooses its steps by the errors of a whole batch", "Take one of fixed steps, as 'rk4'"
 )
-# Deterministic actions of a sampler that draws noise on its way take it from this seed
+# Seed of the noise that a stochastic sampler (`sde`) uses for deterministic actions
 _SAMPLER_SEED = 0
 
 
@@ -42,7 +42,7 @@ class GenerativeActor(NormalizedModel, BasePolicy):
     :param prediction: what the network predicts
     :param network: class of the model's network
     :param time_features: class of its time features; None for its own
-    :param matching_loss: the loss of training; None for the one in what the network predicts
+    :param matching_loss: the loss of training; None for the error in the quantity that the network predicts
     :param coupling: how noise is paired with actions in training
     :param sampler: solver, steps and time grid
     :param activation_fn: activation function
@@ -163,8 +163,8 @@ class GenerativeActor(NormalizedModel, BasePolicy):
         if self.model.coupling.independent:
             losses = self.matching_loss(obs, actions, generator)
             return (weights * losses).mean(), losses.mean()
-        # Where noise is paired with actions, weights would teach each noise its own action more or less well, and move no
-        # probability from one action to another. Rows drawn in proportion to their weights do, paired after that.
+        # When a coupling pairs noise with actions, a weight in the loss changes only how well the paired action is learnt, and
+        # moves no probability to other actions. So rows are resampled in proportion to their weights before they are paired.
         rows = th.multinomial(as_probabilities(weights), len(weights), replacement=True, generator=generator)
         observations = tree_map(lambda array: array[rows], obs)
         loss = self.matching_loss(observations, actions[rows], generator).mean()
@@ -181,7 +181,7 @@ class GenerativeActor(NormalizedModel, BasePolicy):
         """
         :param features: extracted features, (batch_size, features_dim)
         :param noise: standard normal draws, (batch_size, action_dim)
-        :param deterministic: whether a sampler that draws noise on its way is to draw the same one always, for every row
+        :param deterministic: whether a stochastic sampler (``sde``) uses the same fixed noise in every call and for every row
         :param generator: source of that noise; torch's global one by default
         :param sampler: solver, steps and time grid; the actor's own by default
         :return: actions, (batch_size, action_dim), clamped to [-1, 1]
@@ -193,8 +193,8 @@ class GenerativeActor(NormalizedModel, BasePolicy):
     def fixed_increments(self, sampler: Sampler | None = None) -> th.Tensor:
         """
         :param sampler: the sampler; the actor's own by default
-        :return: the noise that it draws on the way of deterministic actions, the same for every row,
-            (n_increments, 1, action_dim); none but for ``sde``
+        :return: the noise of a stochastic sampler's steps for deterministic actions, the same for every row,
+            (n_increments, 1, action_dim); n_increments is 0 for every solver but ``sde``
         """
         sampler = sampler or self.sampler
         n_increments = sampler.steps - 1 if sampler.solver == "sde" else 0

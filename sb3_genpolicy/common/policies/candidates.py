@@ -1,5 +1,5 @@
 """
-The best of several actions, by the critic.
+Choose the best of several actions by the critic.
 """
 
 import torch as th
@@ -15,7 +15,7 @@ def choose_candidates(critic: TwinCritic, observations: PyTorchObs, candidates: 
     :param critic: the twin Q
     :param observations: batch first
     :param candidates: several actions for each, (batch_size, n_candidates, action_dim), scaled
-    :return: of each row the candidate whose smallest Q is largest, (batch_size, action_dim)
+    :return: for each observation the candidate with the largest minimum over the Qs, (batch_size, action_dim)
     """
     n_candidates, action_dim = candidates.shape[1:]
     # Row i * n + k holds candidate k of observation i

@@ -1,6 +1,6 @@
 """
-The base of our policies: what they share beside the actor, which is a subclass's. Twin Q and V, the normaliser of
-observations, the range of actions, optimizers, and what is said of all that to whoever trains it.
+The base of our policies: all but the actor, which a subclass adds. Twin Q and V, the normaliser of observations, the range of
+actions, optimizers, and the methods by which an algorithm asks for these.
 """
 
 from collections.abc import Iterable
@@ -58,7 +58,7 @@ class CriticPolicy(PlainPolicy):
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
     #: Names of the networks that are trained from the beginning
     trained: ClassVar[tuple[str, ...]] = ("actor", "critic", "value_net")
-    #: Name of a network that is a running average -> the network that it is the average of
+    #: Name of a running average -> name of the network that it follows
     running_averages: ClassVar[dict[str, str]] = {"actor_ema": "actor", "critic_target": "critic"}
     #: Name of the running average that acts, which follows at the rate ``actor_tau``; the others follow at ``tau``
     acting: ClassVar[str] = "actor_ema"
@@ -224,7 +224,7 @@ class CriticPolicy(PlainPolicy):
             share_features_extractor=features_extractor is not None,
         ).to(self.device)
 
-    # What is said to whoever trains it
+    # What an algorithm asks for
 
     def networks(self) -> dict[str, nn.Module]:
         """
@@ -240,7 +240,7 @@ class CriticPolicy(PlainPolicy):
 
     def polyak_averages(self) -> dict[str, tuple[str, PolyakAverage]]:
         """
-        :return: name of a network that is a running average -> the network's name that it is the average of, and the average
+        :return: name of a running average -> name of the network that it follows, and the average
         """
         return {
             average: (name, PolyakAverage(getattr(self, average), getattr(self, name)))
@@ -250,7 +250,7 @@ class CriticPolicy(PlainPolicy):
     def values_of(self, batch: Any) -> dict[str, th.Tensor]:
         """
         :param batch: rows
-        :return: what critics say of them, by the name for messages; the values that nothing but rewards should decide
+        :return: the critics' values of these rows, by a name for messages; only values that the size of the rewards bounds
         """
         return {
             "Q": self.critic_target.values(batch.observations, batch.actions),
@@ -260,14 +260,14 @@ class CriticPolicy(PlainPolicy):
 
     def kind(self) -> dict[str, Any]:
         """
-        :return: what policies have in common whose networks can be copied from one to the other, by the names of options
+        :return: options that have to be equal in two policies for networks to be copied from one to the other, by name
         """
         return {"observation_space": self.observation_space, "action_space": self.action_space}
 
     def settings_that_change(self) -> dict[str, Any]:
         """
-        :return: settings that may have been changed since the policy was made, by name; models that are trained together
-            have the same
+        :return: settings that may have been changed since the policy was made, by name; they have to be equal in models that
+            are trained together
         """
         return {}
 
@@ -297,7 +297,7 @@ class CriticPolicy(PlainPolicy):
         :param mode: if true, set to training mode, else set to evaluation mode
         """
         networks = [getattr(self, name) for name in self.trained]
-        # Every prediction asks for a mode that mostly is there already, and a walk over all modules takes longer than two
+        # Every prediction sets a mode that is mostly set already, and a walk over all modules takes longer than two
         # evaluations of the network
         if any(network.training != mode for network in networks):
             for network in networks:
@@ -326,11 +326,11 @@ class CriticPolicy(PlainPolicy):
         :param observation: the input observation
         :param state: not used, as there is no recurrence
         :param episode_start: not used
-        :param deterministic: whether nothing is drawn
+        :param deterministic: whether to act without drawing random numbers
         :return: the action, in the action space by ``space.contains``, and ``state``
         """
         if isinstance(observation, tuple):
-            # What gymnasium's reset gives: SB3 says so
+            # A pair of observation and info, as gymnasium's reset returns: SB3 raises a clear error
             return super().predict(observation, state, episode_start, deterministic)
         self.set_training_mode(False)
         obs_tensor, is_batch = self.obs_to_tensor(observation)

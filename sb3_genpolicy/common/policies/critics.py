@@ -184,13 +184,13 @@ class IQLCritics(Transient):
         return smallest_q(self.critic_target, batch.observations, batch.actions) - self.value_net(batch.observations)
 
     def freeze(self) -> None:
-        """Let them stay as they are."""
+        """Freeze Q and V: their parameters get no gradient."""
         for network in (self.critic, self.critic_target, self.value_net):
             network.requires_grad_(False)
         self.set_training_mode(False)
 
     def unfreeze(self) -> None:
-        """Let them learn again."""
+        """Unfreeze Q and V."""
         for network in (self.critic, self.value_net):
             network.requires_grad_(True)
 
@@ -205,8 +205,11 @@ class IQLCritics(Transient):
 @contextmanager
 def frozen(networks: Iterable[nn.Module], but: Iterable[nn.Parameter] = ()) -> Iterator[None]:
     """
-    :param networks: whose parameters get no gradient from what is computed meanwhile; it goes through them, to their inputs
-    :param but: parameters of theirs that do
+    Context in which networks are frozen: what is computed in it passes gradients through them to their inputs, but gives none
+    to their parameters.
+
+    :param networks: the networks
+    :param but: parameters of these networks that are not frozen
     """
     kept = {id(parameter) for parameter in but}
     parameters = [

@@ -49,13 +49,13 @@ class GenerativePolicy(SamplingPolicy):
         class that is built and called as :class:`~sb3_genpolicy.generative.networks.ConditionalMLP`
     :param time_features: features of the time, ``sinusoidal``, ``gaussian_fourier`` or a class. Default: the network's own.
     :param matching_loss: ``flow``, ``score``, ``data`` or ``likelihood``, see
-        :meth:`~sb3_genpolicy.generative.models.GenerativeModel.matching_loss`. Default: the one in what the network predicts.
+        :meth:`~sb3_genpolicy.generative.models.GenerativeModel.matching_loss`. Default: the error in what is predicted.
     :param coupling: how noise is paired with actions in training, ``independent``, ``optimal_transport`` or a
         :class:`~sb3_genpolicy.generative.couplings.Coupling`
     :param solver: ``euler``, ``midpoint``, ``heun``, ``rk4``, ``dpm++``, ``dopri5``, ``sde``, or a
         :class:`~sb3_genpolicy.generative.solvers.Sampler`. Can be changed later (:meth:`set_sampler`), or for one ``predict``.
-    :param sampling_steps: number of solver steps from noise to an action, positive. Default: 5, whose error drowns
-        in the noise of the return (docs/guide/generative.md).
+    :param sampling_steps: number of solver steps from noise to an action, positive. Default: 5, whose effect on the return is
+        smaller than the return's own noise (docs/guide/generative.md).
     :param time_grid: where these steps are: ``tapered`` (the default), ``uniform``, ``angle`` or ``log_snr``
     :param n_candidates: number of actions drawn for a prediction; the one with the highest minimum of the Qs is taken.
         1, the default, samples the policy itself, as the paper does. Can be changed later: ``model.policy.n_candidates = 8``.
@@ -138,7 +138,7 @@ class GenerativePolicy(SamplingPolicy):
         self.prediction = make_prediction(self.default_prediction if prediction is None else prediction, self.path)
         self.matching_loss = matching_loss
         self.coupling = make_coupling(coupling)
-        # Of new actors; the one that acts is `sampler`
+        # The sampler that new actors get; that of the acting one is `sampler`
         self._initial_sampler = make_sampler(solver, sampling_steps, time_grid)
         check_number("n_candidates", n_candidates, low=1, whole=True)
         self.n_candidates = n_candidates
@@ -147,7 +147,7 @@ class GenerativePolicy(SamplingPolicy):
 
     def build(self, lr_schedule: Schedule) -> None:
         super().build(lr_schedule)
-        # Last, so that the others start from the same random numbers with and without it
+        # Made last, so that the other networks have the same initial parameters with and without a behaviour model
         self.behaviour = self._make_behaviour() if self.behaviour_model else None
         self._behaviour_is_frozen = True
 

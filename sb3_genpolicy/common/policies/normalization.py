@@ -21,10 +21,11 @@ from sb3_genpolicy.common.utils import tree_items
 
 # Normalised observations are clamped here, as VecNormalize does
 _CLIP = 10.0
-# An entry that is constant in the data is clamped here: nobody learnt what its changes mean, so that they shall not drown the
-# others
+# An entry that is constant in the data is clamped here: the networks never saw it change, so that a change must not dominate
+# their other inputs
 _CLIP_OF_CONSTANTS = 1.0
-# Rows of a chunk that are looked at for glitches, and numbers; a standard deviation that they multiply by so much is theirs
+# Outliers are searched for in so many rows, and numbers, of a chunk at most. They are left out if the standard deviation is
+# more than so many times as large with them as without
 _SAMPLED, _SAMPLED_NUMBERS, _THEIRS = 5000, 2**20, 3.0
 # An entry whose standard deviation is below this share of its size is constant, up to rounding (of float32, and of float64)
 _NOTHING = 1e-13  # as sin(pi)
@@ -56,8 +57,8 @@ class Standardizer(nn.Module):
 
     def fit(self, moments: RunningMeanStd, dtype: th.dtype) -> None:
         """
-        Take mean and standard deviation. An entry that is constant in the data is measured in units of its own size, of 1
-        where it is 0.
+        Set mean and standard deviation. An entry that is constant in the data is divided by its absolute value, or by 1 if it
+        is 0, in place of its standard deviation.
 
         :param moments: of the array
         :param dtype: that the array is stored in; float64 means that float32 would merge some of its numbers
@@ -66,17 +67,17 @@ class Standardizer(nn.Module):
         is_constant = std <= np.maximum(_ROUNDING[dtype] * np.abs(mean), _NOTHING)
         std = np.where(is_constant, np.where(np.abs(mean) <= _NOTHING, 1.0, np.abs(mean)), std)
         self.offset.copy_(th.as_tensor(mean if dtype == th.float64 else np.zeros_like(mean)))
-        # What float32 could not hold of it
+        # The offset is itself float32: what its rounding leaves of the mean is subtracted later
         self.mean.copy_(th.as_tensor(mean - self.offset.double().cpu().numpy()))
         self.std.copy_(th.as_tensor(std).clamp(min=float(np.finfo(np.float32).tiny)))
         self.clip.copy_(th.as_tensor(np.where(is_constant, _CLIP_OF_CONSTANTS, _CLIP)))
         self._note()
 
     def _note(self) -> None:
-        # Not asked of the device at every step
+        # Read from the device once, not at every step
         self.has_offset = bool(self.offset.any())
         least, largest = (float(clip) for clip in self.clip.aminmax()) if self.clip.numel() else (_CLIP, _CLIP)
-        # One number is clamped to in a fraction of the time
+        # Clamping by a single number takes a fraction of the time
         self._one_clip = largest if least == largest else None
 
     def _load_from_state_dict(self, *args: Any) -> None:
@@ -86,7 +87,7 @@ class Standardizer(nn.Module):
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
         :param x: (batch_size, \\*shape), of any type
-        :return: in units of standard deviations, in float32; numbers alone, of shape (), get an axis: (batch_size, 1)
+        :return: standardised, in float32; if ``shape`` is (), an axis is added: (batch_size, 1)
         """
         if self.has_offset:
             x = (x if x.is_floating_point() else x.double()) - self.offset
@@ -132,12 +133,12 @@ class ObservationNormalizer(nn.Module):
 
     def fit(self, chunks: Iterable[Any], left_alone: Iterable[str | None] = ()) -> dict[str | None, np.ndarray]:
         """
-        Take mean and standard deviation over rows. A few rows that lie far from all others, and would make the standard
-        deviation theirs, are left out.
+        Take mean and standard deviation over rows. A few rows that lie far from all others, and would dominate the standard
+        deviation, are left out.
 
         :param chunks: some rows at a time, (n_rows, \\*shape) tensors or dictionaries of tensors
         :param left_alone: keys that are not standardised here (None is a flat observation's)
-        :return: key -> (\\*shape,), whether rows were left out of an entry's; of keys with such entries alone
+        :return: key -> (\\*shape,), for which entries rows were left out; only keys with such entries
         """
         keys = [key for key in self.positions if key not in set(left_alone)]
         seen: dict[str | None, list[th.Tensor]] = {key: [] for key in keys}
@@ -186,7 +187,7 @@ class ObservationNormalizer(nn.Module):
 
 
 def _leave_glitches_out(moments: RunningMeanStd, sample: np.ndarray) -> np.ndarray:
-    """Which entries there are whose moments are now those of the sample without its glitches."""
+    """Replace moments that outliers dominate by those of the sample without its outliers; returns for which entries."""
     low, high = typical_bounds(sample)
     if not np.isfinite(high).any():
         return np.zeros(high.shape, dtype=bool)
@@ -220,7 +221,7 @@ def _spaces_by_key(space: spaces.Space) -> dict[str | None, spaces.Space]:
 
 
 def _complete(state_dict: dict[str, Any], prefix: str, normalizer: ObservationNormalizer) -> None:
-    """Release 0.1 had mean and standard deviation alone, of floating-point entries alone, numbered among themselves."""
+    """Complete a state dict of release 0.1, which had only mean and std, and only of floating-point boxes."""
     names = [f"{prefix}parts.{number}." for number in range(len(normalizer.parts))]
     if any(f"{name}offset" in state_dict for name in names):
         return
@@ -231,14 +232,14 @@ def _complete(state_dict: dict[str, Any], prefix: str, normalizer: ObservationNo
             identity = Standardizer(tuple(space.shape or ())).state_dict()
             if np.issubdtype(space.dtype, np.floating):
                 identity.update(before.pop(0), clip=th.full_like(identity["clip"], _CLIP))
-            # What is missing of a damaged file is missed by torch
+            # Torch reports what is missing in a damaged file
             found = {f"{names[number]}{name}": value for name, value in identity.items() if value is not None}
             state_dict.update(found)
 
 
 class NormalizedModel(BaseModel):
     """
-    A network that sees observations as the policy's normaliser gives them. Its features extractor is the user's own.
+    A network whose features extractor gets observations normalised by the policy's normaliser.
     """
 
     #: Shared by every network of a policy; None: observations as SB3 preprocesses them
@@ -268,7 +269,7 @@ class NormalizedModel(BaseModel):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-# What release 0.1 pickled in the file of an actor alone is found under these names
+# Files of a single actor from release 0.1 are pickles that look for their classes under these names
 
 _Standardizer = Standardizer
 

@@ -33,7 +33,7 @@ _TRACED_ROWS = 2
 
 
 class ExportedPolicy(Protocol):
-    """What is asked of a policy, see :class:`~sb3_genpolicy.common.policies.sampling_policy.SamplingPolicy`."""
+    """What the export uses of a policy, see :class:`~sb3_genpolicy.common.policies.sampling_policy.SamplingPolicy`."""
 
     observation_space: spaces.Space
     action_space: spaces.Box
@@ -66,7 +66,7 @@ def export_onnx(policy: ExportedPolicy, path: str | os.PathLike[str]) -> None:
     acting = _Acting(policy).eval()
     example = tuple(part.example() for part in inputs)
     with th.no_grad(), _quiet_exporter():
-        # What a sampler keeps is computed now: while the exporter traces, there are no numbers
+        # Let the sampler compute and keep its schedule now: while the exporter traces, tensors have no values
         acting(*example)
         program = _trace(acting, example, inputs)
     program.model.producer_name, program.model.producer_version = "sb3_genpolicy", metadata.version("sb3_genpolicy")
@@ -120,7 +120,7 @@ def _check_sampler(sampler: Sampler) -> None:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Without the exporter's warnings of its own old age, and of packages that are not needed here."""
+    """Suppress the exporter's deprecation warnings, and those about packages that are not needed here."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -173,7 +173,7 @@ def _inputs_of(policy: ExportedPolicy) -> list[_Input]:
 
 
 def _dtype(space: spaces.Space, standardizer: Standardizer | None) -> th.dtype:
-    """Of any precision, observations are cast to float32 first of all, but for numbers that this would merge."""
+    """Type of an input: the space's, but float32 for floats of any precision, or float64 where float32 would merge some."""
     if standardizer is not None and standardizer.has_offset and np.issubdtype(space.dtype, np.floating):
         return th.float64
     return th.float32 if np.issubdtype(space.dtype, np.floating) else th.as_tensor(np.zeros(1, space.dtype)).dtype
@@ -181,7 +181,7 @@ def _dtype(space: spaces.Space, standardizer: Standardizer | None) -> th.dtype:
 
 class _Acting(nn.Module):
     """
-    What `predict` computes, of tensors alone, and without a look at values, for which a graph of operations has no branch.
+    The computation of `predict` on tensors alone, without branches that depend on their values, which cannot be exported.
     """
 
     low: th.Tensor
@@ -200,7 +200,7 @@ class _Acting(nn.Module):
 
     def forward(self, *inputs: th.Tensor) -> th.Tensor:
         """
-        :param inputs: the parts of the observation, noise, and what of increments the solver takes
+        :param inputs: the parts of the observation, noise, and increments if the solver takes any
         :return: actions, (batch_size, \\*action_shape)
         """
         n_parts = len(space_items(self.observation_space, ""))
@@ -213,7 +213,7 @@ class _Acting(nn.Module):
         if self.critic is not None:
             scaled = choose_candidates(self.critic, observation, scaled.unflatten(0, (-1, self.n_candidates)))
         actions = self.action_range.unscale(scaled).reshape(-1, *self.action_shape)
-        # Rounding may lead past a bound
+        # Rounding may lead beyond a bound
         return actions.clamp(self.low, self.high)
 
 
@@ -225,14 +225,14 @@ def _within_float32(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _finite_or_none(bounds: np.ndarray) -> Any:
-    """JSON knows no infinity."""
+    """Bounds for JSON, which has no infinity: None in its place."""
     listed = bounds.astype(object)
     listed[~np.isfinite(bounds)] = None
     return listed.tolist()
 
 
 def _copy(module: Module) -> Module:
-    """In float32, on the CPU."""
+    """A copy in float32, on the CPU."""
     return copy.deepcopy(module).cpu().float().requires_grad_(False)
 
 

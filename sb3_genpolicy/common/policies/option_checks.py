@@ -1,5 +1,5 @@
 """
-Checks of what SB3 and PyTorch take without a look, or refuse deep inside: options of a policy.
+Checks of a policy's options that SB3 and PyTorch would accept unchecked, or reject late with an obscure error.
 """
 
 import inspect
@@ -23,7 +23,7 @@ def check_activation(option: str, activation_fn: Any) -> None:
     if not callable(activation_fn):
         raise ValueError(f"{option} must be a class of activation functions, as nn.ReLU, not {shown(activation_fn)}.")
     given = th.zeros((2, 3))
-    # Some draw numbers, which are not to change those that the networks start from
+    # Some activations draw random numbers, which must not change the initialisation of the networks
     errors = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
     with th.random.fork_rng(devices=[]), blaming(f"{option}={shown(activation_fn)} is no class of activations", *errors):
         out = activation_fn()(given)
@@ -34,8 +34,8 @@ def check_activation(option: str, activation_fn: Any) -> None:
 def check_extractor(extractor_class: type[BaseFeaturesExtractor], observation_space: spaces.Space) -> None:
     """
     :param extractor_class: class of the features extractor
-    :param observation_space: what it is to look at
-    :raises ValueError: if one is for dictionaries and the other is not, with the policies that are
+    :param observation_space: space of the observations that it gets
+    :raises ValueError: if the extractor is for dictionaries and the space is not one, or the reverse; names policies that fit
     """
     if isinstance(observation_space, spaces.Dict) and issubclass(extractor_class, (FlattenExtractor, NatureCNN)):
         raise ValueError(

@@ -1,5 +1,5 @@
 """
-How a generative policy acts: by sampling its averaged actor, with a solver that can be changed, and with what probability.
+How a generative policy acts: by sampling its averaged actor, with a solver that can be changed. And log-probabilities.
 """
 
 import os
@@ -51,7 +51,7 @@ class SamplingPolicy(CriticPolicy):
         self.actor.sampler = self.actor_ema.sampler = self._sampler_with(solver, sampling_steps, time_grid)
 
     def _sampler_with(self, solver: str | Sampler | None, sampling_steps: int | None, time_grid: str | None) -> Sampler:
-        """The one that acts, with other options."""
+        """The sampler of the acting actor, with some options changed; None keeps an option."""
         if isinstance(solver, str):
             solver = replace(self.sampler, solver=solver)
         return make_sampler(solver or self.sampler, sampling_steps, time_grid)
@@ -79,11 +79,11 @@ class SamplingPolicy(CriticPolicy):
         :return: the action, in the action space by ``space.contains``, and ``state``
         """
         if isinstance(observation, tuple):
-            # What gymnasium's reset gives: SB3 says so
+            # A pair of observation and info, as gymnasium's reset returns: SB3 raises a clear error
             return super().predict(observation, state, episode_start, deterministic)
         sampler = None
         if not (solver is None and sampling_steps is None and time_grid is None):
-            # It travels with the call: other threads may predict meanwhile
+            # Passed as an argument, not stored in the policy: other threads may predict at the same time
             sampler = self._sampler_with(solver, sampling_steps, time_grid)
         self.set_training_mode(False)
         obs_tensor, is_batch = self.obs_to_tensor(observation)
@@ -139,7 +139,7 @@ class SamplingPolicy(CriticPolicy):
         return noise
 
     def _best_candidate(self, obs: PyTorchObs, deterministic: bool, sampler: Sampler | None) -> th.Tensor:
-        """Draw ``n_candidates`` actions per observation and keep the one whose smallest Q is largest."""
+        """Draw ``n_candidates`` actions per observation and keep the one with the largest minimum over the Qs."""
         actor, n = self.actor_ema, self.n_candidates
         features = actor.extract_features(obs, actor.features_extractor)
         batch_size = features.shape[0]

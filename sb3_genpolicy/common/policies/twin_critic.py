@@ -18,16 +18,16 @@ from sb3_genpolicy.common.policies.normalization import NormalizedModel, Observa
 from sb3_genpolicy.generative.networks import in_float32
 from sb3_genpolicy.generative.tracing import sizes_are_known
 
-# A CPU computes so many rows by one product; the intermediate numbers of more fall out of its caches, which costs more than
-# the fewer calls gain
+# Up to so many rows, a CPU computes all Q networks by one batched product. For more rows the intermediate results no longer
+# fit its caches, which costs more than fewer calls save
 _TOGETHER = 1024
 
 
 class BatchedLinear(nn.Module):
     """
-    The same kind of linear layer several times over, with parameters of their own.
+    Several linear layers of one shape, each with its own parameters, computed by one batched product.
 
-    They are drawn as ``nn.Linear`` draws them.
+    The parameters are initialised as in ``nn.Linear``.
 
     :param layers: the layers to hold, all of one shape
     """
@@ -58,8 +58,8 @@ def _linear(bias: th.Tensor, weight: th.Tensor, x: th.Tensor) -> th.Tensor:
 
 class TwinCritic(NormalizedModel, ContinuousCritic):
     """
-    Q networks of one architecture, two as a rule, with SB3's interface: a tuple of values. One matrix product computes a layer
-    of all of them. The numbers are those of ``ContinuousCritic``, also what the same seed starts from.
+    Q networks of one architecture, two as a rule, with SB3's interface: a tuple of values. One batched matrix product computes
+    a layer of all of them. Results equal those of ``ContinuousCritic``, and so do the initial parameters for the same seed.
 
     :param observation_space: observation space
     :param action_space: action space
@@ -93,7 +93,7 @@ class TwinCritic(NormalizedModel, ContinuousCritic):
         self.share_features_extractor = share_features_extractor
         self.n_critics = n_critics
         widths = [features_dim + get_action_dim(action_space), *net_arch, 1]
-        # Drawn network by network, as SB3 does
+        # Initialised network by network, as in SB3, so that the same seed gives the same parameters
         drawn = [[nn.Linear(n_in, n_out) for n_in, n_out in pairwise(widths)] for _ in range(n_critics)]
         self.layers = nn.ModuleList(BatchedLinear(list(layers)) for layers in zip(*drawn, strict=True))
         self.activation = in_place(activation_fn)()
@@ -102,7 +102,7 @@ class TwinCritic(NormalizedModel, ContinuousCritic):
         """
         :param obs: observations
         :param actions: (batch_size, action_dim), scaled
-        :return: what every network says, (n_critics, batch_size, 1), in float32 at any precision
+        :return: Q by every network, (n_critics, batch_size, 1), in float32 at any precision
         """
         # Learn the features extractor using the policy loss only when it is shared with the actor
         with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
@@ -133,7 +133,7 @@ class TwinCritic(NormalizedModel, ContinuousCritic):
         """
         :param obs: observations
         :param actions: (batch_size, action_dim), scaled
-        :return: what the first network says, (batch_size, 1)
+        :return: Q by the first network, (batch_size, 1)
         """
         return self.values(obs, actions)[0]
 
@@ -141,6 +141,6 @@ class TwinCritic(NormalizedModel, ContinuousCritic):
 def in_place(activation_fn: type[nn.Module]) -> Callable[[], nn.Module]:
     """
     :param activation_fn: class of an activation function
-    :return: what builds one that writes over its argument, where its gradient allows that
+    :return: function that builds it, as an in-place operation if its gradient allows that
     """
     return partial(nn.ReLU, inplace=True) if activation_fn is nn.ReLU else activation_fn

@@ -1,3 +1,3 @@
 """
-Rows on the training device, and the batches that are drawn from them.
+The replay buffer: rows on the training device, and batches drawn from them.
 """

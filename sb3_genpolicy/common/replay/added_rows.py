@@ -13,13 +13,13 @@ from stable_baselines3.common.preprocessing import is_image_space
 from sb3_genpolicy.common.replay.row_store import Rows, RowStore
 from sb3_genpolicy.common.utils import tree_map
 
-# Rows first made room for
+# Rows that memory is allocated for at first
 _FIRST_ROOM = 1024
 
 
 class AddedRows:
     """
-    A ring of rows in one device's memory. It makes room as it goes, and past its largest size the oldest rows give way.
+    A ring buffer of rows in one device's memory. It grows as rows are added; at its largest size they replace the oldest.
 
     :param largest: most rows to hold, >= 1
     :param observation_space: observation space, a Dict allowed
@@ -83,8 +83,8 @@ class AddedRows:
 
     def add(self, observation: Any, next_observation: Any, action: Any, reward: Any, terminated: Any) -> None:
         """
-        :param observation: what was seen, (\\*observation_shape)
-        :param next_observation: what it led to
+        :param observation: (\\*observation_shape)
+        :param next_observation: (\\*observation_shape), before any reset
         :param action: (action_dim,), scaled to [-1, 1]
         :param reward: a number, transformed
         :param terminated: whether the environment ended the episode
@@ -98,7 +98,7 @@ class AddedRows:
             _put(column, row, value)
         self.pos += 1
         if self.pos == self._room:
-            # Full for now: there may be more room
+            # At the end of the allocated rows; they may still be extended
             self.full, self.pos = True, 0
 
     def _make_room(self, n_rows: int) -> None:
@@ -118,7 +118,7 @@ class AddedRows:
 
     def gather(self, rows: th.Tensor) -> Rows:
         """
-        :param rows: indices, (batch_size,), in the order of arrival until the oldest gave way
+        :param rows: indices, (batch_size,): positions in the ring, which is the order of arrival until it is full
         :return: copies of these rows
         """
         return self._store.gather(rows.to(self.device))

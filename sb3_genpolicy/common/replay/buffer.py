@@ -23,7 +23,7 @@ from sb3_genpolicy.common.utils import tree_map, trees_are_equal
 
 # Rows at a time when something is computed over all of them
 _CHUNK = 2**16
-# Rows of a dataset on disk that its statistics are taken from
+# The statistics of a dataset on disk are taken from so many of its rows
 _SAMPLED_ROWS = 100_000
 # Share of a GPU's free memory that a dataset may take
 _GPU_SHARE = 0.8
@@ -37,8 +37,8 @@ class OfflineReplayBuffer(ReplayBuffer):
     threads, ahead of their use.
 
     It starts without rows: :meth:`fill` takes a whole dataset, :meth:`add` takes transitions one by one, as a model that goes
-    on online does, and makes room for up to ``buffer_size`` of them; past that the oldest of these give way. The dataset's
-    rows stay, and :attr:`offline_share` of a batch comes from them. Rows that were added are numbered after the dataset's.
+    on online does, up to ``buffer_size`` of them; then new ones replace the oldest that were added. The dataset's rows stay,
+    and :attr:`offline_share` of a batch comes from them. Rows that were added are numbered after the dataset's.
 
     Actions are scaled to [-1, 1] and ``dones`` mean *terminated*, as in every SB3 buffer. Observations are float32
     (images uint8). Rows of parallel environments follow each other: there is no axis for the environments.
@@ -49,10 +49,10 @@ class OfflineReplayBuffer(ReplayBuffer):
     :param device: where batches are wanted, and rows live if they fit
     :param n_envs: number of environments that :meth:`add` is given rows of
     :param optimize_memory_usage: not supported: nothing is stored twice anyway
-    :param handle_timeout_termination: whether :meth:`add` takes a time limit for what it is, a cut and no end
+    :param handle_timeout_termination: whether :meth:`add` treats a time limit as truncation, not as termination
     """
 
-    #: What tells it from SB3's own: its rows are a dataset's already
+    #: Distinguishes it from SB3's buffers: its rows were read from a dataset
     was_filled_from_dataset: ClassVar[bool] = True
 
     def __init__(
@@ -72,12 +72,12 @@ class OfflineReplayBuffer(ReplayBuffer):
         self.handle_timeout_termination = handle_timeout_termination
         #: Share of a batch that is drawn from the dataset, in [0, 1], once there are other rows; None: their share of all rows
         self.offline_share: float | None = 0.5
-        #: Random state of the rows that are drawn, of nobody else's use; None: torch's own
+        #: Generator for drawing rows, used for nothing else; None: one is made when it is needed
         self.generator: th.Generator | None = None
         self.reward_function: RewardFunction = AffineReward()
-        #: Whether :meth:`add` is given rewards that the reward function was applied to
+        #: Whether the rewards given to :meth:`add` are transformed already
         self.rewards_arrive_transformed = False
-        #: Between whose ends actions are scaled, a policy's own; the whole space by default
+        #: Actions are scaled to [-1, 1] between the ends of this range: the policy's, by default the whole space
         assert isinstance(action_space, spaces.Box)
         self.action_range = ActionRange(action_space)
         self._normalizer = TensorNormalizer()
@@ -124,7 +124,7 @@ class OfflineReplayBuffer(ReplayBuffer):
     @property
     def next_observations(self) -> Any:  # type: ignore[override]
         """
-        :return: what all rows led to
+        :return: next observations of all rows
         """
         own = tree_map(lambda array: array[self._store.next_rows.long()], self._store.states)
         return _end_to_end(own, self._all_added().next_observations)
@@ -268,10 +268,10 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     def share_rows(self, other: "OfflineReplayBuffer") -> bool:
         """
-        Hold another buffer's rows in place of equal ones, so that they are in memory once.
+        If another buffer has equal rows, share them, so that they are in memory only once.
 
         :param other: a buffer on the same device
-        :return: whether they are equal, and were taken
+        :return: whether the rows are equal and now shared
         """
         ours, theirs = ({**vars(buffer._store), "drawn_from": buffer._drawn_from} for buffer in (self, other))
         if not all(trees_are_equal(ours[name], theirs[name]) for name in ours):
@@ -295,7 +295,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         """
         :param batch_size: number of rows, drawn with replacement
         :param env: VecNormalize wrapper whose statistics are applied to observations and rewards
-        :param part: which of the dataset's rows that are drawn are wanted
+        :param part: which of the rows drawn from the dataset are returned, when processes share a batch
         :return: indices of these rows, and the rows as :meth:`sample` gives them
         """
         n_added = self._added_in_batch(batch_size)
@@ -308,20 +308,20 @@ class OfflineReplayBuffer(ReplayBuffer):
         return rows, self._as_samples(batch, env)
 
     def _added_in_batch(self, batch_size: int) -> int:
-        """How many of its rows are such as were added."""
+        """How many rows of a batch are drawn from those that were added."""
         n_dataset, n_added = self._store.n_rows, self.n_added
         if n_added == 0 or n_dataset == 0:
             return batch_size if n_dataset == 0 else 0
         if self.offline_share is None:
             return round(batch_size * n_added / self.size())
         wanted = batch_size - round(self.offline_share * batch_size)
-        # The first few would else be learnt by heart
+        # Otherwise the first few would be drawn again and again, and overfitted
         return min(wanted, n_added) if self.offline_share > 0.0 else wanted
 
     def _draw_added(self, n_rows: int) -> tuple[th.Tensor, Rows]:
         source = self.generator
         if self.streams:
-            # Threads draw with the other one, ahead of time
+            # The other generator is ahead: batches of the dataset's rows are drawn before they are needed
             if self._source_of_added is None:
                 self._source_of_added = th.Generator().manual_seed(self._own_generator().initial_seed())
             source = self._source_of_added
@@ -412,7 +412,7 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     def random_state(self) -> th.Tensor:
         """
-        :return: the generator's state before the first row that nobody has had yet
+        :return: the generator's state before the first row that was not handed out yet
         """
         if self._prefetcher is not None:
             return self._prefetcher.random_state()
@@ -458,7 +458,7 @@ class OfflineReplayBuffer(ReplayBuffer):
                 "dataset by name."
             )
         own = dict(generator=None, _source_of_added=None, _prefetcher=None, _normalizer=TensorNormalizer())
-        # The policy has it
+        # The action range is saved with the policy
         return {name: value for name, value in {**self.__dict__, **own}.items() if name != "action_range"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -468,5 +468,5 @@ class OfflineReplayBuffer(ReplayBuffer):
 
 
 def _end_to_end(first: Any, second: Any) -> Any:
-    """Of trees; the first alone, and no copy, where there is nothing else."""
+    """Concatenate two trees of tensors; where the second has no rows, the first one itself, not a copy."""
     return tree_map(lambda one, other: th.cat([one, other]) if len(other) else one, first, second)

@@ -78,7 +78,7 @@ class RowStore:
     All rows, on a device, in memory or in files that are mapped.
 
     :param states: every observation once, or a dictionary of such tensors: those of the rows first
-    :param next_rows: (n_rows,), which of ``states`` a row led to
+    :param next_rows: (n_rows,), index into ``states`` of the next observation
     :param actions: (n_rows, action_dim)
     :param rewards: (n_rows, 1)
     :param dones: (n_rows, 1)
@@ -105,7 +105,7 @@ class RowStore:
 
         def take(array: th.Tensor, indices: th.Tensor) -> th.Tensor:
             if not pinned:
-                # Images that are turned on the way would else keep the order that they are stored in
+                # Images with transposed axes would otherwise keep the memory layout in which they are stored
                 return array.index_select(0, indices).contiguous()
             out = th.empty((len(indices), *array.shape[1:]), dtype=array.dtype, pin_memory=True)
             return th.index_select(array, 0, indices, out=out)
@@ -167,8 +167,8 @@ class Returns(NamedTuple):
     n-step returns, (n_rows,) each.
 
     :param rewards: discounted sum of the rewards of up to n steps
-    :param next_rows: where the last of these steps led to
-    :param dones: whether the environment ended the episode with it
+    :param next_rows: index of the observation after the last of these steps
+    :param dones: whether that step is terminal
     :param discounts: ``gamma`` to the power of the steps
     """
 
@@ -180,8 +180,7 @@ class Returns(NamedTuple):
 
 def n_step_returns(data: Transitions, rewards: np.ndarray, n_steps: int, gamma: float) -> Returns:
     """
-    Returns of n steps, of fewer where the episode ends before, or nothing is earned afterwards (SB3's ``NStepReplayBuffer``
-    gives the same).
+    n-step returns, over fewer steps where the episode ends, or a step is terminal, before (as SB3's ``NStepReplayBuffer``).
 
     :param data: the dataset
     :param rewards: (n_rows,), transformed

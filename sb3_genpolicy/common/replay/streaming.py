@@ -1,5 +1,5 @@
 """
-Batches that are gathered on a thread while the one before is trained on.
+Batches that are gathered on threads while earlier ones are trained on.
 """
 
 from collections import deque
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch as th
 
-# Batches under way: reading from a disk takes longer than a small step of training
+# Batches that are prepared ahead: reading one from a disk takes longer than a small training step
 _AHEAD = 4
 _THREADS = 2
 
@@ -28,7 +28,7 @@ class Prefetcher:
 
     :param draw: from a batch size to rows, drawn with ``generator``
     :param gather: from rows to a batch
-    :param generator: random state of the rows, of nobody else's use
+    :param generator: generator for drawing rows, used for nothing else
     """
 
     def __init__(self, draw: Callable[[int], th.Tensor], gather: Callable[[th.Tensor], Any], generator: th.Generator):
@@ -53,12 +53,12 @@ class Prefetcher:
 
     def random_state(self) -> th.Tensor:
         """
-        :return: the generator's state before the first batch that nobody has had yet
+        :return: the generator's state before the first batch that was not handed out yet
         """
         return self._pending[0].state_before if self._pending else self._generator.get_state()
 
     def rewind(self) -> None:
-        """Forget the batches under way; they will be drawn again."""
+        """Drop the batches that are prepared ahead, and reset the generator so that they are drawn again."""
         if self._pending:
             self._generator.set_state(self._pending[0].state_before)
         self._pending.clear()

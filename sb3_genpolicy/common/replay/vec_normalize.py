@@ -16,7 +16,7 @@ from sb3_genpolicy.common.transitions.moments import running_moments
 from sb3_genpolicy.common.transitions.rewards import AffineReward, RewardFunction, transform_rewards
 from sb3_genpolicy.common.transitions.transitions import Transitions, label_of
 
-# A variance below so many times the wrapper's epsilon is drowned by it
+# A variance below so many times the wrapper's epsilon is no longer visible beside it
 _DROWNED = 10.0
 
 
@@ -54,7 +54,7 @@ def fit_rewards(env: VecNormalize, data: Transitions, reward_function: RewardFun
     :param data: the dataset
     :param reward_function: applied to its rewards
     :param gamma: discount factor of the returns that rewards are normalised by
-    :param known: whether statistics that the wrapper has are of such rewards; others are replaced, with a warning
+    :param known: whether the wrapper's present statistics are of transformed rewards; others are replaced, with a warning
     """
     if not env.norm_reward:
         return
@@ -82,7 +82,8 @@ def fit_rewards(env: VecNormalize, data: Transitions, reward_function: RewardFun
 
 def check_known(env: VecNormalize, reward_function: RewardFunction) -> None:
     """
-    Of a wrapper that goes on with a model of release 0.1, whose statistics are of rewards that no transform was applied to.
+    Warn if a wrapper's reward statistics are of raw rewards, as with a model of release 0.1. If the reward function only
+    scales rewards, the statistics are scaled likewise.
 
     :param env: the wrapper
     :param reward_function: the model's
@@ -127,7 +128,7 @@ def discounted_returns_so_far(data: Transitions, rewards: np.ndarray, gamma: flo
 
 class _TransformedRewards(VecEnvWrapper):
     """
-    An environment that pays what critics see.
+    An environment whose rewards are transformed as the critics see them.
 
     :param venv: the environment
     :param reward_function: applied to its rewards

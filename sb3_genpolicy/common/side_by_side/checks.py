@@ -33,7 +33,7 @@ _NOT_COMPARED = (
     "tensorboard_log",
     "_init_setup_model",
 )
-# SB3's, which compare as objects do
+# Schedules of SB3, which have no `__eq__` of their own: their attributes are compared
 _SCHEDULES = (FloatSchedule, ConstantSchedule, LinearSchedule)
 _ONE_AFTER_THE_OTHER = "Or train these models one after the other, with `learn`."
 
@@ -138,7 +138,7 @@ def _check_settings(models: Sequence[OfflineAlgorithm], index: int) -> None:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Of settings, also where a path or a function was written once and made several times."""
+    """Whether two settings are equal, also if they are different objects for the same path, function or schedule."""
     if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
         return np.array_equal(one, other)
     if isinstance(one, dict) and isinstance(other, dict):
@@ -195,6 +195,6 @@ def _check_optimizers(models: Sequence[OfflineAlgorithm], index: int) -> None:
 
 
 def _steps(optimizer: Optimizer) -> list[float | None]:
-    """Of every parameter; None where it has no state."""
+    """The optimizer's count of steps for every parameter; None where it has no state."""
     states = [optimizer.state.get(parameter) for parameter in optimizer.param_groups[0]["params"]]
     return [None if not state else float(state.get("step", 0.0)) for state in states]

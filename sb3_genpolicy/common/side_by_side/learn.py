@@ -74,10 +74,10 @@ def learn_side_by_side(
 
 
 def _prepare(model: OfflineAlgorithm, arguments: tuple[Any, ...]) -> tuple[int, BaseCallback]:
-    """As every ``learn`` begins, but that updates are not recorded."""
+    """Begin as ``learn`` does, but without recording updates."""
     with attributes(model, capture=False):
         prepared = model._setup_learn(*arguments)
-    # Their optimizers become others
+    # Their optimizers are replaced by stacked ones
     model.descent.guard.keep_parameters(model.descent.optimizers().values(), wanted=False)
     if model.capture:
         model.logger.warn("Updates are made step by step, not recorded (capture=True): models are trained side by side.")
@@ -117,7 +117,7 @@ class _Run:
 
     def step(self) -> bool:
         """
-        :return: whether it goes on
+        :return: whether its training goes on
         """
         self.model.num_timesteps += 1
         self.callback.update_locals(self.locals)

@@ -35,16 +35,16 @@ class ModelBatch:
         self.take_means()
         # Settings that are numbers, as they were and as a tensor
         self._numbers: dict[str, tuple[list[float], th.Tensor]] = {}
-        # What an update of a phase draws
+        # Phase -> the random numbers that an update draws in it
         self._draws: dict[tuple[Any, ...], list[Draw]] = {}
 
     def release(self) -> None:
-        """Leave ordinary models behind."""
+        """Turn the models back into ordinary ones, with tensors and optimizers of their own."""
         self.hand_out_means()
         self._stack.release()
 
     def take_means(self) -> None:
-        """Go on adding to the models' means for the log, which are one for all from now on."""
+        """Join the models' means for the log into one object, to which updates add from now on."""
         self._means = DeviceMeans.joined([model.descent.means for model in self.models])
 
     def hand_out_means(self) -> None:
@@ -74,7 +74,7 @@ class ModelBatch:
         """
         :param rows: indices of the batches, (n_models, batch_size)
         :param samples: these rows
-        :return: what all models descend on; every scalar is (n_models,)
+        :return: the objective of all models, in which every scalar has the shape (n_models,)
         """
         first = self.models[0]
         draws = self._draws_of(rows, samples)
@@ -102,13 +102,13 @@ class ModelBatch:
         values = [getattr(model, name) for model in self.models]
         if isinstance(values[0], th.Tensor):
             return th.stack(values)
-        # A GPU would be waited for at every step
+        # Only if they have changed: writing them to a GPU at every step would make it wait
         if name not in self._numbers or self._numbers[name][0] != values:
             self._numbers[name] = values, th.tensor(values, dtype=th.float32, device=self.models[0].device)
         return self._numbers[name][1]
 
     def _draws_of(self, rows: th.Tensor, samples: Any) -> list[Draw]:
-        """What an update of this phase draws, in this order; seen once, in an update of the first model that is not made."""
+        """The random numbers that an update of this phase draws, in order: noted once, in a dry run with the first model."""
         first = self.models[0]
         kind = first.phase, *first.policy.settings_that_change().values()
         if kind not in self._draws:
@@ -150,7 +150,7 @@ class ModelBatch:
         return self.models[0].descent.guard.looks_now
 
     def _check_losses(self, objective: Objective) -> None:
-        """One look at all models, and where it shows something, one at each."""
+        """Check all models at once, and one by one if a number is not finite."""
         if not self._looks_now or th.stack([loss.detach() for loss in objective.losses.values()]).isfinite().all():
             return
         for k, model in enumerate(self.models):
@@ -187,7 +187,7 @@ def _of_model(batch: Any, k: int) -> Any:
 
 @contextmanager
 def _as_sentence() -> Iterator[None]:
-    """For networks and estimators of users, of which nobody knows beforehand whether they can be batched."""
+    """Turn errors of ``th.vmap`` into clear ones: whether a user's own network can be batched is not known beforehand."""
     try:
         yield
     except th.OutOfMemoryError:

@@ -14,7 +14,7 @@ from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.updates.averages import update_averages
 from sb3_genpolicy.common.updates.recorded_update import clear_gradients
 
-#: What of their state follows from the number of steps alone, and is the same for all models
+#: Entries of an optimizer's state that depend on the number of steps alone, and are equal in all models
 STEP_COUNTS = ("step", "mu_product")
 
 
@@ -54,7 +54,7 @@ class ModelStack:
         }
 
     def heed_phase(self) -> None:
-        """Ask for the gradients that the models ask for."""
+        """Set ``requires_grad`` of the stacked tensors as in the models: which networks are frozen depends on the phase."""
         for own, stacked in zip(self._tensors[0], self.tensors, strict=True):
             if stacked.requires_grad != own.requires_grad:
                 stacked.requires_grad_(own.requires_grad)
@@ -83,14 +83,14 @@ class ModelStack:
 
     def follow(self, names: Collection[str]) -> None:
         """
-        :param names: of networks that made a step; their running averages follow
+        :param names: networks that made a step, whose running averages are updated
         """
         for average, (name, averages, parameters) in self._averages.items():
             if name in names:
                 update_averages(averages, parameters, self._first.descent.rates[average])
 
     def release(self) -> None:
-        """Give every model memory of its own; the stack is of no use then."""
+        """Give every model memory of its own. The stack must not be used afterwards."""
         for owns in self._tensors:
             for own in owns:
                 own.data = own.data.clone()
@@ -143,7 +143,7 @@ class StackedOptimizer:
         self._link_states()
 
     def _link_states(self) -> None:
-        """Let the models' optimizers, which are saved with them, have the state that is here."""
+        """Make the state of the models' own optimizers, which is saved with the models, views of the stacked state."""
         self._n_linked = len(self.optimizer.state)
         for stacked, *owns in zip(self._stacked, *self._parameters, strict=True):
             state = self.optimizer.state.get(stacked, {})
@@ -156,7 +156,7 @@ class StackedOptimizer:
         clear_gradients(self.optimizer)
 
     def hand_out_gradients(self) -> None:
-        """Let every model's parameters have their gradient, no copy."""
+        """Set ``grad`` of every model's parameters to its slice of the stacked gradients (a view, no copy)."""
         for stacked, *owns in zip(self._stacked, *self._parameters, strict=True):
             for k, own in enumerate(owns):
                 own.grad = None if stacked.grad is None else stacked.grad[k]
@@ -165,7 +165,7 @@ class StackedOptimizer:
         """A step of all models, with the learning rate that the first one's optimizer has."""
         self.optimizer.param_groups[0]["lr"] = self.members[0].param_groups[0]["lr"]
         if self._n_linked and not self.members[0].state:
-            # A phase of the models has ended, with which their state was forgotten
+            # The models have entered a new phase, for which their optimizers' state was cleared
             self.optimizer.state.clear()
         self.optimizer.step()
         if len(self.optimizer.state) != self._n_linked or not self.members[0].state:

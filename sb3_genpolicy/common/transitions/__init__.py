@@ -1,5 +1,5 @@
 """
-The record of a dataset's rows, and what is done to it before anybody learns from it.
+The record of a dataset's rows, and the transforms that are applied to it before training.
 """
 
 from sb3_genpolicy.common.moved import names_of_module

@@ -1,5 +1,6 @@
 """
-The range that a policy models actions in: the data's own, with room around it, where they fill a part of their space only.
+The range of actions that a policy models: that of the data, with some room around it, where they fill only a part of the
+action space.
 """
 
 import warnings
@@ -16,9 +17,9 @@ _ROOM = 0.5
 _ROOM_OF_CONSTANTS = 0.01
 # A span below this share of the largest action is rounding
 _ROUNDING = 1e-6
-# A range that is a smaller share of its space than this is said
+# A range that is a smaller share of its space than this causes a warning
 _NARROW = 0.5
-# A bound beyond this is none to scale by: float32 ends at 3.4e38
+# A larger bound counts as infinite, since float32 ends at 3.4e38
 _FAR = 1e37
 
 
@@ -26,7 +27,7 @@ class ActionRange(nn.Module):
     """
     Ends of the actions that a policy models as -1 and 1, dimension by dimension; those of the space until fitted.
 
-    Networks find nothing in data that fill a thousandth of [-1, 1]: they would learn the whole box, and act all over it.
+    In data that fill only a thousandth of [-1, 1] a network learns no structure: it would act all over the box.
     Half of what the data span is added on either side, so that a policy may go somewhat further, also online.
 
     :param action_space: a Box, each of whose bounds may be infinite
@@ -42,7 +43,7 @@ class ActionRange(nn.Module):
             np.where(np.abs(bound.astype(np.float64)) < _FAR, bound, sign * np.inf).reshape(-1)
             for bound, sign in ((action_space.low, -1.0), (action_space.high, 1.0))
         ]
-        # As float32 holds them; what is computed with are the space's own bounds where they are meant
+        # Kept as float32. Where an end is a bound of the space, `_note` puts the exact bound in its place
         low, high = (bound.astype(np.float64) for bound in self._bounds)
         # A side that is open ends two units from the other one, or at -1 and 1
         ends = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - 2.0, -1.0))
@@ -74,7 +75,7 @@ class ActionRange(nn.Module):
         self._note()
 
     def _note(self) -> None:
-        """In numpy, in the space's precision: `predict` asks for them at every step."""
+        """Copy the ends to numpy, in the space's precision, since `predict` needs them at every step."""
         given = [end.double().cpu().numpy() for end in (self.low, self.high)]
         dtype = self.action_space.dtype
         ends = [

@@ -1,20 +1,20 @@
 """
-A few rows that lie far from all others: glitches of a sensor, fixes that were not there. They shall not set the scale.
+Outliers: a few rows that lie far from all others, such as glitches of a sensor. They must not determine a scale.
 """
 
 import numpy as np
 
-# So many interquartile ranges from the median nothing is typical
+# A value so many interquartile ranges from the median is an outlier
 _FAR = 50.0
-# A larger share of rows is no glitch
+# A larger share of the rows is no glitch, but a part of the data
 _FEW = 2e-3
 
 
 def typical_bounds(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     :param rows: (n_rows, \\*shape), of a dataset or a sample of it
-    :return: for each entry, bounds beyond which rows are out of their place; infinite where quartiles coincide, or where more
-        than 1 in 500 rows (but one) lies beyond
+    :return: for each entry, bounds beyond which a value is an outlier. Infinite where the quartiles coincide, or where more
+        than 1 in 500 rows would be outliers; a single row always may be.
     """
     rows = rows.astype(np.float64)
     lower, median, upper = np.quantile(rows, (0.25, 0.5, 0.75), axis=0)

@@ -18,11 +18,11 @@ RewardFunction = Callable[[np.ndarray], np.ndarray]
 
 REWARD_TRANSFORMS = ("locomotion", "antmaze", "none")
 
-# Standard deviations that rewards are taken to span, where returns say nothing
+# Rewards are taken to span so many standard deviations, where no scale can be taken from returns
 _DEVIATIONS = 4.0
-# Returns that span a smaller share of what rewards could make of them differ by noise or rounding
+# Returns whose spread is at most this share of that estimate differ only by noise or rounding
 _SAME = 0.02
-# Values are no larger than so many times the span
+# The spread of returns is taken to be at least this share of abs(mean reward) times the horizon
 _LEAST = 1e-2
 # Below this share of their size, differences are rounding
 _ROUNDING = 1e-6
@@ -50,9 +50,9 @@ class ReturnRange:
     """
     Rewards times ``span / (best return - worst return of the dataset)``, whatever their units.
 
-    Returns say nothing where most episodes are rows out of their place (shuffled transitions), or where all come to the same
-    but for rounding. Four standard deviations of the rewards, over an episode's length or the discount's horizon
-    ``1 / (1 - gamma)`` if that is shorter, take their place then, with a warning.
+    No scale can be taken from returns if most episodes are fragments (shuffled transitions), or if all returns are about
+    equal. Then the spread of returns is estimated, with a warning: as four standard deviations of the rewards times the length
+    of an episode, or the horizon of the discount ``1 / (1 - gamma)`` if that is shorter.
 
     :param span: what the returns of the dataset span afterwards (paper: 1000 for locomotion)
     """
@@ -71,7 +71,7 @@ class ReturnRange:
         returns = data.episode_returns()
         sizes = np.add.reduceat(np.abs(data.rewards), data.episode_starts[:-1], dtype=np.float64)
         spread, deviation = float(returns.max() - returns.min()), float(np.std(data.rewards, dtype=np.float64))
-        # What float32 makes of one number is no spread
+        # The spread of equal numbers that were rounded to float32 counts as none
         spread = spread if spread > _ROUNDING * sizes.max() else 0.0
         deviation = deviation if deviation > _ROUNDING * float(np.abs(data.rewards).max()) else 0.0
         fragments = count_fragments(data)
@@ -86,7 +86,7 @@ class ReturnRange:
             reason = f"the returns of all {data.n_episodes} episodes are about the same ({returns.mean():.6g})"
         if reason is not None:
             spread = likely
-        # Rewards that hardly differ would else become values that no difference shows in
+        # Otherwise nearly equal rewards would be scaled to huge values, in which differences are lost
         least = _LEAST * horizon * abs(float(data.rewards.mean(dtype=np.float64)))
         if 0.0 < spread < least:
             reason = f"the rewards are about the same ({data.rewards.mean(dtype=np.float64):.6g})"

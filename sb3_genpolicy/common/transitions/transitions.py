@@ -65,7 +65,7 @@ class Transitions(Mapping[str, Any]):
         if self.ends is None:
             ends = (np.asarray(self.terminals) > 0) | (np.asarray(self.timeouts) > 0)
             ends[-1:] = True
-            # Frozen for all others
+            # The dataclass is frozen
             object.__setattr__(self, "ends", ends)
 
     def __getitem__(self, key: str) -> Any:
@@ -161,7 +161,7 @@ class Transitions(Mapping[str, Any]):
         led_to = np.asarray(self.next_rows[rows])
         is_row = led_to < self.n_rows
         next_rows = np.where(is_row, position[np.where(is_row, led_to, 0)], -1)
-        # Observations that are no row's own, and rows that were left out
+        # Next observations that are not the observation of any selected row
         extra = next_rows < 0
         next_rows[extra] = len(rows) + np.arange(extra.sum())
         taken = np.concatenate([rows, led_to[extra]])
@@ -197,7 +197,7 @@ class Transitions(Mapping[str, Any]):
 
 
 _FLAT_KEYS = ("actions", "rewards", "terminals", "timeouts", "ends")
-# A cut-off episode of no more steps than that is taken for a row out of its place
+# A truncated episode of no more steps than that is taken for a fragment: rows torn from their episode
 _FRAGMENT = 2
 # Rows at a time when something is computed over all of them
 _CHUNK = 2**16
@@ -216,8 +216,8 @@ def where(row: int, episode_starts: np.ndarray) -> str:
 def count_fragments(data: Transitions) -> int:
     """
     :param data: a record
-    :return: how many of its episodes are none, but rows out of their place, as of shuffled transitions: where these hold most
-        of the rows, or most ends of episodes were inferred; else 0
+    :return: the number of fragments, as left by shuffled transitions: very short truncated episodes if they hold most of the
+        rows, else inferred cuts if most ends of episodes were inferred; else 0
     """
     starts = data.episode_starts
     lengths = np.diff(starts)

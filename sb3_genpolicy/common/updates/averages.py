@@ -17,14 +17,14 @@ def update_averages(averages: Sequence[th.Tensor], parameters: Sequence[th.Tenso
     ``average += rate (parameter - average)``, in place and for all at once.
 
     :param averages: the running averages
-    :param parameters: what they are averages of, of the same shapes
-    :param rate: in [0, 1]: 0 stays, 1 copies. A tensor where it is known on the device alone.
+    :param parameters: the parameters that are averaged, of the same shapes
+    :param rate: in [0, 1]: 0 leaves the averages as they are, 1 copies the parameters. A tensor if only the device knows it.
     """
     if not averages:
         return
     if isinstance(rate, th.Tensor):
         with th.no_grad():
-            # Three calls for all, where one call for each would wait for its launch on a GPU
+            # Three calls for all tensors: on a GPU, one call for each tensor would cost more in launches than in arithmetic
             differences = th._foreach_sub(list(parameters), list(averages))
             th._foreach_mul_(differences, rate)
             th._foreach_add_(list(averages), differences)
@@ -34,11 +34,11 @@ def update_averages(averages: Sequence[th.Tensor], parameters: Sequence[th.Tenso
 
 class PolyakAverage(Transient):
     """
-    A network that is the running average of another one's parameters. Running mean and variance of batch normalisation go over
-    as they are (SB3, GH issue #996).
+    A network whose parameters are running averages of another network's. Running mean and variance of batch normalisation are
+    copied, not averaged (SB3, GH issue #996).
 
-    :param average: the network that follows
-    :param network: the network that it is the average of
+    :param average: the network that holds the averages
+    :param network: the network whose parameters are averaged
     """
 
     def __init__(self, average: nn.Module, network: nn.Module):
@@ -48,7 +48,7 @@ class PolyakAverage(Transient):
 
     def update(self, rate: float | th.Tensor) -> None:
         """
-        :param rate: in [0, 1]: 0 stays, 1 copies
+        :param rate: in [0, 1]: 0 leaves the averages as they are, 1 copies the parameters
         """
         update_averages(self.averages, self.parameters, rate)
         update_averages(*self._statistics, 1.0)

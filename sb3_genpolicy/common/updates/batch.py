@@ -22,21 +22,21 @@ def mean_of_rows(values: th.Tensor) -> th.Tensor:
 @dataclass(frozen=True)
 class Batch:
     """
-    Rows that an update is computed from. All random numbers of the update come from :attr:`generator`, and whatever depends
-    on all rows beyond a mean of losses goes by :attr:`mean`: then the same update can be resumed, shared out among processes
-    and made for many models at once.
+    Rows that an update is computed from. An update has to draw all its random numbers from :attr:`generator`, and to compute
+    every mean over the batch, other than that of the loss, by :attr:`mean`. Then it can be resumed, shared by several
+    processes, and computed for several models at once.
 
     :param observations: (batch_size, \\*shape), or a dictionary of such tensors
     :param actions: (batch_size, action_dim), scaled to [-1, 1]
     :param next_observations: as ``observations``
     :param dones: (batch_size, 1), 1 where the episode terminated
     :param rewards: (batch_size, 1), transformed
-    :param discounts: (batch_size, 1), the discount of the next observation's value, where rewards are of several steps; else
-        None: it is gamma
+    :param discounts: (batch_size, 1), with n-step returns the discount of the next observation's value; otherwise None, which
+        stands for gamma
     :param rows: indices of the rows, (batch_size,)
     :param generator: source of random numbers, for :func:`~sb3_genpolicy.generative.draws.draw` and the losses that take one
-    :param mean: of values, (..., batch_size), over all rows of the batch, also those that other processes have; without
-        gradient, (...)
+    :param mean: function from values, (..., batch_size), to their mean over all rows of the batch, (...), those in other
+        processes included; without gradient
     """
 
     observations: Any

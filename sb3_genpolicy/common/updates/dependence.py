@@ -1,6 +1,6 @@
 """
-What one row's part in an update depends on. An algorithm declares it once; which ways of training it stands in the way of
-follows from it.
+What the contribution of one row to an update depends on, besides that row. An algorithm declares it once; which ways of
+training (:data:`Way`) are ruled out follows from that.
 """
 
 from enum import Enum
@@ -12,26 +12,26 @@ Way = Literal["side by side", "several processes", "recorded", "online"]
 
 class Scope(Enum):
     """
-    How far it reaches. The value is the set of the ways that it excludes.
+    How much a row's contribution to an update depends on. The value is the set of ways of training that this rules out.
     """
 
-    #: The row itself, draws of its own, the networks, and means over the batch (:attr:`Batch.mean`)
+    #: The row itself, random numbers drawn for it, the networks, and means over the batch (:attr:`Batch.mean`)
     ROW = frozenset[Way]()
-    #: Besides, what is computed for one model at a time, as in a loop whose length one model settles
+    #: In addition, what has to be computed for one model at a time, such as a loop whose length depends on the model
     MODEL = frozenset[Way]({"side by side"})
     #: All rows of the batch at once
     BATCH = frozenset[Way]({"side by side", "several processes"})
-    #: All rows of the batch, and numbers that the host computes of them
+    #: All rows of the batch, and numbers that the host (the CPU) computes from them
     HOST = frozenset[Way]({"side by side", "several processes", "recorded"})
-    #: What is kept for the rows of a dataset that does not change
+    #: Something that was computed and kept for every row, which requires that the dataset does not change
     DATASET = frozenset[Way]({"side by side", "online"})
 
 
 class Dependence(NamedTuple):
     """
-    :param scope: how far it reaches
+    :param scope: how much a row's contribution depends on
     :param what: what depends on more than a row, a clause: ``the solver dopri5 chooses its steps by ...``
-    :param remedy: what could be done, a sentence without its full stop
+    :param remedy: what the user could do about it, a sentence without its full stop
     """
 
     scope: Scope
@@ -39,5 +39,5 @@ class Dependence(NamedTuple):
     remedy: str = ""
 
 
-#: Of an update that looks at nothing but rows, one by one
+#: Dependence of an update in which every row's contribution depends on that row only
 ON_ROWS = Dependence(Scope.ROW)

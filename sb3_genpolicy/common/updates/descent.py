@@ -18,13 +18,13 @@ from sb3_genpolicy.common.updates.recorded_update import clear_gradients, set_le
 
 
 class Trained(Protocol):
-    """What a policy says of its networks."""
+    """What gradient descent needs to know of a policy."""
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """Of the networks that are trained, by their names."""
+        """Optimizers of the networks that are trained, by the network's name."""
 
     def polyak_averages(self) -> dict[str, tuple[str, PolyakAverage]]:
-        """Name of a network that is a running average -> the network's name that it is the average of, and the average."""
+        """Name of a running average -> name of the network that it follows, and the average."""
 
 
 class GradientDescent(Transient):
@@ -43,7 +43,7 @@ class GradientDescent(Transient):
         #: For the log
         self.means = DeviceMeans()
         self.averages = policy.polyak_averages()
-        #: At which each average follows in this update; tensors where updates are recorded
+        #: Rate of each running average in this update; tensors where updates are recorded
         self.rates: dict[str, float | th.Tensor] = dict.fromkeys(self.averages, 1.0)
 
     def optimizers(self, names: Iterable[str] | None = None) -> dict[str, Optimizer]:
@@ -56,7 +56,7 @@ class GradientDescent(Transient):
 
     def prepare_rates(self, on_device: bool) -> None:
         """
-        :param on_device: whether rates have to be on the device, where a recorded update finds them
+        :param on_device: whether the rates are held as tensors on the device, from which a recorded update reads them
         """
         self.rates = {name: th.zeros((), device=self.device) if on_device else 1.0 for name in self.averages}
 
@@ -83,11 +83,11 @@ class GradientDescent(Transient):
         self, objective: Objective, together: OneProcess, before_step: Callable[[Objective], dict[str, th.Tensor]]
     ) -> None:
         """
-        A step of the networks that the objective is of, and of those that follow them.
+        One optimizer step of every network that the objective trains, then an update of their running averages.
 
         :param objective: with gradient
-        :param together: the processes that have a share of it
-        :param before_step: is called when gradients are there, gives further scalars for the log
+        :param together: the processes that share the batch
+        :param before_step: called between the backward pass and the optimizer steps; returns further scalars for the log
         :raises FloatingPointError: before the step, if a loss or a gradient is not finite
         """
         optimizers = self.optimizers(objective.trains)
@@ -95,7 +95,7 @@ class GradientDescent(Transient):
             clear_gradients(optimizer)
         # Losses share no parameters, so that one pass gives the gradients of all
         th.autograd.backward(list(objective.losses.values()))
-        # Where several processes train, those of the joint batch
+        # Replace losses and gradients by those of the joint batch, where several processes share it
         objective = together.average(objective, list(optimizers.values()))
         self.guard.check_losses(objective.losses, objective.means)
         self.guard.check_gradients(optimizers)
@@ -107,7 +107,7 @@ class GradientDescent(Transient):
 
     def follow(self, names: Iterable[str]) -> None:
         """
-        :param names: of networks that made a step; their running averages follow
+        :param names: networks that made a step, whose running averages are updated
         """
         for average, (network, pair) in self.averages.items():
             if network in names:

@@ -38,7 +38,7 @@ class DeviceMeans(Transient):
 
     def count(self, counts: Mapping[str, int]) -> None:
         """
-        :param counts: how often each name was added to by the device alone, in the replay of a recorded update
+        :param counts: how often each name was added to on the device alone, when an update was replayed
         """
         for name, number in counts.items():
             self.counts[name] = self.counts.get(name, 0) + number
@@ -46,7 +46,7 @@ class DeviceMeans(Transient):
     def split(self, n_models: int) -> list["DeviceMeans"]:
         """
         :param n_models: number of models, which is the length of every vector
-        :return: for each model its part of the sums, which is no copy: this object is of no use then
+        :return: for each model its part of the sums, as views: this object must not be used afterwards
         """
         parts = []
         for k in range(n_models):
@@ -59,8 +59,8 @@ class DeviceMeans(Transient):
     @classmethod
     def joined(cls, parts: Sequence["DeviceMeans"]) -> "DeviceMeans":
         """
-        :param parts: sums of as many models, that were added to equally often
-        :return: sums of vectors with one entry for each
+        :param parts: one for each model, all of which were added to equally often
+        :return: the same sums as vectors, with one entry for each model
         """
         means = cls()
         means._sums = {name: th.stack([part._sums[name] for part in parts]) for name in parts[0]._sums}

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from sb3_genpolicy.common.files.transient import Transient
 
-# On a GPU a look at every loss would make each step wait
+# On a GPU, reading the losses at every step would make each step wait for the device
 _CHECK_EVERY_ON_GPU = 100
 # Optimizers whose fused step can be told to change nothing
 _TOLD_TO_WAIT = (th.optim.Adam, th.optim.AdamW)
@@ -35,11 +35,11 @@ def check_finite(
 
     :param step: number of the gradient step, for the message
     :param terms: scalars by name, of which none may be NaN or infinite
-    :param others: what else to name in the message if it is one of these
-    :param every_step: whether every step is looked at before it is made, so that the parameters are still good
-    :raises FloatingPointError: if one is, with all that are
+    :param others: further scalars to name in the message if they are not finite
+    :param every_step: whether every step is checked before it is made, so that the parameters are still good
+    :raises FloatingPointError: if one of ``terms`` is NaN or infinite; the message names all that are
     """
-    # One look where all is well: no sum of a NaN or of an infinity is finite
+    # One read is enough if all is well: the sum is finite only if every term is
     if math.isfinite(sum(term.detach() for term in terms.values())):
         return
     values = {name: term.item() for name, term in {**terms, **others}.items()}
@@ -79,7 +79,7 @@ def gradients_are_finite(optimizers: Iterable[Optimizer]) -> bool:
     gradients = _gradients(optimizers)
     if not gradients:
         return True
-    # One look where all is well; the norm of finite ones may overflow
+    # One read is enough if all is well. A norm may overflow though the gradients are finite
     norms = th._foreach_norm(gradients)
     return math.isfinite(th.stack(norms).sum()) or all(gradient.isfinite().all() for gradient in gradients)
 
@@ -90,7 +90,7 @@ def check_gradients(step: int, optimizers: Mapping[str, Optimizer], every_step: 
 
     :param step: number of the gradient step, for the message
     :param optimizers: by the name of their network
-    :param every_step: whether every step is looked at before it is made, so that the parameters are still good
+    :param every_step: whether every step is checked before it is made, so that the parameters are still good
     :raises FloatingPointError: if a gradient is NaN or infinite
     """
     if gradients_are_finite(optimizers.values()):
@@ -108,11 +108,11 @@ def _diverged(step: int, broken: str, parameters: str) -> FloatingPointError:
 
 class DeviceGuard:
     """
-    Keeps the parameters as they were before the first number that is not finite, where a look at every step would make each
-    wait for the device. Everything is noted on the device, also by a recorded update.
+    Freezes the parameters from the first number on that is not finite, without making every step wait for the device: numbers
+    are checked on the device, also in a recorded update, and read by the host only now and then.
 
-    Torch's fused optimizers change neither parameters nor moments nor their count of steps where they are told of a number
-    that is not finite: by ``found_inf``, which :class:`torch.amp.GradScaler` gives them.
+    It uses ``found_inf``, the flag that :class:`torch.amp.GradScaler` sets: with it, torch's fused optimizers change neither
+    parameters nor moments nor their count of steps.
 
     :param device: where the numbers are
     """
@@ -121,7 +121,7 @@ class DeviceGuard:
         #: 1 from the first step on that had a number that is not finite
         self.found = th.zeros((), device=device)
         self._step, self._found_at = (th.zeros((), dtype=th.int64, device=device) for _ in range(2))
-        # Of that step, by the names that were noted together
+        # The numbers of that step, by the names of the scalars that were noted together
         self._numbers: dict[tuple[str, ...], th.Tensor] = {}
 
     def begin(self, step: int) -> None:
@@ -133,7 +133,7 @@ class DeviceGuard:
     def note(self, terms: Mapping[str, th.Tensor], others: Mapping[str, th.Tensor]) -> None:
         """
         :param terms: scalars by name, of which none may be NaN or infinite
-        :param others: what else to name in the message if it is one of these
+        :param others: further scalars to name in the message if they are not finite
         """
         numbers = th.stack([number.detach().float() for number in (*terms.values(), *others.values())])
         broken = 1.0 - numbers[: len(terms)].isfinite().all().float()
@@ -149,11 +149,11 @@ class DeviceGuard:
 
     def unless_found(self, change: float | th.Tensor) -> th.Tensor:
         """
-        :param change: by how much, or at which rate, something is about to change
-        :return: that, or zero where it is to stay as it was
+        :param change: size or rate of a change that is about to be made
+        :return: the same, or zero once a number was not finite
         """
         if isinstance(change, th.Tensor):
-            # No product: it may itself be no number
+            # Not a product: `change` may itself be NaN
             return th.where(self.found > 0.0, th.zeros_like(change), change)
         return (1.0 - self.found) * change
 
@@ -161,7 +161,7 @@ class DeviceGuard:
         """
         Costs one wait for the device.
 
-        :raises FloatingPointError: if a number was not finite, with the first step that had one, and all that were
+        :raises FloatingPointError: if a number was not finite; the message names the first such step and all such numbers
         """
         if self.found.item():
             values = {
@@ -182,38 +182,39 @@ def looks_at_every_step(device: th.device) -> bool:
 
 class FiniteGuard(Transient):
     """
-    Watches losses and gradients. On a CPU every step is looked at before it is made. On a GPU numbers are noted there, and
-    from the first one on that is not finite nothing changes, where the optimizers can be told so; looks are rare.
+    Stops training when a loss or a gradient is not finite. On a CPU every step is checked before it is made. On a GPU the
+    check runs on the device, and its result is read only now and then; in between, :class:`DeviceGuard` freezes the
+    parameters if the optimizers support that.
 
     :param device: where the numbers are
     """
 
     def __init__(self, device: th.device):
         self.device = device
-        #: Keeps the parameters where looks are rare; None where it is not needed, or not possible
+        #: Freezes the parameters on the device; None where this is not needed (on a CPU), or the optimizers do not support it
         self.on_device: DeviceGuard | None = None
-        #: Whether what is computed now is recorded, so that there are no numbers to look at
+        #: Whether an update is being recorded: its tensors then have no values to check
         self.recording = False
         self._step = 0
-        # Of a recorded update, to be looked at after a replay
+        # Losses of the recorded update, to be checked after a replay
         self._recorded_terms: dict[str, th.Tensor] = {}
 
     @property
     def every_step(self) -> bool:
-        """Whether every step is looked at before it is made."""
+        """Whether every step is checked before it is made."""
         return looks_at_every_step(self.device)
 
     @property
     def looks_now(self) -> bool:
-        """Whether this step is looked at before it is made."""
+        """Whether this step is checked before it is made."""
         return self.every_step or (self._step - 1) % _CHECK_EVERY_ON_GPU == 0
 
     def keep_parameters(self, optimizers: Iterable[Optimizer], wanted: bool) -> None:
         """
-        Begin, or stop, to keep the parameters as they were before a number that is not finite.
+        Start or stop freezing the parameters on the device from the first number on that is not finite.
 
         :param optimizers: of all networks
-        :param wanted: whether to begin where looks are rare and all optimizers can be told to wait
+        :param wanted: True to start, which has an effect only on a GPU and if all optimizers support it; False to stop
         """
         optimizers = list(optimizers)
         can_wait = all(
@@ -237,8 +238,8 @@ class FiniteGuard(Transient):
     def check_losses(self, losses: Mapping[str, th.Tensor], means: Mapping[str, th.Tensor]) -> None:
         """
         :param losses: scalars by name, of which none may be NaN or infinite
-        :param means: what else to name in the message if it is one of these
-        :raises FloatingPointError: if one is, where this step is looked at
+        :param means: further scalars to name in the message if they are not finite
+        :raises FloatingPointError: if one of ``losses`` is NaN or infinite and this step is checked
         """
         if self.on_device is not None:
             self.on_device.note(losses, means)
@@ -250,7 +251,7 @@ class FiniteGuard(Transient):
     def check_gradients(self, optimizers: Mapping[str, Optimizer]) -> None:
         """
         :param optimizers: whose parameters have gradients, by the name of their network
-        :raises FloatingPointError: if a gradient is NaN or infinite, where this step is looked at
+        :raises FloatingPointError: if a gradient is NaN or infinite and this step is checked
         """
         if self.on_device is not None:
             sizes = {f"the gradient of {name}": size_of_gradients(optimizer) for name, optimizer in optimizers.items()}
@@ -260,22 +261,22 @@ class FiniteGuard(Transient):
 
     def unless_broken(self, change: float | th.Tensor) -> float | th.Tensor:
         """
-        :param change: by how much, or at which rate, something is about to change
-        :return: that, or zero where it is to stay as it was
+        :param change: size or rate of a change that is about to be made
+        :return: the same, or zero once a number was not finite
         """
         return change if self.on_device is None else self.on_device.unless_found(change)
 
     def check_replayed(self) -> None:
         """
-        :raises FloatingPointError: if a loss of a recorded update is not finite, where this step is looked at
+        :raises FloatingPointError: if a loss of a recorded update is not finite and this step is checked
         """
         if self._recorded_terms and (self._step - 1) % _CHECK_EVERY_ON_GPU == 0:
             check_finite(self._step, self._recorded_terms, every_step=False)
 
     def check_kept(self, now: bool) -> None:
         """
-        :param now: whether to look in any case, and not only after so many steps
-        :raises FloatingPointError: if a number was not finite since the last look
+        :param now: whether to check at once, and not only every so many steps
+        :raises FloatingPointError: if a number was not finite since the last check
         """
         if self.on_device is not None and (now or self._step % _CHECK_EVERY_ON_GPU == 0):
             self.on_device.check()

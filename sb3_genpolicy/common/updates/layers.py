@@ -1,5 +1,5 @@
 """
-Layers whose numbers of one row are not that row's alone.
+Layers whose output for one row depends on more than that row: on other rows, earlier batches or random masks.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def sees_whole_batch(module: nn.Module) -> bool:
 def draws_masks(module: nn.Module) -> bool:
     """
     :param module: a layer
-    :return: whether it draws random numbers, which nobody hands to it
+    :return: whether it draws random numbers, from torch's global generator
     """
     return isinstance(module, _DropoutNd) and module.p > 0.0
 
@@ -36,8 +36,8 @@ def draws_masks(module: nn.Module) -> bool:
 def layer_like(networks: nn.Module, trait: Callable[[nn.Module], bool]) -> str | None:
     """
     :param networks: networks
-    :param trait: of a layer
-    :return: the first layer that has it, ``a Dropout (policy.actor...)``; None if there is none
+    :param trait: a test of one layer
+    :return: the first layer that passes it, in words (``a Dropout (policy.actor...)``); None if there is none
     """
     for name, module in networks.named_modules():
         if trait(module):

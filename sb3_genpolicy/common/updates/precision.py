@@ -19,7 +19,7 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")
 _ONEDNN = "bf16"
 # A product of matrices of this size is off by some 1e-5 in float32 and by 0.1 in bfloat16
 _PROBE_SIZE, _PROBE_ERROR = 64, 1e-3
-# What autocast computes in half precision, of what layers are made of
+# Functions used in layers that autocast computes in half precision
 _PRODUCTS = {
     *(functional.linear, functional.bilinear, functional.conv1d, functional.conv2d, functional.conv3d),
     *(functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d),
@@ -31,9 +31,9 @@ _PRODUCTS = {
 @contextmanager
 def matmul_precision(precision: Precision, device: th.device) -> Iterator[None]:
     """
-    Compute products of float32 matrices in a way, for as long as the context lasts.
+    Set how products of float32 matrices are computed, for as long as the context lasts.
 
-    :param precision: ``tf32``, on a GPU products of numbers rounded to 10 bits; else, and elsewhere, exact ones
+    :param precision: ``tf32``: on a GPU, factors are rounded to 10 bits. With any other, and on a CPU, they are not rounded.
     :param device: where the products are computed
     """
     if precision == "tf32" and device.type == "cuda":
@@ -48,10 +48,11 @@ def matmul_precision(precision: Precision, device: th.device) -> Iterator[None]:
 
 def autocast(precision: Precision, device: th.device) -> th.autocast:
     """
-    Evaluate layers in a precision. Parameters, losses and optimizers stay float32. To be left before the parameters change,
-    whose rounded copies it keeps.
+    Evaluate layers in a precision. Parameters, losses and optimizers stay float32. Leave the context before the parameters
+    change: it keeps rounded copies of them.
 
-    :param precision: ``bfloat16``, layers in numbers of 8 bits, but for the last ones of critics and actors; else, as they are
+    :param precision: ``bfloat16``: all layers but the last ones of critics and actors compute with 8 bits; any other changes
+        nothing
     :param device: where they are evaluated
     :return: the context
     """
@@ -84,10 +85,10 @@ def _in_bfloat16(value: Any) -> Any:
 @functools.cache
 def onednn_keeps_float32() -> bool:
     """
-    PyTorch's wheels give float32 products to MKL, which on AMD processors leaves half of their vector units unused. oneDNN
-    uses them, and its products are as exact, but on processors with AMX.
+    PyTorch's wheels compute float32 products by MKL, which leaves half of the vector units of AMD processors unused. oneDNN
+    uses them, and its products are as exact, except on processors with AMX.
 
-    :return: whether oneDNN can be had here, and keeps float32
+    :return: whether oneDNN is available here and computes in full float32
     """
     if not th.backends.mkldnn.is_available():
         return False

@@ -33,7 +33,7 @@ _STOP, _GO_ON, _FAILED = range(3)
 
 class OneProcess(Transient):
     """
-    A training in one process. What several do together comes to nothing.
+    Training in one process: the operations that exchange data between processes do nothing here.
     """
 
     size = 1
@@ -116,7 +116,7 @@ class SeveralProcesses(OneProcess):
 
     def mean(self, values: th.Tensor) -> th.Tensor:
         mine = super().mean(values)
-        # A callback may ask, too, in one process alone
+        # A callback may call this too, and callbacks run in the first process only
         return self._averaged(mine) if self._is_sharing else mine
 
     def average(self, objective: Objective, optimizers: Sequence[Optimizer]) -> Objective:
@@ -124,7 +124,7 @@ class SeveralProcesses(OneProcess):
         parameters = [parameter for group in groups for parameter in group["params"] if parameter.grad is not None]
         scalars = [*objective.losses.values(), *objective.means.values(), *objective.extras.values()]
         tensors = [*(parameter.grad for parameter in parameters), *(scalar.detach() for scalar in scalars)]
-        # At once: what several small messages cost is mostly the wait for each
+        # In one message: several small ones cost mostly the wait for each
         joint = self._averaged(th.cat([tensor.reshape(-1) for tensor in tensors]))
         parts = joint.split([tensor.numel() for tensor in tensors])
         averaged = iter([part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)])
@@ -144,9 +144,9 @@ class SeveralProcesses(OneProcess):
 
     def tell(self, word: int) -> int:
         """
-        :param word: what the first process has to say
-        :return: what it said
-        :raises RuntimeError: in the others, if it failed
+        :param word: the status to send (stop, go on or failed); only the first process's counts
+        :return: the first process's status
+        :raises RuntimeError: in the other processes, if the first one failed
         """
         said = th.tensor([word])
         with _as_sentence():
@@ -198,7 +198,7 @@ class _FirstDecides(CallbackList):
         try:
             goes_on = super()._on_step()
         except BaseException:
-            # Before they wait for the next step
+            # Tell the other processes, which would otherwise wait for the next step
             self.processes.tell(_FAILED)
             raise
         return self.processes.tell(_GO_ON if goes_on else _STOP) == _GO_ON
@@ -215,14 +215,14 @@ def _as_sentence() -> Iterator[None]:
         ) from error
 
 
-# Of the context that is open
+# The processes of the open `data_parallel` context
 _CURRENT: ContextVar[OneProcess | None] = ContextVar("processes", default=None)
 
 
 def processes() -> OneProcess:
     """
-    :return: what this process does together with others: those of the :func:`data_parallel` that is open, or nothing. A model
-        holds it for as long as it learns.
+    :return: the processes of the open :func:`data_parallel` context, or :class:`OneProcess` outside of one. A model holds it
+        for as long as it learns.
     """
     return _CURRENT.get() or OneProcess()
 
@@ -274,8 +274,8 @@ def data_parallel(device: str = "auto", timeout: float = 1800.0) -> Iterator[th.
     own = _own_device(device)
     is_new = not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", 1)) > 1
     if is_new:
-        # Torch imports it in the first step of an optimizer; its functions would then have the group as a default for good,
-        # whose threads end the interpreter with an error now and then
+        # Import it before the process group exists. Otherwise torch imports it in an optimizer's first step, its functions
+        # keep the group as a default argument for good, and the group's threads sometimes end the interpreter with an error
         importlib.import_module("torch.distributed.nn.functional")
         backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout), device_id=own if own.type == "cuda" else None)

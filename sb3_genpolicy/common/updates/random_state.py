@@ -25,16 +25,17 @@ class DrawsRows(Protocol):
         """Seed the rows that are drawn from now on."""
 
     def random_state(self) -> th.Tensor:
-        """The state before the first row that nobody has had yet."""
+        """The generator's state before the first row that was not handed out yet (rows may be drawn ahead)."""
 
     def set_random_state(self, state: th.Tensor) -> bool:
-        """Whether draws go on from there."""
+        """Go on drawing from a saved state; returns whether that was possible."""
 
 
 class RandomState(Transient):
     """
-    A generator for all that a training draws but rows, whose random state is the replay buffer's, since batches may be
-    gathered ahead of the step that they are for. Both start from torch's global generator, or from a seed.
+    The generator of all random numbers of a training except the choice of rows. Rows are drawn by a generator of the replay
+    buffer, since batches may be gathered ahead of the step that uses them. Both are seeded from torch's global generator, or
+    from a given seed.
 
     :param device: where the draws are wanted
     """
@@ -43,22 +44,22 @@ class RandomState(Transient):
         self.generator = th.Generator(device)
         self.generator.manual_seed(int(th.randint(2**62, ())))
         self._row_seed = int(th.randint(2**62, ()))
-        #: As they are saved and loaded; the generators themselves cannot be
+        #: States of both generators as tensors, which can be saved and loaded; generators cannot
         self.state: th.Tensor
         self.row_state: th.Tensor
-        #: Whether draws have to go on from the states that are noted here
+        #: Whether the generators still have to be set to these states
         self.is_loaded: bool
         self.expect_loading()
 
     def expect_loading(self) -> None:
-        """Go on with the states that are noted here, once draws are needed; a file may replace them until then."""
+        """Restore the generators from the noted states at the next :meth:`prepare`; a loaded file may replace them before."""
         self.state, self.row_state = self.generator.get_state(), th.empty(0, dtype=th.uint8)
         self.is_loaded = True
 
     def seed(self, seed: int, rows: DrawsRows | None) -> None:
         """
         :param seed: of all draws from now on
-        :param rows: what draws rows, None while it is not there
+        :param rows: the replay buffer, None before it exists
         """
         self.generator.manual_seed(seed)
         self._row_seed = seed ^ _ROW_STREAM
@@ -68,9 +69,10 @@ class RandomState(Transient):
 
     def prepare(self, rows: DrawsRows, seed: int | None, num_timesteps: int) -> None:
         """
-        Rows are drawn by a generator where they are; a loaded model goes on with the draws after the last it had.
+        Make the generator of rows on the device of the rows. A loaded model continues both sequences of random numbers where
+        it was saved.
 
-        :param rows: what draws rows, which has them
+        :param rows: the replay buffer, filled
         :param seed: the model's, None if it was given none
         :param num_timesteps: steps that the model has made
         """
@@ -92,9 +94,9 @@ class RandomState(Transient):
 
     def note(self, rows: DrawsRows | None) -> None:
         """
-        Note the states, where files have them.
+        Copy the generators' states to the attributes that are saved.
 
-        :param rows: what draws rows, None while it is not there
+        :param rows: the replay buffer, None before it exists
         """
         if not self.is_loaded:
             self.state = self.generator.get_state()

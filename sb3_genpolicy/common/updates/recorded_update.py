@@ -14,14 +14,15 @@ from sb3_genpolicy.common.updates.device_means import DeviceMeans
 from sb3_genpolicy.common.updates.guards import FiniteGuard
 from sb3_genpolicy.common.utils import attributes
 
-# Steps of a kind that are made one by one before one is recorded: they create the optimizers' state and the log's sums
+# Updates of each kind that are run normally before one is recorded: they create the optimizers' state and the log's sums
 _WARM_UP = 3
 
 
 class RecordedUpdate:
     """
-    Records an update on a CUDA device, and replays it. What the host decides anew for every update (learning rate, rate of the
-    average) has to be in tensors that it fills before a replay. Draws go on from where the generators are.
+    Records an update on a CUDA device, and replays it. Numbers that change between updates (learning rate, rates of the
+    running averages) have to be in tensors that are filled before a replay. A replay draws new random numbers from the
+    generators.
 
     :param generators: random states that the update draws from, on the device
     :param means: what the update adds to for the log; every name is there already
@@ -55,7 +56,7 @@ class RecordedUpdate:
 
 def on_side_stream(update: Callable[[], None]) -> None:
     """
-    Make an update as those before a recording have to be made: on another stream than the device's default.
+    Run an update on a side stream, as CUDA graphs require of the updates that precede a recording.
 
     :param update: the update
     """
@@ -118,7 +119,7 @@ def clear_gradients(optimizer: Optimizer) -> None:
 
 
 class HasGenerator(Protocol):
-    """What an update draws from."""
+    """Anything with a random generator that an update draws from."""
 
     generator: Any
 
@@ -132,7 +133,7 @@ class UpdateRecorder(Transient):
         #: Whether updates are recorded
         self.active = False
         self._recorded: RecordedUpdate | None = None
-        # Updates of the same kind that were made since it changed
+        # The kind of the latest updates, and how many of that kind were run
         self._kind: tuple[Any, ...] = ()
         self._made = 0
 
@@ -158,7 +159,7 @@ class UpdateRecorder(Transient):
         Make an update. The first ones of a kind are made one by one, then one is recorded, and replayed from then on.
 
         :param update: makes one
-        :param kind: what updates that can be replayed for each other have in common
+        :param kind: identifies the update: a recording can stand for any update of the same kind
         """
         if not self.active:
             update()
@@ -176,7 +177,7 @@ class UpdateRecorder(Transient):
             self._guard.check_replayed()
 
     def _record(self, update: Callable[[], None]) -> bool:
-        """Whether it worked."""
+        """Returns whether the update could be recorded."""
         generators = [source.generator for source in self._sources]
         states = [generator.get_state() for generator in generators]
         self._recorded = RecordedUpdate(generators, self._means)
@@ -186,7 +187,7 @@ class UpdateRecorder(Transient):
         except RuntimeError as error:
             self._logger.warn(f"Updates are made step by step, not recorded (capture=True): {str(error).splitlines()[0]}")
             self.stop()
-            # A generator may still believe that it is being recorded
+            # A generator may be left in its recording state
             for source, generator, state in zip(self._sources, generators, states, strict=True):
                 source.generator = th.Generator(generator.device).set_state(state)
             return False

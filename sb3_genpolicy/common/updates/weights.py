@@ -45,7 +45,7 @@ def describe_weights(weights: th.Tensor, mean: Callable[[th.Tensor], th.Tensor] 
 def as_probabilities(weights: th.Tensor) -> th.Tensor:
     """
     :param weights: (batch_size,), of which some may be infinite or NaN
-    :return: in proportion to them, also where their sum overflows. Where all of them vanish, or one is NaN, any will do.
+    :return: the weights up to a factor, so that even their sum is finite. All equal if all weights are 0, or one is NaN.
     """
     least = th.finfo(weights.dtype).tiny
     return (weights / weights.max().clamp(min=least)).nan_to_num(nan=1.0).clamp(min=least)
