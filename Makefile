@@ -5,6 +5,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SOURCES = sb3_genpolicy/ tests/ examples/ benchmarks/ docs/conf.py
 
+# Two test files at a time
+TOGETHER = -n 2 --dist loadfile
+
 .PHONY: venv demo test test-slow pytest mypy type lint format check-codestyle commit-checks doc clean clean-doc
 
 venv: $(VENV)/.installed
@@ -18,10 +21,10 @@ demo: venv
 	$(BIN)/python examples/demo.py
 
 test: venv
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(TOGETHER)
 
 test-slow: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TOGETHER)
 
 pytest: test
 

@@ -146,7 +146,7 @@ def train(algorithm, arrays, steps, capture, **options):
         (GMPG, dict(pretraining_steps=12, policy_learning_rate=lambda left: 1e-3 * left)),
         (GMPG, dict(pretraining_steps=12, kl_estimator="ode", target_kl=0.1)),
     ],
-    ids=str,
+    ids=["GMPO", "GMPO softmax", "GMPG", "GMPG ode"],
 )
 def test_a_recorded_update_gives_the_numbers_of_the_same_made_call_by_call(arrays, algorithm, options, precision):
     """Both phases: parameters, random states and the log's means."""
