@@ -5,6 +5,9 @@ What every test finds: an array dataset, folders of its own, one thread.
 import pytest
 import torch as th
 
+from sb3_genpolicy.common.algorithms import registry
+from sb3_genpolicy.common.algorithms.registry import registered
+from sb3_genpolicy.common.files import labels
 from sb3_genpolicy.common.updates import guards
 
 pytest.register_assert_rewrite("tests.helpers")
@@ -38,3 +41,22 @@ def minari_root(tmp_path, monkeypatch):
 def rare_looks(monkeypatch):
     """As on a GPU."""
     monkeypatch.setattr(guards, "looks_at_every_step", lambda device: False)
+
+
+@pytest.fixture
+def forgotten_afterwards(monkeypatch):
+    """What a test registers, as an algorithm and in the zoo."""
+    from rl_zoo3 import ALGOS
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+    registered()
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    monkeypatch.setattr(labels, "_registered_names", set(labels._registered_names))
+    for table in (labels.CLASSES, labels.OBJECTS):
+        monkeypatch.setattr(table, "_registered", dict(table._registered))
+    for table in (ALGOS, HYPERPARAMS_SAMPLER, HYPERPARAMS_CONVERTER):
+        for name in ("sac", "mine", "short"):
+            # Put back as it is now
+            monkeypatch.setitem(table, name, table.get(name))
+            if table[name] is None:
+                del table[name]
