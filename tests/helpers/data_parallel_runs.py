@@ -28,6 +28,8 @@ from tests.helpers.arrays import SMALL, make_arrays
 
 STEPS = 14
 ARRAYS = make_arrays()
+#: Models that are trained again when the processes have parted
+LEARNT = []
 # Without a floor, Adam makes as much of a rounding error as of a gradient, where these vanish
 FLOOR = dict(SMALL, optimizer_kwargs=dict(eps=1e-4))
 HUTCHINSON = OdeKL(Likelihood("hutchinson", Sampler("euler", 4), n_probes=2))
@@ -268,6 +270,7 @@ def everything(folder):
     assert world_size() == 2
     for run in RUNS:
         run(folder)
+    LEARNT.append(make().learn(3))
 
 
 # On GPUs
@@ -315,6 +318,9 @@ if __name__ == "__main__":
     with data_parallel("cuda" if sys.argv[1] == "trains_on_gpus" else "cpu") as device:
         globals()[sys.argv[1]](Path(sys.argv[2]))
     assert world_size() == 1 and not th.distributed.is_initialized()
+    for model in LEARNT:
+        # It goes on alone, by `train` too, with whole batches of its own
+        model.train(1, 17)
     # Threads of the group that outlive it may end the interpreter with an error
     assert not [name for file in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := file.read_text())]
     Path(sys.argv[2], f"ended.{os.environ['RANK']}").write_text(str(device))

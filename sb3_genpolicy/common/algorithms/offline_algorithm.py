@@ -349,7 +349,6 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
                 self.dump_logs()
         watch_values(self)
         callback.on_training_end()
-        self.processes = OneProcess()
         return self
 
     # Online
@@ -432,6 +431,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.descent.guard.begin(self._n_updates + 1)
 
     def _update(self, batch_size: int) -> None:
+        if not self.processes.is_open:
+            # The context that it learnt in is left
+            self.processes = OneProcess()
         together = self.processes
         rows, samples = self.replay_buffer.draw(batch_size, self._vec_normalize_env, together.part(batch_size))
         batch = Batch.of(samples, rows, together.source(self.generator), together.mean)

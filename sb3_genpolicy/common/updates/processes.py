@@ -38,6 +38,8 @@ class OneProcess(Transient):
 
     size = 1
     rank = 0
+    #: Whether the processes still train together
+    is_open = True
 
     @property
     def is_first(self) -> bool:
@@ -287,6 +289,8 @@ def data_parallel(device: str = "auto", timeout: float = 1800.0) -> Iterator[th.
             together.of_all(None)
     finally:
         _CURRENT.reset(before)
+        if together is not None:
+            together.is_open = False
         if is_new:
             dist.destroy_process_group()
 
