@@ -11,6 +11,9 @@ from sb3_genpolicy.common.datasets.info import dataset_info as dataset_info
 from sb3_genpolicy.common.datasets.recording import record_dataset as record_dataset
 from sb3_genpolicy.common.files.whole_files import last_checkpoint as last_checkpoint
 from sb3_genpolicy.common.policies.critic_policy import CriticPolicy as CriticPolicy
+from sb3_genpolicy.common.policies.critics import IQLCritic as IQLCritic
+from sb3_genpolicy.common.policies.critics import OneStepCritic as OneStepCritic
+from sb3_genpolicy.common.policies.critics import PolicyCritic as PolicyCritic
 from sb3_genpolicy.common.side_by_side.learn import learn_side_by_side as learn_side_by_side
 from sb3_genpolicy.common.transitions.rewards import AffineReward as AffineReward
 from sb3_genpolicy.common.transitions.rewards import ReturnRange as ReturnRange

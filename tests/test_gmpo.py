@@ -2,6 +2,8 @@
 GMPO's mathematics against closed forms, and its learning loop against SB3's habits.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch as th
@@ -13,7 +15,8 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
 
 from sb3_genpolicy import GMPO, load_dataset
-from sb3_genpolicy.common.policies.critics import expectile_loss, iql_losses
+from sb3_genpolicy.common.policies.critics import Critics, IQLCritic
+from sb3_genpolicy.common.policies.critics.losses import expectile_loss
 from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.device_means import DeviceMeans
 from sb3_genpolicy.common.updates.weights import effective_sample_size
@@ -47,11 +50,14 @@ class _Fixed(nn.Module):
     def values(self, obs, actions):
         return th.stack(self(obs, actions))
 
+    def q_values(self, obs, actions):
+        return th.minimum(*self(obs, actions))
+
 
 def test_iql_losses_by_hand():
     """Two rows, worked out on paper: the second one terminates, so its next state counts nothing."""
 
-    batch = ReplayBufferSamples(
+    samples = ReplayBufferSamples(
         observations=th.tensor([[1.0], [2.0]]),
         actions=th.zeros(2, 1),
         next_observations=th.tensor([[3.0], [4.0]]),
@@ -61,15 +67,17 @@ def test_iql_losses_by_hand():
     value = _Fixed(lambda s: s)  # V(s) = s
     target = _Fixed(lambda s: s + 1.0, lambda s: 3.0 * s - 3.0)  # min: 0 and 3
     online = _Fixed(lambda s: 2.0 * s, lambda s: s - 1.0)  # 2, 4 and 0, 1
-    losses = iql_losses(online, target, value, batch, gamma=0.9, expectile=0.7)
+    policy = SimpleNamespace(critic=online, critic_target=target, value_net=value, critic_options=IQLCritic(expectile=0.7))
+    critics, rows = Critics(policy, None), th.arange(2)
+    losses = critics.losses(Batch.of(samples, rows), gamma=0.9)
     # u = 0 - 1 and 3 - 2: 0.3 * 1 and 0.7 * 1
     assert losses.value_loss.item() == pytest.approx(0.5)
     # targets 0.5 + 0.9 * 3 = 3.2 and 1.0; squared errors (1.2^2 + 3^2) / 2 and (3.2^2 + 0) / 2
     assert losses.critic_loss.item() == pytest.approx((1.44 + 9.0) / 2 + 10.24 / 2, rel=1e-5)
     np.testing.assert_allclose(losses.advantage[:, 0], [-1.0, 1.0])
     # Rewards of several steps bring their own discount: targets 0.5 + 0.1 * 3 = 0.8 and 1.0
-    batch = batch._replace(discounts=th.tensor([[0.1], [0.1]]))
-    losses = iql_losses(online, target, value, batch, gamma=0.9, expectile=0.7)
+    samples = samples._replace(discounts=th.tensor([[0.1], [0.1]]))
+    losses = critics.losses(Batch.of(samples, rows), gamma=0.9)
     assert losses.critic_loss.item() == pytest.approx((1.44 + 9.0) / 2 + 0.64 / 2, rel=1e-5)
 
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import polyak_update
 from torch import nn
 
-from sb3_genpolicy.common.policies.twin_critic import TwinCritic
+from sb3_genpolicy.common.policies.critics import CriticEnsemble, IQLCritic
 from sb3_genpolicy.common.updates.averages import update_averages
 from sb3_genpolicy.common.updates.device_means import DeviceMeans
 
@@ -33,8 +33,8 @@ def make_critic(critic_class, seed, **kwargs):
 @pytest.mark.parametrize("n_rows", [1, 7, 3000])
 def test_a_batch_of_critics_is_sb3_s_critic_of_the_same_seed(activation, n_critics, n_rows):
     """Values, and the gradient of every parameter."""
-    options = dict(activation_fn=activation, n_critics=n_critics)
-    ours, theirs = make_critic(TwinCritic, 3, **options), make_critic(ContinuousCritic, 3, **options)
+    ours = make_critic(CriticEnsemble, 3, activation_fn=activation, options=IQLCritic(n_critics=n_critics))
+    theirs = make_critic(ContinuousCritic, 3, activation_fn=activation, n_critics=n_critics)
     obs, actions = th.randn(n_rows, 5), th.randn(n_rows, 2)
     expected = theirs(obs, actions)
     th.testing.assert_close(ours(obs, actions), expected)

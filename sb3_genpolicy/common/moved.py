@@ -20,7 +20,7 @@ _MOVED = {
     "datasets": "dataset_info>info dataset_picture>picture recording recorded_steps envs vec_wrappers",
     "replay": "buffers>buffer row_store added_rows streaming tensor_normalizer vec_normalize",
     "policies": (
-        "generative_policy sampling_policy actor candidates critics twin_critic policy_options>options "
+        "generative_policy sampling_policy actor candidates critics twin_critic>critics.ensemble policy_options>options "
         "option_checks shape_checks onnx_export normalization policy_files"
     ),
     "algorithms": (

@@ -15,7 +15,7 @@ from sb3_genpolicy.common.algorithms.option_checks import check_rate
 from sb3_genpolicy.common.algorithms.pretrained import PretrainedSource
 from sb3_genpolicy.common.algorithms.pretraining import PretrainingAlgorithm
 from sb3_genpolicy.common.datasets import DatasetSource
-from sb3_genpolicy.common.policies.critics import smallest_q
+from sb3_genpolicy.common.policies.critics import CriticOptions
 from sb3_genpolicy.common.transitions.rewards import RewardTransform
 from sb3_genpolicy.common.transitions.transforms import Transform
 from sb3_genpolicy.common.updates.batch import Batch
@@ -80,7 +80,11 @@ class GMPG(PretrainingAlgorithm):
     :param beta: inverse temperature, >= 0: what a nat of divergence from the behaviour policy may buy is 1 / beta units of the
         transformed reward. Published values multiply Q while the log ratio is divided by d ln 2, with d action dimensions
         (or d numbers of the state, in the variants): ours is theirs times d ln 2. 0 stays at the behaviour policy.
-    :param expectile: expectile of V, in (0, 1) (paper: 0.7 for locomotion, 0.9 for AntMaze)
+    :param critic: what Q is of and by which networks: ``iql``, ``onestep``, ``policy``, or an object with options
+        (``IQLCritic``, ``OneStepCritic``, ``PolicyCritic``), see :mod:`sb3_genpolicy.common.policies.critics.options`.
+        Default: that of ``pretrained``, else what ranked actions best (docs/guide/critics.md).
+    :param expectile: short for ``critic=IQLCritic(expectile=...)``, the paper's critics: expectile of V, in (0, 1) (0.7 for
+        locomotion, 0.9 for AntMaze)
     :param actor_tau: the soft update coefficient of the averaged actor, which acts (in (0, 1]; 1: the latest parameters act)
     :param policy_learning_rate: learning rate of the second phase; can be a function of the progress remaining
     :param pretraining_steps: updates of the first phase. Default: four fifths of the first call of ``learn``.
@@ -132,11 +136,12 @@ class GMPG(PretrainingAlgorithm):
         tau: float = 0.01,
         gamma: float = 0.99,
         beta: float = 1.0,
-        expectile: float = 0.7,
+        expectile: float | None = None,
         actor_tau: float = 0.001,
         policy_learning_rate: float | Schedule = 3e-4,
         pretraining_steps: int | None = None,
         pretrained: PretrainedSource | None = None,
+        critic: str | CriticOptions | None = None,
         gradient_estimator: GradientEstimator = "pathwise",
         kl_estimator: str | KLEstimator | None = None,
         n_actions: int | None = None,
@@ -164,6 +169,7 @@ class GMPG(PretrainingAlgorithm):
             batch_size=batch_size,
             tau=tau,
             gamma=gamma,
+            critic=critic,
             expectile=expectile,
             actor_tau=actor_tau,
             pretraining_steps=pretraining_steps,
@@ -215,7 +221,7 @@ class GMPG(PretrainingAlgorithm):
         # Phase two. Policy, at first the behaviour model mu: -beta Q(s, a) + log pi(a|s) - log mu(a|s), a ~ pi
         with self.frozen_but_the_policy():
             policy = self._policy_objective(batch)
-        return self.with_critics_and_behaviour(policy, batch) if self.online else policy
+        return self.with_what_learns(policy, batch)
 
     def _policy_objective(self, batch: Batch) -> Objective:
         policy = self.policy_loss(batch)
@@ -287,9 +293,9 @@ class GMPG(PretrainingAlgorithm):
         """
         :param observations: batch first
         :param actions: (batch_size, action_dim), scaled; beyond the bounds they count as the bounds, as environments clip them
-        :return: the minimum of both Qs, (batch_size,)
+        :return: Q, (batch_size,)
         """
-        return smallest_q(self.critics.critic, observations, actions.clamp(-1.0, 1.0))[:, 0]
+        return self.critics.critic.q_values(observations, actions.clamp(-1.0, 1.0))[:, 0]
 
     @property
     def current_beta(self) -> th.Tensor:
@@ -312,7 +318,7 @@ class GMPG(PretrainingAlgorithm):
         return scale * values
 
     def _set_learning_rates(self) -> None:
-        if self.pretraining or self.online:
+        if self.pretraining or not self.critics_are_frozen:
             super()._set_learning_rates()
         if not self.pretraining:
             self._set_learning_rate(self.policy_lr_schedule(self._current_progress_remaining), ("actor",))

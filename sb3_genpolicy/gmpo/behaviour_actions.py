@@ -9,8 +9,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy.common.files.transient import Transient
 from sb3_genpolicy.common.policies.actor import GenerativeActor
-from sb3_genpolicy.common.policies.critics import smallest_q
-from sb3_genpolicy.common.policies.twin_critic import TwinCritic
+from sb3_genpolicy.common.policies.critics import CriticEnsemble
 from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
 from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.utils import tree_map
@@ -23,7 +22,7 @@ _CHUNK = 4096
 class DrawnActions(NamedTuple):
     """
     :param actions: (batch_size, n_actions, action_dim), scaled and clamped to [-1, 1]
-    :param q_values: the minimum of both Qs at each, (batch_size, n_actions)
+    :param q_values: Q at each, (batch_size, n_actions)
     """
 
     actions: th.Tensor
@@ -40,7 +39,7 @@ class BehaviourActions(Transient):
     :param seed: of the noise of actions that are drawn once, so that a resumed run has the same; None: anew for every batch
     """
 
-    def __init__(self, behaviour: GenerativeActor, critic: TwinCritic, n_actions: int, seed: int | None):
+    def __init__(self, behaviour: GenerativeActor, critic: CriticEnsemble, n_actions: int, seed: int | None):
         self.behaviour = behaviour
         self.critic = critic
         self.n_actions = n_actions
@@ -73,5 +72,5 @@ class BehaviourActions(Transient):
         # Row i * n + k holds action k of state i
         actions = behaviour.sample(features.repeat_interleave(n, dim=0), noise, generator=generator)
         repeated = tree_map(lambda array: array.repeat_interleave(n, dim=0), observations)
-        q_values = smallest_q(self.critic, repeated, actions)
+        q_values = self.critic.q_values(repeated, actions)
         return DrawnActions(actions.reshape(n_rows, n, -1), q_values.reshape(n_rows, n))

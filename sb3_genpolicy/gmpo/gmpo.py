@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from sb3_genpolicy.common.algorithms.pretrained import PretrainedSource
 from sb3_genpolicy.common.algorithms.pretraining import PretrainingAlgorithm
 from sb3_genpolicy.common.datasets import DatasetSource
+from sb3_genpolicy.common.policies.critics import CriticOptions
 from sb3_genpolicy.common.policies.named import POLICY_ALIASES
 from sb3_genpolicy.common.transitions.rewards import RewardTransform
 from sb3_genpolicy.common.transitions.transforms import Transform
@@ -60,7 +61,11 @@ class GMPO(PretrainingAlgorithm):
         stay as they are. Default: none, with ``softmax`` half of the first call of ``learn``.
     :param pretrained: a model, or the file of one, whose critics and behaviour model (if it has one) are taken in place of a
         first phase: GMPG, or GMPO with ``beta=0``. They stay as they are, and the actor starts from the behaviour model.
-    :param expectile: expectile of V, in (0, 1) (paper: 0.7 for locomotion, 0.9 for AntMaze)
+    :param critic: what Q is of and by which networks: ``iql``, ``onestep``, ``policy``, or an object with options
+        (``IQLCritic``, ``OneStepCritic``, ``PolicyCritic``), see :mod:`sb3_genpolicy.common.policies.critics.options`.
+        Default: that of ``pretrained``, else what ranked actions best (docs/guide/critics.md).
+    :param expectile: short for ``critic=IQLCritic(expectile=...)``, the paper's critics: expectile of V, in (0, 1) (0.7 for
+        locomotion, 0.9 for AntMaze)
     :param actor_tau: the soft update coefficient of the averaged actor, which acts (in (0, 1]; 1: the latest parameters act).
         The weights make each step's gradient noisy; an average over the last thousand steps acts more steadily.
     :param reward_transform: ``locomotion`` (the default: returns of the dataset span 1000), ``antmaze`` (reward - 1),
@@ -99,13 +104,14 @@ class GMPO(PretrainingAlgorithm):
         gamma: float = 0.99,
         beta: float = 1.0,
         weight_clamp: float = 100.0,
-        expectile: float = 0.7,
+        expectile: float | None = None,
         actor_tau: float = 0.001,
         weighting: Weighting = "advantage",
         n_actions: int = 16,
         redraw_actions: bool = True,
         pretraining_steps: int | None = None,
         pretrained: PretrainedSource | None = None,
+        critic: str | CriticOptions | None = None,
         reward_transform: RewardTransform | None = "locomotion",
         transforms: Sequence[Transform] = (),
         dataset: DatasetSource | None = None,
@@ -128,6 +134,7 @@ class GMPO(PretrainingAlgorithm):
             batch_size=batch_size,
             tau=tau,
             gamma=gamma,
+            critic=critic,
             expectile=expectile,
             actor_tau=actor_tau,
             pretraining_steps=pretraining_steps,
@@ -164,7 +171,7 @@ class GMPO(PretrainingAlgorithm):
             return self.pretraining_objective(batch)
         if self.weighting == "softmax":
             policy = self._objective_on_behaviour_actions(batch)
-            return self.with_critics_and_behaviour(policy, batch) if self.online else policy
+            return self.with_what_learns(policy, batch)
         return self._objective_on_dataset_actions(batch)
 
     def _objective_on_dataset_actions(self, batch: Batch) -> Objective:

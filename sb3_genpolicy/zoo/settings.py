@@ -5,6 +5,7 @@ name to its options, as rl_zoo3 writes wrappers and callbacks::
     transforms:
       - ClipActions
       - BestEpisodes: {share: 0.1}
+    critic: {OneStepCritic: {n_steps: 5}}
     policy_kwargs:
       path: {LinearPath: {extra_noise: 0.1}}
 
@@ -17,6 +18,7 @@ from typing import Any
 
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.algorithms.registry import RegisteredAlgorithm
+from sb3_genpolicy.common.policies.critics.options import CRITICS, CriticOptions
 from sb3_genpolicy.common.transitions.rewards import AffineReward, ReturnRange
 from sb3_genpolicy.common.transitions.transforms import (
     ActionTransform,
@@ -34,6 +36,7 @@ _TRANSFORMS: dict[str, type] = {
     cls.__name__: cls for cls in (BestEpisodes, ClipActions, HeldOutEpisodes, NStepReturns, RescaleActions)
 }
 _REWARDS: dict[str, type] = {cls.__name__: cls for cls in (AffineReward, ReturnRange)}
+_CRITICS: dict[str, type] = {cls.__name__: cls for cls in CRITICS.values()}
 _PATHS: dict[str, type] = {cls.__name__: cls for cls in (LinearPath, CosinePath, VPPath)}
 
 # Read by rl_zoo3 before the rest reaches the constructor
@@ -79,6 +82,8 @@ def with_objects(hyperparams: Mapping[str, Any], entry: RegisteredAlgorithm) -> 
     if "reward_transform" in options:
         known = _REWARDS | _own(entry, Callable)
         options["reward_transform"] = _build("reward_transform", options["reward_transform"], known)
+    if "critic" in options:
+        options["critic"] = _build("critic", options["critic"], _CRITICS | _own(entry, CriticOptions))
     policy_kwargs = options.get("policy_kwargs")
     if isinstance(policy_kwargs, Mapping):
         classes = {cls.__name__: cls for cls in entry.classes}

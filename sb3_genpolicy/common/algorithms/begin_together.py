@@ -14,8 +14,19 @@ from sb3_genpolicy.common.updates.processes import SeveralProcesses
 from sb3_genpolicy.common.utils import described
 from sb3_genpolicy.generative.checks import options_of
 
-# Arguments of the constructor that may differ between processes
-_NOT_COMPARED = ("self", "env", "dataset", "pretrained", "device", "verbose", "tensorboard_log", "_init_setup_model")
+# Arguments of the constructor that may differ between processes; critics are among the options of the policy
+_NOT_COMPARED = (
+    "self",
+    "env",
+    "dataset",
+    "pretrained",
+    "critic",
+    "expectile",
+    "device",
+    "verbose",
+    "tensorboard_log",
+    "_init_setup_model",
+)
 
 
 def check_together(model: Any) -> None:

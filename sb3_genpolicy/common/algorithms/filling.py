@@ -35,13 +35,24 @@ def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
     # A model of release 0.1 was trained on the whole space
     fit_action_range(model.policy, chosen.data, first=not model._action_range_is_fitted and model._n_updates == 0)
     model._action_range_is_fitted = True
-    model.replay_buffer.fill(chosen.data, model.reward_function, chosen.learnt, chosen.n_steps, model.gamma)
+    n_steps = _steps_of_returns(model, chosen)
+    model.replay_buffer.fill(chosen.data, model.reward_function, chosen.learnt, n_steps, model.gamma)
     _fit_statistics(model, chosen, label_of(data))
     model.held_out = None
     if len(chosen.held_out):
-        model.held_out = HeldOutRows(chosen.held_out, model.replay_buffer, model._vec_normalize_env)
+        model.held_out = HeldOutRows(chosen.held_out, chosen.data, model.replay_buffer, model._vec_normalize_env, model.gamma)
     if model.verbose >= 1:
         print(data.describe())
+
+
+def _steps_of_returns(model: Any, chosen: LearningRows) -> int:
+    of_critic = model.critic_options.n_steps
+    if of_critic > 1 and chosen.n_steps > 1 and of_critic != chosen.n_steps:
+        raise ValueError(
+            f"The critic asks for returns of {of_critic} steps, and transforms= for NStepReturns({chosen.n_steps}): leave out "
+            "the transform."
+        )
+    return max(of_critic, chosen.n_steps)
 
 
 def _read(model: Any, dataset: DatasetSource | None) -> Transitions:

@@ -18,7 +18,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_genpolicy.common.algorithms import online, saving
+from sb3_genpolicy.common.algorithms import critic_hooks, online, saving
 from sb3_genpolicy.common.algorithms.begin_together import begin_together, check_together
 from sb3_genpolicy.common.algorithms.callbacks import GradientStepProgressBar
 from sb3_genpolicy.common.algorithms.filling import fill_replay_buffer
@@ -32,6 +32,9 @@ from sb3_genpolicy.common.datasets import DatasetSource, dataset_spaces
 from sb3_genpolicy.common.datasets.envs import SpacesVecEnv, made_env
 from sb3_genpolicy.common.datasets.vec_wrappers import check_normalized_last
 from sb3_genpolicy.common.policies.critic_policy import CriticPolicy
+from sb3_genpolicy.common.policies.critics import CriticOptions, Critics
+from sb3_genpolicy.common.policies.critics.options import with_critic
+from sb3_genpolicy.common.policies.option_checks import check_kwargs
 from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
 from sb3_genpolicy.common.transitions.rewards import RewardFunction, RewardTransform, check_reward_transform
 from sb3_genpolicy.common.transitions.transforms import Transform, action_transforms, check_transforms
@@ -77,6 +80,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     :param stats_window_size: Window size for the rollout logging when the model goes on online
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: Additional arguments to be passed to the policy on creation
+    :param critic: what Q is of and by which networks: ``iql``, ``onestep``, ``policy``, or an object with options, see
+        :mod:`sb3_genpolicy.common.policies.critics.options`. Default: what ranked actions best (docs/guide/critics.md).
     :param verbose: Verbosity level: 0 for no output, 1 for info messages (such as device or wrappers used),
         2 for debug messages
     :param seed: Seed for the pseudo random generators
@@ -109,6 +114,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
+        critic: str | CriticOptions | None = None,
         verbose: int = 0,
         seed: int | None = None,
         device: th.device | str = "auto",
@@ -117,6 +123,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             check_class("policy", policy, CriticPolicy, "FlowPolicy")
         check_base_options(env, learning_rate, stats_window_size, tensorboard_log, verbose, seed, device)
         transforms = check_transforms(transforms)
+        check_kwargs("policy_kwargs", policy_kwargs)
+        policy_kwargs = with_critic(policy_kwargs or {}, critic)
         if env is None and dataset is not None:
             env = SpacesVecEnv(*dataset_spaces(dataset, check_actions=not action_transforms(transforms)))
         super().__init__(
@@ -201,6 +209,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.collects = False
         self.held_out: HeldOutRows | None = None
         self.value_watch = ValueWatch()
+        self.critics = Critics(self.policy, self)
+        critic_hooks.check_critic(self)
         # As SB3's algorithms have them: model.actor, model.critic, ...
         for name, network in self.policy.networks().items():
             setattr(self, name, network)
@@ -419,6 +429,15 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
                 self.recorder.make(lambda: self._update(batch_size), kind)
                 self.end_update()
 
+    @property
+    def critic_options(self) -> CriticOptions:
+        """What Q is of and by which networks, as the option ``critic`` says."""
+        return self.policy.critic_options
+
+    critic_to_load = critic_hooks.critic_to_load
+    policy_actions = critic_hooks.policy_actions
+    behaviour_log_prob = critic_hooks.behaviour_log_prob
+
     def begin_update(self) -> None:
         """Set what Python decides before every update: training modes, learning rates, rates of the running averages."""
         self.set_training_mode()
@@ -436,7 +455,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             self.processes = OneProcess()
         together = self.processes
         rows, samples = self.replay_buffer.draw(batch_size, self._vec_normalize_env, together.part(batch_size))
-        batch = Batch.of(samples, rows, together.source(self.generator), together.mean)
+        source = together.source(self.generator)
+        batch = Batch.of(samples, rows, source, together.mean, critic_hooks.logged_next_actions(self, rows))
         with autocast(self.precision, self.device), together.sharing():
             objective = self.objective(batch)
         self.descent.descend(objective, together, self.before_step)

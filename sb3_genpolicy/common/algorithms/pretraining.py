@@ -4,6 +4,7 @@ taken from an earlier run.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,17 +13,23 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.algorithms.pretrained import Pretrained, PretrainedSource, copy_networks, read_pretrained
+from sb3_genpolicy.common.algorithms.saving import note_critic
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
 from sb3_genpolicy.common.policies.actor import GenerativeActor
-from sb3_genpolicy.common.policies.critics import IQLCritics, IQLLosses, frozen
+from sb3_genpolicy.common.policies.critics import CriticLosses, CriticOptions, IQLCritic, frozen
+from sb3_genpolicy.common.policies.critics.options import with_expectile
 from sb3_genpolicy.common.policies.generative_policy import GenerativePolicy
 from sb3_genpolicy.common.policies.option_checks import check_kwargs
 from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.dependence import Dependence
 from sb3_genpolicy.common.updates.objective import Objective
-from sb3_genpolicy.generative import Sampler
+from sb3_genpolicy.generative import Likelihood, Sampler
 from sb3_genpolicy.generative.checks import check_number
+from sb3_genpolicy.generative.draws import Source, draw
+
+# Fewer steps than the default: a penalty's weight takes no hundredths of a nat
+_DENSITY = Likelihood(sampler=Sampler("midpoint", 8))
 
 
 class PretrainingAlgorithm(OfflineAlgorithm):
@@ -36,7 +43,8 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         ``learn``.
     :param pretrained: a model, or the file of one, whose behaviour model and critics are taken in place of a first phase.
         Where ``policy_kwargs``, ``env`` or the dataset are not given they are taken from there too.
-    :param expectile: expectile of V, in (0, 1)
+    :param critic: a name, an object, or None for that of ``pretrained``, else the default
+    :param expectile: short for ``critic=IQLCritic(expectile=...)``
     :param kwargs: see :class:`~sb3_genpolicy.common.algorithms.offline_algorithm.OfflineAlgorithm`
     :raises ValueError: if the pretrained networks differ in kind or shape from this model's, or one that is needed is missing
     """
@@ -54,13 +62,15 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         env: Any,
         learning_rate: Any,
         *,
-        expectile: float,
+        critic: str | CriticOptions | None,
+        expectile: float | None,
         pretraining_steps: int | None,
         pretrained: PretrainedSource | None,
         policy_kwargs: dict[str, Any] | None,
         dataset: DatasetSource | None,
         **kwargs: Any,
     ):
+        critic = with_expectile(critic, expectile)
         self.pretrained = None if pretrained is None else read_pretrained(pretrained)
         if self.pretrained is not None:
             if pretraining_steps is not None and pretraining_steps != 0:
@@ -71,33 +81,37 @@ class PretrainingAlgorithm(OfflineAlgorithm):
             pretraining_steps = 0
             if policy_kwargs is None:
                 policy_kwargs = self.pretrained.policy_kwargs
+                if critic is not None:
+                    policy_kwargs.pop("critic", None)
+            elif critic is None and "critic" not in policy_kwargs:
+                policy_kwargs = {**policy_kwargs, "critic": self.pretrained.policy.critic_options}
             if env is None and dataset is None:
                 other = self.pretrained.policy
                 env = SpacesVecEnv(other.observation_space, other.action_space)
         check_kwargs("policy_kwargs", policy_kwargs)
         if self.needs_behaviour:
             policy_kwargs = {**(policy_kwargs or {}), "behaviour_model": True}
-        super().__init__(policy, env, learning_rate, policy_kwargs=policy_kwargs, dataset=dataset, **kwargs)
-        check_number("expectile", expectile, low=0.0, high=1.0, low_open=True, high_open=True)
+        super().__init__(policy, env, learning_rate, policy_kwargs=policy_kwargs, dataset=dataset, critic=critic, **kwargs)
         if pretraining_steps is not None:
             if isinstance(pretraining_steps, float) and pretraining_steps % 1.0 == 0.0:
                 pretraining_steps = int(pretraining_steps)
             check_number("pretraining_steps", pretraining_steps, low=0, whole=True)
-        self.expectile = expectile
         self.pretraining_steps = pretraining_steps
         #: Whether the second phase has begun
         self.pretraining_finished = False
 
     def _setup_model(self) -> None:
+        note_critic(vars(self))
+        # Of release 0.1
+        vars(self).pop("expectile", None)
         super()._setup_model()
         self.behaviour = self.policy.behaviour
-        self.critics = IQLCritics(self.policy)
         if self.pretrained is not None:
             self._take_pretrained(self.pretrained)
             self.pretrained = None
         if self.online:
             self.go_online()
-        elif self.pretraining_finished:
+        elif self.critics_are_frozen:
             self.critics.freeze()
 
     # Handing over
@@ -135,8 +149,8 @@ class PretrainingAlgorithm(OfflineAlgorithm):
 
     @property
     def critics_are_frozen(self) -> bool:
-        """Whether critics and behaviour model stay as the first phase left them."""
-        return self.pretraining_finished and not self.online
+        """Whether critics stay as the first phase left them; those of the policy's own actions are trained as it is."""
+        return self.pretraining_finished and not self.online and not self.critic_options.follows_policy
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         """
@@ -160,7 +174,7 @@ class PretrainingAlgorithm(OfflineAlgorithm):
             self.behaviour.load_state_dict(self.actor_ema.state_dict())
         self._updates_before_policy = self._n_updates
         self.pretraining_finished = True
-        if not self.online:
+        if self.critics_are_frozen:
             self.critics.freeze()
 
     def go_online(self) -> None:
@@ -180,14 +194,41 @@ class PretrainingAlgorithm(OfflineAlgorithm):
     # What an update consists of
 
     def dependences(self) -> tuple[Dependence, ...]:
-        return (self.actor.matching_dependence,)
+        sampling = (self.actor.sampling_dependence,) if self.critic_options.follows_policy else ()
+        return (self.actor.matching_dependence, *sampling)
 
-    def critic_losses(self, batch: Batch) -> IQLLosses:
+    @classmethod
+    def critic_to_load(cls, saved: CriticOptions, kwargs: dict[str, Any]) -> CriticOptions:
+        expectile = kwargs.pop("expectile", None)
+        if expectile is not None and isinstance(saved, IQLCritic) and kwargs.get("critic") is None:
+            return replace(saved, expectile=expectile)
+        return super().critic_to_load(saved, {"critic": with_expectile(kwargs.pop("critic", None), expectile)})
+
+    @property
+    def expectile(self) -> float:
+        """Expectile of Q over the dataset's actions that V is trained to be, as the option ``critic`` says."""
+        return self.critic_options.value_expectile
+
+    @th.no_grad()
+    def policy_actions(self, observations: Any, generator: Source) -> th.Tensor:
+        actor = self.actor_ema
+        features = actor.extract_features(observations, actor.features_extractor)
+        noise = draw("normal", (len(features), actor.action_dim), features, generator)
+        return actor.sample(features, noise, generator=generator).clamp(-1.0, 1.0)
+
+    @th.no_grad()
+    def behaviour_log_prob(self, observations: Any, actions: th.Tensor) -> th.Tensor | None:
+        # In the first phase the policy is the behaviour model
+        if self.behaviour is None or self.pretraining:
+            return None
+        return self.behaviour.log_prob(observations, actions, _DENSITY)
+
+    def critic_losses(self, batch: Batch) -> CriticLosses:
         """
         :param batch: rows of the dataset
         :return: losses of Q and V, and the values that the policy's weights need
         """
-        return self.critics.losses(batch, self.gamma, self.expectile)
+        return self.critics.losses(batch, self.gamma)
 
     def pretraining_objective(self, batch: Batch) -> Objective:
         """
@@ -199,25 +240,28 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         behaviour = Objective(dict(matching_loss=matching_loss), ("actor",))
         return behaviour + critics.objective(q_value=critics.q_value.mean(), advantage=critics.advantage.mean())
 
-    def with_critics_and_behaviour(self, policy: Objective, batch: Batch) -> Objective:
+    def with_what_learns(self, policy: Objective, batch: Batch) -> Objective:
         """
         :param policy: the policy's objective
-        :param batch: rows of the dataset and of the environment
-        :return: the sum of the policy's objective and those of the critics and the behaviour model, on the same batch
+        :param batch: rows of the dataset, online also of the environment
+        :return: the sum of the policy's objective and those of critics and behaviour model, unless they are frozen, on the
+            same batch
         """
+        if self.critics_are_frozen:
+            return policy
         critics = self.critic_losses(batch)
         objective = policy + critics.objective(advantage=critics.advantage.mean())
-        if self.behaviour is None:
+        if self.behaviour is None or not self.online:
             return objective
         loss = self.behaviour.matching_loss(batch.observations, batch.actions, batch.generator).mean()
         return objective + Objective(dict(behaviour_loss=loss), ("behaviour",))
 
     def frozen_but_the_policy(self) -> AbstractContextManager[None]:
         """
-        :return: context for computing the policy's loss, in which critics and behaviour model get no gradient: online they are
-            trained too, but only by their own losses
+        :return: context for computing the policy's loss, in which critics and behaviour model get no gradient: where they are
+            trained too, it is only by their own losses
         """
-        if not self.online:
+        if self.critics_are_frozen:
             return nullcontext()
         networks = [self.critics.critic, self.critics.value_net, *([] if self.behaviour is None else [self.behaviour])]
         # A shared features extractor belongs to the actor and stays trainable

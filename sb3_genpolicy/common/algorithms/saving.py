@@ -18,6 +18,7 @@ from sb3_genpolicy.common.files.buffer_pickles import unpickle_buffer
 from sb3_genpolicy.common.files.model_files import ALGORITHM, encode_settings, open_model_file
 from sb3_genpolicy.common.files.transient import Transient
 from sb3_genpolicy.common.files.whole_files import whole_file
+from sb3_genpolicy.common.policies.critics import IQLCritic
 from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
 from sb3_genpolicy.common.updates.processes import processes
 from sb3_genpolicy.generative.checks import check_option_names
@@ -125,6 +126,7 @@ def load(
             file.check_tensors()
         # SB3 takes these in place of what it finds in the file
         settings = file.read_settings(cls, trust_pickle, custom_objects or {})
+        kwargs = _with_options_of_the_file(cls, settings, kwargs)
         # `_wrap_env` makes what is only named
         model = OffPolicyAlgorithm.load.__func__(  # type: ignore[attr-defined]
             cls, file.file, env, device, settings, print_system_info, force_reset, **kwargs
@@ -221,6 +223,44 @@ def algorithm_names(cls: type, base: type) -> list[str]:
     """
     between = cls.__mro__[: cls.__mro__.index(base)]
     return [each.__name__ for each in between if not inspect.isabstract(each)]
+
+
+def note_critic(settings: dict[str, Any]) -> None:
+    """
+    Release 0.1 had one kind of critic, of which its files have the expectile alone.
+
+    :param settings: of a model's file; the options of its policy get what that critic would be now
+    """
+    if "critic" not in settings["policy_kwargs"]:
+        expectile = settings.get("expectile")
+        critic = IQLCritic() if expectile is None else IQLCritic(expectile=expectile)
+        settings["policy_kwargs"] = {**settings["policy_kwargs"], "critic": critic}
+
+
+def _with_options_of_the_file(cls: Any, settings: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """
+    :param cls: the algorithm
+    :param settings: of a model's file; a critic that is given takes the place of its own
+    :param kwargs: options that are to be changed
+    :return: those that are left to SB3
+    :raises ValueError: if the critic that is given has other networks than the file
+    """
+    kwargs = dict(kwargs)
+    if "policy_kwargs" not in settings:
+        # They were pickled, and SB3 reads them
+        if "critic" in kwargs:
+            raise ValueError(
+                "policy_kwargs are a pickle in this file, so that its critic cannot be changed: leave out critic=."
+            )
+        return kwargs
+    note_critic(settings)
+    own = settings["policy_kwargs"]
+    own = settings["policy_kwargs"] = {**own, "critic": cls.critic_to_load(own["critic"], kwargs)}
+    if "policy_kwargs" in kwargs:
+        # What the algorithm itself had added to those that were given
+        added = {name: own[name] for name in ("critic", "behaviour_model") if name in own}
+        kwargs["policy_kwargs"] = {**added, **kwargs["policy_kwargs"]}
+    return kwargs
 
 
 def _settings_to_save(model: Any, exclude: Any, include: Any) -> dict[str, Any]:

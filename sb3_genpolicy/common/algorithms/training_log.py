@@ -26,11 +26,12 @@ def watch_values(model: Any) -> None:
 def validation_losses(model: Any) -> dict[str, th.Tensor]:
     """
     :param model: a model with held-out rows
-    :return: its losses of these, with the same noise every time
+    :return: its losses of these, with the same noise every time, and the correlation of its advantage with what followed
     """
     model.policy.set_training_mode(False)
     with th.no_grad():
-        return model.held_out_losses(model.held_out.batch(model.device))
+        losses = model.held_out_losses(model.held_out.batch(model.device))
+    return {**losses, "advantage_correlation": model.held_out.advantage_correlation(model.policy)}
 
 
 def write_log(model: Any) -> None:

@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 _SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict)
 # Options of a policy by which its networks grow
 _WIDTHS = ("net_arch", "n_critics", "features_extractor_kwargs")
+_CRITIC_WIDTHS = ("n_critics", "net_arch", "n_quantiles")
 # Of a weight
 _BYTES = 4
 
@@ -28,6 +29,7 @@ def check_essentials(settings: Mapping[str, Any], n_bytes: int) -> None:
     if not isinstance(policy_kwargs, dict):
         raise ValueError("has no options of the policy ('policy_kwargs')")
     widths = [policy_kwargs.get(name) for name in _WIDTHS]
+    widths += [getattr(policy_kwargs.get("critic"), name, None) for name in _CRITIC_WIDTHS]
     numbers = [*_whole_numbers(widths)]
     for name in ("observation_space", "action_space"):
         if not isinstance(settings.get(name), _SPACES):

@@ -25,6 +25,7 @@ _EVERYTHING = "sb3_genpolicy.public"
 _OUR_OBJECTS = {
     "sb3_genpolicy.common.transitions.rewards": "AffineReward ReturnRange",
     "sb3_genpolicy.common.transitions.transforms": "ClipActions RescaleActions BestEpisodes HeldOutEpisodes NStepReturns",
+    "sb3_genpolicy.common.policies.critics.options": "IQLCritic OneStepCritic PolicyCritic",
     "sb3_genpolicy.generative.paths": "LinearPath CosinePath VPPath",
     "sb3_genpolicy.generative.couplings": "IndependentCoupling OptimalTransportCoupling",
     "sb3_genpolicy.generative.solvers": "Sampler",

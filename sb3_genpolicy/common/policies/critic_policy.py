@@ -1,5 +1,5 @@
 """
-The base of our policies: all but the actor, which a subclass adds. Twin Q and V, the normaliser of observations, the range of
+The base of our policies: all but the actor, which a subclass adds. Q and V, the normaliser of observations, the range of
 actions, optimizers, and the methods by which an algorithm asks for these.
 """
 
@@ -14,15 +14,15 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 from torch.optim import Optimizer
 
-from sb3_genpolicy.common.policies.critics import ValueNetwork
+from sb3_genpolicy.common.policies.critics import CriticEnsemble, CriticOptions, ValueNetwork
+from sb3_genpolicy.common.policies.critics.options import make_critic, resized
 from sb3_genpolicy.common.policies.normalization import ObservationNormalizer
 from sb3_genpolicy.common.policies.option_checks import check_activation, check_extractor, check_kwargs, check_optimizer
 from sb3_genpolicy.common.policies.policy_files import PlainPolicy
-from sb3_genpolicy.common.policies.twin_critic import TwinCritic
 from sb3_genpolicy.common.transitions.action_range import ActionRange
 from sb3_genpolicy.common.updates.averages import PolyakAverage
 from sb3_genpolicy.common.utils import on_one_line
-from sb3_genpolicy.generative.checks import blaming, check_class, check_flag, check_number
+from sb3_genpolicy.generative.checks import blaming, check_class, check_flag
 
 
 class CriticPolicy(PlainPolicy):
@@ -30,8 +30,8 @@ class CriticPolicy(PlainPolicy):
     A policy of an offline algorithm. A subclass has :meth:`make_actor` and ``_predict``, sets what its actor is made of after
     ``super().__init__``, and calls :meth:`build` then.
 
-    ``actor`` is trained; ``actor_ema``, a running average of its parameters, acts; ``critic`` is the twin Q, ``critic_target``
-    its slow copy, and ``value_net`` V. Every network that is trained has an ``optimizer``.
+    ``actor`` is trained; ``actor_ema``, a running average of its parameters, acts; ``critic`` is Q, ``critic_target`` its
+    slow copy, and ``value_net`` V. Every network that is trained has an ``optimizer``.
 
     :param observation_space: observation space
     :param action_space: action space, a Box, bounded or not
@@ -48,7 +48,9 @@ class CriticPolicy(PlainPolicy):
     :param normalize_images: whether to divide images by 255
     :param optimizer_class: optimizer, ``th.optim.Adam`` (fused) by default
     :param optimizer_kwargs: keyword arguments of the optimizer, without the learning rate
-    :param n_critics: number of Q networks
+    :param n_critics: number of Q networks. Default: what ``critic`` says.
+    :param critic: which networks Q and V are, and what they are trained for, see
+        :class:`~sb3_genpolicy.common.policies.critics.options.CriticOptions`. Algorithms give it, from their own ``critic=``.
     :param share_features_extractor: whether the critics use the actor's extractor, trained by the actor's loss alone
         (saves time with images)
     :raises ValueError: for an option of a wrong type or out of range
@@ -66,8 +68,8 @@ class CriticPolicy(PlainPolicy):
     action_space: spaces.Box
     actor: Any
     actor_ema: Any
-    critic: TwinCritic
-    critic_target: TwinCritic
+    critic: CriticEnsemble
+    critic_target: CriticEnsemble
     value_net: ValueNetwork
 
     def __init__(
@@ -84,8 +86,9 @@ class CriticPolicy(PlainPolicy):
         normalize_images: bool = True,
         optimizer_class: type[Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
-        n_critics: int = 2,
+        n_critics: int | None = None,
         share_features_extractor: bool = False,
+        critic: str | CriticOptions = "iql",
     ):
         if features_extractor_class is None:
             features_extractor_class = self.default_features_extractor_class
@@ -100,7 +103,6 @@ class CriticPolicy(PlainPolicy):
         ):
             check_flag(name, flag)
         check_activation("critic_activation_fn", critic_activation_fn)
-        check_number("n_critics", n_critics, low=1, whole=True)
         super().__init__(
             observation_space,
             action_space,
@@ -118,7 +120,8 @@ class CriticPolicy(PlainPolicy):
             self.optimizer_kwargs = {"fused": True}
         self.net_arch = net_arch
         self.critic_activation_fn = critic_activation_fn
-        self.n_critics = n_critics
+        self.critic_options = resized(make_critic(critic), n_critics)
+        self.n_critics = self.critic_options.n_critics
         self.share_features_extractor = share_features_extractor
         self.normalize_observations = normalize_observations
         self.normalizer = ObservationNormalizer(observation_space)
@@ -199,16 +202,16 @@ class CriticPolicy(PlainPolicy):
         )
         return self._update_features_extractor(spaces_and_images, features_extractor)
 
-    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> TwinCritic:
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> CriticEnsemble:
         """
         :param features_extractor: an extractor to share; a new one by default
-        :return: a new twin Q
+        :return: a new Q
         """
-        return TwinCritic(
+        return CriticEnsemble(
             **self.network_kwargs(features_extractor),
-            net_arch=self.net_arch["qf"],
+            net_arch=self._critic_widths("qf"),
             activation_fn=self.critic_activation_fn,
-            n_critics=self.n_critics,
+            options=self.critic_options,
             share_features_extractor=features_extractor is not None,
         ).to(self.device)
 
@@ -219,10 +222,15 @@ class CriticPolicy(PlainPolicy):
         """
         return ValueNetwork(
             **self.network_kwargs(features_extractor),
-            net_arch=self.net_arch["vf"],
+            net_arch=self._critic_widths("vf"),
             activation_fn=self.critic_activation_fn,
+            layer_norm=self.critic_options.layer_norm,
             share_features_extractor=features_extractor is not None,
         ).to(self.device)
+
+    def _critic_widths(self, key: str) -> list[int]:
+        own = self.critic_options.net_arch
+        return self.net_arch[key] if own is None else list(own)
 
     # What an algorithm asks for
 
@@ -262,7 +270,8 @@ class CriticPolicy(PlainPolicy):
         """
         :return: options that have to be equal in two policies for networks to be copied from one to the other, by name
         """
-        return {"observation_space": self.observation_space, "action_space": self.action_space}
+        networks = {f"critic ({name})": value for name, value in self.critic_options.networks().items()}
+        return {"observation_space": self.observation_space, "action_space": self.action_space, **networks}
 
     def settings_that_change(self) -> dict[str, Any]:
         """
@@ -284,8 +293,8 @@ class CriticPolicy(PlainPolicy):
                 features_extractor_kwargs=self.features_extractor_kwargs,
                 optimizer_class=self.optimizer_class,
                 optimizer_kwargs=self.optimizer_kwargs,
-                n_critics=self.n_critics,
                 share_features_extractor=self.share_features_extractor,
+                critic=self.critic_options,
             )
         )
         return data

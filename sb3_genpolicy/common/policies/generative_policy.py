@@ -1,5 +1,5 @@
 """
-Generative policies: an actor that samples actions by carrying noise along a learnt velocity field, beside twin Q and V.
+Generative policies: an actor that samples actions by carrying noise along a learnt velocity field, beside Q and V.
 """
 
 from typing import Any, ClassVar
@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sb3_genpolicy.common.policies.actor import GenerativeActor
+from sb3_genpolicy.common.policies.critics import CriticOptions
 from sb3_genpolicy.common.policies.option_checks import check_activation
 from sb3_genpolicy.common.policies.options import (
     make_coupling,
@@ -57,7 +58,7 @@ class GenerativePolicy(SamplingPolicy):
     :param sampling_steps: number of solver steps from noise to an action, positive. Default: 5, whose effect on the return is
         smaller than the return's own noise (docs/guide/generative.md).
     :param time_grid: where these steps are: ``tapered`` (the default), ``uniform``, ``angle`` or ``log_snr``
-    :param n_candidates: number of actions drawn for a prediction; the one with the highest minimum of the Qs is taken.
+    :param n_candidates: number of actions drawn for a prediction; the one with the highest Q is taken.
         1, the default, samples the policy itself, as the paper does. Can be changed later: ``model.policy.n_candidates = 8``.
     :param normalize_observations: whether observations are standardised inside the policy, by statistics of the dataset
         (images and discrete observations are not)
@@ -70,11 +71,13 @@ class GenerativePolicy(SamplingPolicy):
     :param normalize_images: whether to divide images by 255
     :param optimizer_class: optimizer, ``th.optim.Adam`` (fused) by default
     :param optimizer_kwargs: keyword arguments of the optimizer, without the learning rate
-    :param n_critics: number of Q networks
+    :param n_critics: number of Q networks. Default: what ``critic`` says.
     :param share_features_extractor: whether the critics use the actor's extractor, trained by the actor's loss alone
         (saves time with images)
     :param behaviour_model: whether there is a frozen actor ``behaviour`` beside the one that is trained. Algorithms that
         compare with the behaviour policy ask for it themselves.
+    :param critic: which networks Q and V are, and what they are trained for, see
+        :class:`~sb3_genpolicy.common.policies.critics.options.CriticOptions`. Algorithms give it, from their own ``critic=``.
     :raises ValueError: for an unknown or undefined option, with the nearest one there is
     """
 
@@ -109,9 +112,10 @@ class GenerativePolicy(SamplingPolicy):
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
-        n_critics: int = 2,
+        n_critics: int | None = None,
         share_features_extractor: bool = False,
         behaviour_model: bool = False,
+        critic: str | CriticOptions = "iql",
     ):
         check_flag("behaviour_model", behaviour_model)
         check_activation("activation_fn", activation_fn)
@@ -130,6 +134,7 @@ class GenerativePolicy(SamplingPolicy):
             optimizer_kwargs=optimizer_kwargs,
             n_critics=n_critics,
             share_features_extractor=share_features_extractor,
+            critic=critic,
         )
         self.network = network
         self.time_features = time_features_class(time_features)

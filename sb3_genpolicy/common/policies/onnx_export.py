@@ -20,8 +20,8 @@ from torch import nn
 
 from sb3_genpolicy.common.policies.actor import GenerativeActor
 from sb3_genpolicy.common.policies.candidates import choose_candidates
+from sb3_genpolicy.common.policies.critics import CriticEnsemble
 from sb3_genpolicy.common.policies.normalization import ObservationNormalizer, Standardizer
-from sb3_genpolicy.common.policies.twin_critic import TwinCritic
 from sb3_genpolicy.common.transitions.action_range import ActionRange
 from sb3_genpolicy.common.utils import space_items, tree_of
 from sb3_genpolicy.generative import SOLVERS, Sampler
@@ -40,7 +40,7 @@ class ExportedPolicy(Protocol):
     action_range: ActionRange
     normalizer: ObservationNormalizer
     actor_ema: GenerativeActor
-    critic: TwinCritic
+    critic: CriticEnsemble
     n_candidates: int
 
     @property

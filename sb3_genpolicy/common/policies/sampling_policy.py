@@ -139,7 +139,7 @@ class SamplingPolicy(CriticPolicy):
         return noise
 
     def _best_candidate(self, obs: PyTorchObs, deterministic: bool, sampler: Sampler | None) -> th.Tensor:
-        """Draw ``n_candidates`` actions per observation and keep the one with the largest minimum over the Qs."""
+        """Draw ``n_candidates`` actions per observation and keep the one with the largest Q."""
         actor, n = self.actor_ema, self.n_candidates
         features = actor.extract_features(obs, actor.features_extractor)
         batch_size = features.shape[0]

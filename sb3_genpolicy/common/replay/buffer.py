@@ -359,6 +359,20 @@ class OfflineReplayBuffer(ReplayBuffer):
         """
         return self._get_samples(indices, env)
 
+    def next_actions(self, rows: th.Tensor) -> th.Tensor:
+        """
+        :param rows: indices, (batch_size,)
+        :return: the dataset's actions at the rows' next observations, (batch_size, action_dim), scaled, on the training
+            device; not a number at an episode's end and in rows that were added
+        """
+        store, rows = self._store, rows.to(self.rows_device)
+        following = store.next_rows[rows.clamp(max=store.n_rows - 1)].long()
+        # Observations of rows come first among the states
+        is_known = (following < store.n_rows) & (rows < store.n_rows)
+        actions = store.actions[th.where(is_known, following, 0)].to(self.device)
+        actions = self._scale(actions) if self.streams else actions
+        return th.where(is_known[:, None].to(self.device), actions, th.nan)
+
     def _get_samples(self, batch_inds: Any, env: VecNormalize | None = None) -> Any:
         rows = th.as_tensor(batch_inds, device=self.rows_device)
         return self._as_samples(self._gather_from_both(rows) if self.n_added else self._gather_from_dataset(rows), env)

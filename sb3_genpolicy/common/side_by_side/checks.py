@@ -25,6 +25,9 @@ _NOT_COMPARED = (
     "env",
     "dataset",
     "pretrained",
+    # Among the options of the policy, which are compared
+    "critic",
+    "expectile",
     "seed",
     "device",
     "capture",

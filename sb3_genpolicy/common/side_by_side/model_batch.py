@@ -8,6 +8,7 @@ from typing import Any
 
 import torch as th
 
+from sb3_genpolicy.common.algorithms.critic_hooks import logged_next_actions
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.side_by_side.model_stack import ModelStack
 from sb3_genpolicy.common.updates.batch import Batch
@@ -62,22 +63,25 @@ class ModelBatch:
         with matmul_precision(first.precision, first.device):
             rows = th.stack([model.replay_buffer.draw_rows(model.batch_size) for model in self.models])
             flat = first.replay_buffer.rows(rows.flatten())
+            logged = logged_next_actions(first, rows.flatten())
+            logged = None if logged is None else logged.unflatten(0, rows.shape)
             with autocast(first.precision, first.device):
-                objective = self._objective(rows, _unflatten(flat, rows.shape))
+                objective = self._objective(rows, _unflatten(flat, rows.shape), logged)
             self._descend(objective)
         for model in self.models:
             model.end_update()
 
     # The objective
 
-    def _objective(self, rows: th.Tensor, samples: Any) -> Objective:
+    def _objective(self, rows: th.Tensor, samples: Any, next_actions: th.Tensor | None) -> Objective:
         """
         :param rows: indices of the batches, (n_models, batch_size)
         :param samples: these rows
+        :param next_actions: logged actions at their next observations, None where nobody asks for them
         :return: the objective of all models, in which every scalar has the shape (n_models,)
         """
         first = self.models[0]
-        draws = self._draws_of(rows, samples)
+        draws = self._draws_of(rows, samples, next_actions)
         made = [[draw.make(model.generator) for draw in draws] for model in self.models]
         ahead = [th.stack(numbers) for numbers in zip(*made, strict=True)]
         settings = {name: self._setting(name) for name in first.batched_settings}
@@ -88,11 +92,14 @@ class ModelBatch:
         ) -> tuple[dict[str, th.Tensor], ...]:
             nonlocal trains
             with self._stack.standing_for_all(tensors), attributes(first, **settings):
-                objective = first.objective(Batch.of(samples._replace(**arrays), rows, Tape(ahead=ahead)))
+                logged = arrays.pop("next_actions", None)
+                batch = Batch.of(samples._replace(**arrays), rows, Tape(ahead=ahead), next_actions=logged)
+                objective = first.objective(batch)
             trains = objective.trains
             return objective.losses, objective.means, objective.extras
 
-        arrays = {name: value for name, value in samples._asdict().items() if value is not None}
+        arrays = {**samples._asdict(), "next_actions": next_actions}
+        arrays = {name: value for name, value in arrays.items() if value is not None}
         mode = AutocastOfBatches(first.device) if first.precision == "bfloat16" else nullcontext()
         with mode, _as_sentence():
             losses, means, extras = th.vmap(of_one)(self._stack.tensors, rows, arrays, ahead, settings)
@@ -107,13 +114,14 @@ class ModelBatch:
             self._numbers[name] = values, th.tensor(values, dtype=th.float32, device=self.models[0].device)
         return self._numbers[name][1]
 
-    def _draws_of(self, rows: th.Tensor, samples: Any) -> list[Draw]:
+    def _draws_of(self, rows: th.Tensor, samples: Any, next_actions: th.Tensor | None) -> list[Draw]:
         """The random numbers that an update of this phase draws, in order: noted once, in a dry run with the first model."""
         first = self.models[0]
         kind = first.phase, *first.policy.settings_that_change().values()
         if kind not in self._draws:
             tape = Tape(th.Generator(first.device).manual_seed(0))
-            first.objective(Batch.of(_of_model(samples, 0), rows[0], tape))
+            logged = None if next_actions is None else next_actions[0]
+            first.objective(Batch.of(_of_model(samples, 0), rows[0], tape, next_actions=logged))
             self._draws[kind] = tape.draws
         return self._draws[kind]
 

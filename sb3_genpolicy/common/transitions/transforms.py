@@ -137,7 +137,8 @@ class BestEpisodes(DatasetTransform):
 @dataclass(frozen=True)
 class HeldOutEpisodes(DatasetTransform):
     """
-    Learn nothing from some episodes, drawn at random, and log the losses on them (``validation/...``).
+    Learn nothing from some episodes, drawn at random, and log on them the losses, and the correlation of the critics'
+    advantage with what followed (``validation/...``).
 
     :param share: share of the episodes, in (0, 1); at least one is held out and at least one learnt from
     :param seed: of the draw; with one seed, the same episodes are held out in every run

@@ -34,6 +34,8 @@ class Batch:
     :param discounts: (batch_size, 1), with n-step returns the discount of the next observation's value; otherwise None, which
         stands for gamma
     :param rows: indices of the rows, (batch_size,)
+    :param next_actions: (batch_size, action_dim), the logged actions at the next observations, scaled, and not a number where
+        none was logged; None for algorithms and critics that do not ask for them
     :param generator: source of random numbers, for :func:`~sb3_genpolicy.generative.draws.draw` and the losses that take one
     :param mean: function from values, (..., batch_size), to their mean over all rows of the batch, (...), those in other
         processes included; without gradient
@@ -48,6 +50,7 @@ class Batch:
     rows: th.Tensor
     generator: Source = None
     mean: Callable[[th.Tensor], th.Tensor] = mean_of_rows
+    next_actions: th.Tensor | None = None
 
     @classmethod
     def of(
@@ -56,12 +59,14 @@ class Batch:
         rows: th.Tensor,
         generator: Source = None,
         mean: Callable[[th.Tensor], th.Tensor] = mean_of_rows,
+        next_actions: th.Tensor | None = None,
     ) -> "Batch":
         """
         :param samples: rows, as SB3's replay buffers give them
         :param rows: their indices, (batch_size,)
         :param generator: source of random numbers
         :param mean: over the whole batch
+        :param next_actions: logged actions at the next observations, None where nobody asks for them
         :return: the batch
         """
-        return cls(**samples._asdict(), rows=rows, generator=generator, mean=mean)
+        return cls(**samples._asdict(), rows=rows, generator=generator, mean=mean, next_actions=next_actions)

@@ -14,6 +14,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_genpolicy.common.policies.critics.aggregation import aggregate, smallest_quantiles
+from sb3_genpolicy.common.policies.critics.options import CriticOptions, IQLCritic
 from sb3_genpolicy.common.policies.normalization import NormalizedModel, ObservationNormalizer
 from sb3_genpolicy.generative.networks import in_float32
 from sb3_genpolicy.generative.tracing import sizes_are_known
@@ -21,6 +23,10 @@ from sb3_genpolicy.generative.tracing import sizes_are_known
 # Up to so many rows, a CPU computes all Q networks by one batched product. For more rows the intermediate results no longer
 # fit its caches, which costs more than fewer calls save
 _TOGETHER = 1024
+
+
+# As SB3's: two plain networks
+_TWINS = IQLCritic()
 
 
 class BatchedLinear(nn.Module):
@@ -52,14 +58,44 @@ class BatchedLinear(nn.Module):
         return [partial(_linear, bias, weight) for bias, weight in pairs]
 
 
+class BatchedLayerNorm(nn.Module):
+    """
+    Several layer norms of one width, each with its own scale and shift.
+
+    :param n_layers: how many
+    :param width: entries that are normalised
+    """
+
+    def __init__(self, n_layers: int, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(th.ones(n_layers, 1, width))
+        self.bias = nn.Parameter(th.zeros(n_layers, 1, width))
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: (n_layers, batch_size, width)
+        :return: the same shape
+        """
+        return th.addcmul(self.bias, nn.functional.layer_norm(x, x.shape[-1:]), self.weight)
+
+    def of_one(self, index: int, x: th.Tensor) -> th.Tensor:
+        """
+        :param index: of a layer
+        :param x: (batch_size, width)
+        :return: the same shape, by that layer
+        """
+        return nn.functional.layer_norm(x, x.shape[-1:], self.weight[index, 0], self.bias[index, 0])
+
+
 def _linear(bias: th.Tensor, weight: th.Tensor, x: th.Tensor) -> th.Tensor:
     return th.addmm(bias, x, weight)
 
 
-class TwinCritic(NormalizedModel, ContinuousCritic):
+class CriticEnsemble(NormalizedModel, ContinuousCritic):
     """
-    Q networks of one architecture, two as a rule, with SB3's interface: a tuple of values. One batched matrix product computes
-    a layer of all of them. Results equal those of ``ContinuousCritic``, and so do the initial parameters for the same seed.
+    Q networks of one architecture, with SB3's interface: a tuple of values. One batched matrix product computes a layer of
+    all of them. Without layer norm and quantiles, results equal those of ``ContinuousCritic``, and so do the initial
+    parameters for the same seed.
 
     :param observation_space: observation space
     :param action_space: action space
@@ -68,7 +104,7 @@ class TwinCritic(NormalizedModel, ContinuousCritic):
     :param features_dim: number of features
     :param activation_fn: activation function
     :param normalize_images: whether to divide images by 255
-    :param n_critics: number of Q networks
+    :param options: number of networks, layer norm, quantiles, and how their values become one
     :param share_features_extractor: whether the extractor is the actor's; it then gets no gradient from here
     :param normalizer: of observations, shared by every network of a policy
     """
@@ -82,7 +118,7 @@ class TwinCritic(NormalizedModel, ContinuousCritic):
         features_dim: int,
         activation_fn: type[nn.Module] = nn.ReLU,
         normalize_images: bool = True,
-        n_critics: int = 2,
+        options: CriticOptions = _TWINS,
         share_features_extractor: bool = True,
         normalizer: ObservationNormalizer | None = None,
     ):
@@ -91,11 +127,14 @@ class TwinCritic(NormalizedModel, ContinuousCritic):
         )
         self.normalizer = normalizer
         self.share_features_extractor = share_features_extractor
-        self.n_critics = n_critics
-        widths = [features_dim + get_action_dim(action_space), *net_arch, 1]
+        self.options = options
+        self.n_critics = options.n_critics
+        widths = [features_dim + get_action_dim(action_space), *net_arch, options.n_quantiles or 1]
         # Initialised network by network, as in SB3, so that the same seed gives the same parameters
-        drawn = [[nn.Linear(n_in, n_out) for n_in, n_out in pairwise(widths)] for _ in range(n_critics)]
+        drawn = [[nn.Linear(n_in, n_out) for n_in, n_out in pairwise(widths)] for _ in range(self.n_critics)]
         self.layers = nn.ModuleList(BatchedLinear(list(layers)) for layers in zip(*drawn, strict=True))
+        normed = net_arch if options.layer_norm else []
+        self.norms = nn.ModuleList(BatchedLayerNorm(self.n_critics, width) for width in normed)
         self.activation = in_place(activation_fn)()
 
     def values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
@@ -104,6 +143,36 @@ class TwinCritic(NormalizedModel, ContinuousCritic):
         :param actions: (batch_size, action_dim), scaled
         :return: Q by every network, (n_critics, batch_size, 1), in float32 at any precision
         """
+        outputs = self._outputs(obs, actions)
+        return outputs if self.options.n_quantiles is None else outputs.mean(dim=2, keepdim=True)
+
+    def quantiles(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        :param obs: observations
+        :param actions: (batch_size, action_dim), scaled
+        :return: quantiles of the return by every network, (n_critics, batch_size, n_quantiles); without quantiles, the values
+        """
+        return self._outputs(obs, actions)
+
+    def pooled_quantiles(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        :param obs: observations
+        :param actions: (batch_size, action_dim), scaled
+        :return: quantiles of all networks but the largest ``dropped_quantiles`` for each, (batch_size, n)
+        """
+        return smallest_quantiles(self._outputs(obs, actions), self.options.dropped_quantiles)
+
+    def q_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        :param obs: observations
+        :param actions: (batch_size, action_dim), scaled
+        :return: Q of all networks together, as the options aggregate them, (batch_size, 1)
+        """
+        if self.options.dropped_quantiles:
+            return self.pooled_quantiles(obs, actions).mean(dim=1, keepdim=True)
+        return aggregate(self.values(obs, actions), self.options.aggregation, self.options.rho)
+
+    def _outputs(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         # Learn the features extractor using the policy loss only when it is shared with the actor
         with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
             features = self.extract_features(obs, self.features_extractor)
@@ -112,19 +181,23 @@ class TwinCritic(NormalizedModel, ContinuousCritic):
             return self._one_by_one(inputs)
         h = inputs.expand(self.n_critics, -1, -1)
         *hidden, head = self.layers
-        for layer in hidden:
+        for index, layer in enumerate(hidden):
             h = self.activation(layer(h))
+            if self.norms:
+                h = self.norms[index](h)
         return in_float32(head, h)
 
     def _one_by_one(self, inputs: th.Tensor) -> th.Tensor:
-        values = []
+        outputs = []
         layers = (layer.unbind() for layer in self.layers if isinstance(layer, BatchedLinear))
-        for *hidden, head in zip(*layers, strict=True):
+        for member, (*hidden, head) in enumerate(zip(*layers, strict=True)):
             h = inputs
-            for layer in hidden:
+            for index, layer in enumerate(hidden):
                 h = self.activation(layer(h))
-            values.append(in_float32(head, h))
-        return th.stack(values)
+                if self.norms:
+                    h = self.norms[index].of_one(member, h)  # type: ignore[operator]
+            outputs.append(in_float32(head, h))
+        return th.stack(outputs)
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
         return self.values(obs, actions).unbind(0)
@@ -144,3 +217,7 @@ def in_place(activation_fn: type[nn.Module]) -> Callable[[], nn.Module]:
     :return: function that builds it, as an in-place operation if its gradient allows that
     """
     return partial(nn.ReLU, inplace=True) if activation_fn is nn.ReLU else activation_fn
+
+
+#: Release 0.1's name
+TwinCritic = CriticEnsemble

@@ -1,0 +1,77 @@
+"""
+What critics ask of an algorithm: methods of
+:class:`~sb3_genpolicy.common.algorithms.offline_algorithm.OfflineAlgorithm`.
+"""
+
+from typing import Any
+
+import torch as th
+
+from sb3_genpolicy.common.policies.critics import CriticOptions, PolicyCritic
+from sb3_genpolicy.common.policies.critics.options import changed_critic
+from sb3_genpolicy.generative.draws import Source
+
+
+def policy_actions(self: Any, observations: Any, generator: Source) -> th.Tensor:
+    """
+    What critics of the policy's own actions (``critic="policy"``) ask for. An algorithm that has this method can take them.
+
+    :param observations: batch first
+    :param generator: source of random numbers
+    :return: actions of the policy, (batch_size, action_dim), scaled, without gradient
+    """
+    raise NotImplementedError
+
+
+def behaviour_log_prob(self: Any, observations: Any, actions: th.Tensor) -> th.Tensor | None:
+    """
+    What the penalty of densities (``PolicyCritic(density_penalty=...)``) asks for. An algorithm that has this method can take
+    it.
+
+    :param observations: batch first
+    :param actions: (batch_size, action_dim), scaled
+    :return: their log-density under the behaviour model, (batch_size,), without gradient; None while there is none
+    """
+    raise NotImplementedError
+
+
+def check_critic(model: Any) -> None:
+    """
+    :param model: a model that was just made
+    :raises ValueError: if its critics ask for what the algorithm does not have
+    """
+    options, algorithm = model.critic_options, type(model)
+    if not isinstance(options, PolicyCritic):
+        return
+    if algorithm.policy_actions is policy_actions:
+        raise ValueError(
+            f"critic='policy' is of the policy's own actions, and {algorithm.__name__} does not say what these are: define "
+            f"{algorithm.__name__}.policy_actions(observations, generator), or take critic='onestep'."
+        )
+    if options.density_penalty and (algorithm.behaviour_log_prob is behaviour_log_prob or model.policy.behaviour is None):
+        raise ValueError(
+            f"density_penalty={options.density_penalty} compares with the densities of a behaviour model, and this "
+            f"{algorithm.__name__} has none: take GMPG, or GMPO(weighting='softmax')."
+        )
+
+
+def logged_next_actions(model: Any, rows: th.Tensor) -> th.Tensor | None:
+    """
+    :param model: a model
+    :param rows: indices of rows, (batch_size,)
+    :return: the logged actions at their next observations, (batch_size, action_dim), for critics that ask for them
+    """
+    options = model.critic_options
+    wanted = isinstance(options, PolicyCritic) and options.penalty > 0.0
+    return model.replay_buffer.next_actions(rows) if wanted else None
+
+
+@classmethod  # type: ignore[misc]
+def critic_to_load(cls: Any, saved: CriticOptions, kwargs: dict[str, Any]) -> CriticOptions:
+    """
+    :param saved: the critic that a file has
+    :param kwargs: options that are to be changed; afterwards without those of the critic
+    :return: the critic that the model is loaded with
+    :raises ValueError: if it has other networks
+    """
+    return changed_critic(saved, kwargs.pop("critic", None))

@@ -1,0 +1,171 @@
+"""
+How critics learn: V from Q over the dataset's actions, Q from rewards and from values of what they led to.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import torch as th
+
+from sb3_genpolicy.common.files.transient import Transient
+from sb3_genpolicy.common.policies.critics.ensemble import CriticEnsemble
+from sb3_genpolicy.common.policies.critics.losses import expectile_loss, quantile_loss, squared_loss
+from sb3_genpolicy.common.policies.critics.options import CriticOptions, PolicyCritic
+from sb3_genpolicy.common.policies.critics.value_network import ValueNetwork
+from sb3_genpolicy.common.updates.batch import Batch
+from sb3_genpolicy.common.updates.objective import Objective
+from sb3_genpolicy.generative.draws import Source
+
+
+class HasCritics(Protocol):
+    """A policy with Q, its slow copy, and V."""
+
+    critic: CriticEnsemble
+    critic_target: CriticEnsemble
+    value_net: ValueNetwork
+    critic_options: CriticOptions
+
+
+class Acts(Protocol):
+    """What a critic of the policy's own actions asks of an algorithm."""
+
+    def policy_actions(self, observations: Any, generator: Source) -> th.Tensor:
+        """
+        :param observations: batch first
+        :param generator: source of random numbers
+        :return: actions of the policy, (batch_size, action_dim), scaled, without gradient
+        """
+
+    def behaviour_log_prob(self, observations: Any, actions: th.Tensor) -> th.Tensor | None:
+        """
+        :param observations: batch first
+        :param actions: (batch_size, action_dim), scaled
+        :return: their log-density under the behaviour model, (batch_size,), without gradient; None while there is none
+        """
+
+
+class CriticLosses(NamedTuple):
+    """
+    :param value_loss: loss of V, a scalar
+    :param critic_loss: loss of Q, a scalar
+    :param q_value: the target networks' Q at the batch's actions, (batch_size, 1), without gradient
+    :param advantage: ``q_value - V``, (batch_size, 1), without gradient
+    :param means: further scalars for the log
+    """
+
+    value_loss: th.Tensor
+    critic_loss: th.Tensor
+    q_value: th.Tensor
+    advantage: th.Tensor
+    means: dict[str, th.Tensor]
+
+    def objective(self, **means: th.Tensor) -> Objective:
+        """
+        :param means: further scalars for the log
+        :return: the objective of Q and V
+        """
+        losses = dict(critic_loss=self.critic_loss, value_loss=self.value_loss)
+        return Objective(losses, ("critic", "value_net"), {**self.means, **means})
+
+
+class Critics(Transient):
+    """
+    The critics of a policy, trained as its ``critic_options`` say.
+
+    :param policy: whose critics
+    :param algorithm: whose actions Q is of, where it is of the policy's
+    """
+
+    def __init__(self, policy: HasCritics, algorithm: Acts):
+        self.critic, self.critic_target, self.value_net = policy.critic, policy.critic_target, policy.value_net
+        self.options = policy.critic_options
+        self.algorithm = algorithm
+
+    # Values
+
+    @th.no_grad()
+    def advantage(self, batch: Batch) -> th.Tensor:
+        """
+        :param batch: rows of the dataset
+        :return: the target networks' Q minus V, (batch_size, 1), without gradient
+        """
+        return self.critic_target.q_values(batch.observations, batch.actions) - self.value_net(batch.observations)
+
+    # Losses
+
+    def losses(self, batch: Batch, gamma: float) -> CriticLosses:
+        """
+        V towards an expectile of the target Q over the dataset's actions, Q towards the return of some steps and a value of
+        what they led to.
+
+        :param batch: rows of the dataset
+        :param gamma: discount factor
+        :return: both losses, and the values that the policy's weights need
+        """
+        with th.no_grad():
+            target_q = self.critic_target.q_values(batch.observations, batch.actions)
+            targets = self._targets(batch, gamma)
+        advantage = target_q - self.value_net(batch.observations)
+        value_loss = expectile_loss(advantage, self.options.value_expectile).mean()
+        if self.options.n_quantiles is None:
+            critic_loss = squared_loss(self.critic.values(batch.observations, batch.actions), targets)
+        else:
+            critic_loss = quantile_loss(self.critic.quantiles(batch.observations, batch.actions), targets)
+        penalty = self._density_penalty(batch)
+        means = {} if penalty is None else dict(density_penalty=penalty.detach())
+        critic_loss = critic_loss if penalty is None else critic_loss + penalty
+        return CriticLosses(value_loss, critic_loss, target_q, advantage.detach(), means)
+
+    def _targets(self, batch: Batch, gamma: float) -> th.Tensor:
+        """What Q is trained towards, (batch_size, 1), or samples of the return, (batch_size, n_samples)."""
+        values = self._policy_values(batch) if self.options.follows_policy else self.value_net(batch.next_observations)
+        # With n-step returns, rewards and the discount are those of n steps
+        discounts = gamma if batch.discounts is None else batch.discounts
+        return batch.rewards + discounts * (1.0 - batch.dones) * values
+
+    def _policy_values(self, batch: Batch) -> th.Tensor:
+        """Q of what the policy would do next, (batch_size, 1), or its quantiles."""
+        assert isinstance(self.options, PolicyCritic)
+        actions = self.algorithm.policy_actions(batch.next_observations, batch.generator)
+        if self.options.n_quantiles is None:
+            values = self.critic_target.q_values(batch.next_observations, actions)
+        else:
+            values = self.critic_target.pooled_quantiles(batch.next_observations, actions)
+        if self.options.penalty and batch.next_actions is not None:
+            distance = (actions - batch.next_actions).square().sum(dim=1, keepdim=True)
+            # Not a number where no next action was logged
+            values = values - self.options.penalty * distance.nan_to_num(nan=0.0)
+        return values
+
+    def _density_penalty(self, batch: Batch) -> th.Tensor | None:
+        """Q is pushed down where the policy acts as the behaviour model would hardly do; None if nothing is asked for."""
+        weight = self.options.density_penalty if isinstance(self.options, PolicyCritic) else 0.0
+        if weight == 0.0:
+            return None
+        actions = self.algorithm.policy_actions(batch.observations, batch.generator)
+        log_mu = self.algorithm.behaviour_log_prob(batch.observations, actions)
+        log_mu_of_logged = self.algorithm.behaviour_log_prob(batch.observations, batch.actions)
+        if log_mu is None or log_mu_of_logged is None:
+            return None
+        unlikely = (1.0 - (log_mu - log_mu_of_logged).exp()).clamp(0.0, 1.0)
+        values = self.critic.values(batch.observations, actions)[..., 0]
+        return weight * (unlikely * values).mean(dim=1).sum()
+
+    # Freezing
+
+    def freeze(self) -> None:
+        """Freeze Q and V: their parameters get no gradient."""
+        for network in (self.critic, self.critic_target, self.value_net):
+            network.requires_grad_(False)
+        self.set_training_mode(False)
+
+    def unfreeze(self) -> None:
+        """Unfreeze Q and V."""
+        for network in (self.critic, self.value_net):
+            network.requires_grad_(True)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        :param mode: whether layers behave as in training (batch normalisation, dropout)
+        """
+        self.critic.set_training_mode(mode)
+        self.value_net.set_training_mode(mode)

@@ -1,0 +1,249 @@
+"""
+Which critic: what its targets are, over how many steps, by which networks, and how their values become one. Small objects,
+given as ``critic=`` to every algorithm and saved with the model.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+from sb3_genpolicy.generative.checks import check_choice, check_flag, check_number, shown, with_named_options
+
+Aggregation = Literal["minimum", "mean", "lower_bound"]
+AGGREGATIONS: tuple[Aggregation, ...] = ("minimum", "mean", "lower_bound")
+
+
+@dataclass(frozen=True)
+class CriticOptions(ABC):
+    """
+    What all critics have in common: K networks for Q, one for V, and returns of some steps.
+
+    :param n_critics: number K of Q networks, >= 1; one batched product computes a layer of all of them
+    :param aggregation: how their K values become one: ``minimum``, ``mean``, or ``lower_bound``, the mean minus ``rho``
+        standard deviations over the networks. The minimum is the usual pessimism; it never ranks actions better than the mean
+        (docs/guide/critics.md).
+    :param rho: standard deviations below the mean of ``lower_bound``, >= 0 (QAM, arXiv 2601.14234: 0.5 with ten networks)
+    :param layer_norm: whether every hidden activation of Q and V is normalised over its entries
+    :param net_arch: widths of the hidden layers of Q and V. Default: those of ``policy_kwargs`` (``net_arch``).
+    :param n_steps: steps whose rewards are summed before a value of the critics counts, >= 1. News of a reward travels faster
+        with more, and what the critics do not know yet counts for less, at the price of the returns' noise.
+    :param n_quantiles: quantiles of the return that each Q network gives, >= 2; Q is their mean. Default: the mean alone.
+    :param dropped_quantiles: largest quantiles that are left out, for each network, of all of them pooled, before their mean
+        is taken (TQC, arXiv 2005.04269: 2 of 25), >= 0
+    :raises ValueError: for a value out of range, and for options that do not go together
+    """
+
+    n_critics: int = 2
+    aggregation: Aggregation = "mean"
+    rho: float = 0.5
+    layer_norm: bool = True
+    net_arch: tuple[int, ...] | None = None
+    n_steps: int = 1
+    n_quantiles: int | None = None
+    dropped_quantiles: int = 0
+
+    #: Whether targets are values of actions that the policy takes, so that the critics are trained as long as the policy is
+    follows_policy: ClassVar[bool] = False
+    #: Fields that say which networks there are; the others can be changed in a model that is loaded
+    of_networks: ClassVar[tuple[str, ...]] = ("n_critics", "layer_norm", "net_arch", "n_quantiles")
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        check_number(f"{name}: n_critics", self.n_critics, low=1, whole=True)
+        check_choice(f"{name}: aggregation", self.aggregation, AGGREGATIONS)
+        check_number(f"{name}: rho", self.rho, low=0.0)
+        check_flag(f"{name}: layer_norm", self.layer_norm)
+        check_number(f"{name}: n_steps", self.n_steps, low=1, whole=True)
+        check_number(f"{name}: dropped_quantiles", self.dropped_quantiles, low=0, whole=True)
+        self._check_widths(name)
+        self._check_quantiles(name)
+        if self.aggregation == "lower_bound" and self.n_critics == 1:
+            raise ValueError(f"{name}: aggregation='lower_bound' is of how networks differ: n_critics must be 2 or more.")
+
+    def _check_widths(self, name: str) -> None:
+        if self.net_arch is None:
+            return
+        if not isinstance(self.net_arch, (tuple, list)):
+            raise ValueError(f"{name}: net_arch must be widths, as (256, 256), not {shown(self.net_arch)}.")
+        for width in self.net_arch:
+            check_number(f"{name}: each width in net_arch", width, low=1, whole=True)
+        object.__setattr__(self, "net_arch", tuple(int(width) for width in self.net_arch))
+
+    def _check_quantiles(self, name: str) -> None:
+        if self.n_quantiles is None:
+            if self.dropped_quantiles:
+                raise ValueError(f"{name}: dropped_quantiles are left out of n_quantiles: give both, as n_quantiles=25.")
+            return
+        check_number(f"{name}: n_quantiles", self.n_quantiles, low=2, whole=True)
+        if self.dropped_quantiles >= self.n_quantiles:
+            raise ValueError(
+                f"{name}: dropped_quantiles={self.dropped_quantiles} leaves none of {self.n_quantiles} quantiles: drop fewer."
+            )
+        if self.dropped_quantiles and self.aggregation != "mean":
+            raise ValueError(
+                f"{name}: dropped_quantiles takes the place of aggregation='{self.aggregation}': give aggregation='mean'."
+            )
+
+    @property
+    @abstractmethod
+    def value_expectile(self) -> float:
+        """Expectile of Q over the dataset's actions that V is trained to be; 0.5 is the mean."""
+
+    def networks(self) -> dict[str, Any]:
+        """
+        :return: options that say which networks there are
+        """
+        return {name: getattr(self, name) for name in self.of_networks}
+
+
+@with_named_options
+@dataclass(frozen=True)
+class IQLCritic(CriticOptions):
+    """
+    Implicit Q-learning (arXiv 2110.06169), by default as published and as release 0.1 had it: V is an upper expectile of Q
+    over the dataset's actions, and Q is trained towards ``r + gamma V(s')``. No action outside the dataset is ever valued.
+
+    :param expectile: expectile of V, in (0, 1) (paper: 0.7 for locomotion, 0.9 for AntMaze)
+    """
+
+    expectile: float = 0.7
+    aggregation: Aggregation = "minimum"
+    layer_norm: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("IQLCritic: expectile", self.expectile, low=0.0, high=1.0, low_open=True, high_open=True)
+
+    @property
+    def value_expectile(self) -> float:
+        return self.expectile
+
+
+@with_named_options
+@dataclass(frozen=True)
+class OneStepCritic(CriticOptions):
+    """
+    Q of the behaviour policy, as SARSA learns it (one step of policy improvement follows: arXiv 2106.08909). V is the mean of
+    Q over the dataset's actions, and Q is trained towards ``r + gamma V(s')``, which has the same fixed point as the next
+    logged action in place of V and less noise.
+    """
+
+    @property
+    def value_expectile(self) -> float:
+        return 0.5
+
+
+@with_named_options
+@dataclass(frozen=True)
+class PolicyCritic(CriticOptions):
+    """
+    Q of the policy itself: ``r + gamma Q(s', a')`` with ``a'`` sampled from the policy (as in TD3 and SAC). While a behaviour
+    model is cloned, that is the policy; afterwards the critics are trained as long as the policy is. V, a baseline alone, is
+    the mean of Q over the dataset's actions.
+
+    :param penalty: ReBRAC's (arXiv 2305.09836): ``penalty |a' - a'_logged|^2`` is subtracted from ``Q(s', a')``, with actions
+        scaled to [-1, 1], >= 0 (paper: 0.001 to 0.1 of normalised rewards). Where no next action was logged, nothing is.
+    :param density_penalty: FAC's (arXiv 2602.18015): ``density_penalty w Q(s, a)`` with ``a`` from the policy is added to the
+        loss of Q, ``w = clip(1 - mu(a|s) / mu(a_logged|s), 0, 1)`` by exact densities of the behaviour model mu, >= 0. Needs
+        an algorithm with a behaviour model; while that is cloned, the penalty rests.
+    """
+
+    penalty: float = 0.0
+    density_penalty: float = 0.0
+    follows_policy: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("PolicyCritic: penalty", self.penalty, low=0.0)
+        check_number("PolicyCritic: density_penalty", self.density_penalty, low=0.0)
+
+    @property
+    def value_expectile(self) -> float:
+        return 0.5
+
+
+#: What ``critic=`` may be called
+CRITICS: dict[str, type[CriticOptions]] = {"iql": IQLCritic, "onestep": OneStepCritic, "policy": PolicyCritic}
+#: What an algorithm takes where nothing is said; chosen by measurement (docs/guide/critics.md)
+DEFAULT_CRITIC: CriticOptions = IQLCritic()
+
+
+def make_critic(critic: str | CriticOptions) -> CriticOptions:
+    """
+    :param critic: a name or an object
+    :return: the object
+    :raises ValueError: if there is no such critic, with the nearest one
+    """
+    if isinstance(critic, CriticOptions):
+        return critic
+    check_choice("critic", critic, CRITICS)
+    return CRITICS[critic]()
+
+
+def with_critic(policy_kwargs: dict[str, Any], critic: str | CriticOptions | None) -> dict[str, Any]:
+    """
+    :param policy_kwargs: options of a policy
+    :param critic: of an algorithm; None where it was not given
+    :return: the policy's options with its critic
+    :raises ValueError: if there is no such critic, or the policy's options have another
+    """
+    given = policy_kwargs.get("critic")
+    if critic is not None and given is not None and make_critic(critic) != make_critic(given):
+        raise ValueError(
+            f"critic={shown(critic)} is given beside policy_kwargs=dict(critic={shown(given)}): leave the latter out."
+        )
+    chosen = given if critic is None else critic
+    return {**policy_kwargs, "critic": DEFAULT_CRITIC if chosen is None else make_critic(chosen)}
+
+
+def with_expectile(critic: str | CriticOptions | None, expectile: float | None) -> str | CriticOptions | None:
+    """
+    :param critic: a name, an object, or None for the default
+    :param expectile: short for ``critic=IQLCritic(expectile=...)``; None where it was not given
+    :return: the critic with this expectile
+    :raises ValueError: if the critic has none, or one of its own
+    """
+    if expectile is None:
+        return critic
+    check_number("expectile", expectile, low=0.0, high=1.0, low_open=True, high_open=True)
+    if critic in (None, "iql"):
+        return IQLCritic(expectile=float(expectile))
+    if isinstance(critic, IQLCritic):
+        raise ValueError(f"expectile={expectile} is given beside {critic}: say it there, IQLCritic(expectile={expectile}).")
+    raise ValueError(
+        f"expectile={expectile} is the critic 'iql''s, but critic={shown(critic)} is given: leave one of them out."
+    )
+
+
+def resized(critic: CriticOptions, n_critics: int | None) -> CriticOptions:
+    """
+    :param critic: a critic
+    :param n_critics: number of Q networks that the policy's own option asks for; None where it was not given
+    :return: the critic with so many
+    :raises ValueError: if it is no whole number >= 1
+    """
+    if n_critics is None:
+        return critic
+    check_number("n_critics", n_critics, low=1, whole=True)
+    return replace(critic, n_critics=int(n_critics))
+
+
+def changed_critic(saved: CriticOptions, given: str | CriticOptions | None) -> CriticOptions:
+    """
+    :param saved: the critic of a model that was trained
+    :param given: what it is to be from now on: a name, which keeps the networks, or an object; None keeps all
+    :return: the critic from now on
+    :raises ValueError: if it has other networks
+    """
+    if given is None:
+        return saved
+    if isinstance(given, str):
+        return replace(make_critic(given), **saved.networks())
+    theirs = saved.networks()
+    others = [name for name, value in given.networks().items() if value != theirs[name]]
+    if others:
+        raise ValueError(
+            f"The critic of a trained model keeps its networks, and {' and '.join(others)} of {given} would change them: it "
+            f"is {saved}."
+        )
+    return given
