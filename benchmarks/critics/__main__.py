@@ -1,0 +1,51 @@
+"""
+Does a critic rank several actions of one state as the simulator does?
+
+    python -m benchmarks.critics measure --dataset rlzoo/hopper/medium-v0
+    python -m benchmarks.critics ceilings --dataset rlzoo/hopper/medium-v0
+    python -m benchmarks.critics score MODEL.zip --dataset rlzoo/hopper/medium-v0
+
+``measure`` clones the behaviour policy, draws actions at states of the dataset, and keeps the rewards that the simulator gives
+after each in ``benchmarks/models/critics``. ``ceilings`` says how well a perfect critic would do. ``score`` compares a saved
+model's Q with these returns, and with those that were logged, and appends a line to ``benchmarks/results/critics.jsonl``.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch as th
+
+from benchmarks.critics.measure import measure
+from benchmarks.critics.models import ceilings, score_model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    first = commands.add_parser("measure", help="measure the returns of several actions at states of a dataset")
+    first.add_argument("--states", type=int, default=400)
+    first.add_argument("--actions", type=int, default=6)
+    first.add_argument("--rollouts", type=int, default=6)
+    first.add_argument("--steps", type=int, default=60)
+    first.add_argument("--gamma", type=float, default=0.99)
+    second = commands.add_parser("score", help="score the critics of a saved model by these returns, and by logged ones")
+    second.add_argument("model", type=Path)
+    second.add_argument("--horizon", type=int, default=None, help="count only so many steps of a rollout")
+    third = commands.add_parser("ceilings", help="what a perfect critic would get, by the number of steps that are counted")
+    third.add_argument("--horizons", type=int, nargs="+", default=[5, 15, 30, 60])
+    third.add_argument("--gamma", type=float, default=0.99)
+    for command in (first, second, third):
+        command.add_argument("--dataset", required=True)
+        command.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    th.set_num_threads(args.threads)
+    if args.command == "measure":
+        print(measure(args.dataset, args.states, args.actions, args.rollouts, args.steps, args.gamma))
+    elif args.command == "score":
+        score_model(args.model, args.dataset, args.horizon)
+    else:
+        ceilings(args.dataset, args.horizons, args.gamma)
+
+
+if __name__ == "__main__":
+    main()
