@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch as th
 
+from benchmarks.critics.ablation import VARIANTS, ablate
 from benchmarks.critics.measure import measure
 from benchmarks.critics.models import ceilings, score_model
 
@@ -34,7 +35,11 @@ def main() -> None:
     third = commands.add_parser("ceilings", help="what a perfect critic would get, by the number of steps that are counted")
     third.add_argument("--horizons", type=int, nargs="+", default=[5, 15, 30, 60])
     third.add_argument("--gamma", type=float, default=0.99)
-    for command in (first, second, third):
+    fourth = commands.add_parser("ablate", help="train critics of several kinds, and score each")
+    fourth.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    fourth.add_argument("--checkpoints", type=int, nargs="+", default=[10_000, 20_000, 50_000])
+    fourth.add_argument("--seeds", type=int, nargs="+", default=[0])
+    for command in (first, second, third, fourth):
         command.add_argument("--dataset", required=True)
         command.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -43,6 +48,8 @@ def main() -> None:
         print(measure(args.dataset, args.states, args.actions, args.rollouts, args.steps, args.gamma))
     elif args.command == "score":
         score_model(args.model, args.dataset, args.horizon)
+    elif args.command == "ablate":
+        ablate(args.dataset, args.variants, args.checkpoints, args.seeds)
     else:
         ceilings(args.dataset, args.horizons, args.gamma)
 

@@ -3,13 +3,14 @@ What critics ask of an algorithm: methods of
 :class:`~sb3_genpolicy.common.algorithms.offline_algorithm.OfflineAlgorithm`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch as th
 
 from sb3_genpolicy.common.policies.critics import CriticOptions, PolicyCritic
 from sb3_genpolicy.common.policies.critics.options import changed_critic
-from sb3_genpolicy.generative.draws import Source
+from sb3_genpolicy.generative.draws import Source, draw
 
 
 def policy_actions(self: Any, observations: Any, generator: Source) -> th.Tensor:
@@ -55,15 +56,24 @@ def check_critic(model: Any) -> None:
         )
 
 
-def logged_next_actions(model: Any, rows: th.Tensor) -> th.Tensor | None:
+def rows_for_critics(model: Any, rows: th.Tensor, samples: Any, sources: Sequence[Source]) -> tuple[Any, th.Tensor | None]:
     """
+    What critics want of rows beyond a step.
+
     :param model: a model
-    :param rows: indices of rows, (batch_size,)
-    :return: the logged actions at their next observations, (batch_size, action_dim), for critics that ask for them
+    :param rows: indices of rows, (batch_size,), or (n_models * batch_size,) of several models side by side
+    :param samples: these rows
+    :param sources: of random numbers, one for each model
+    :return: the rows, with lambda-returns for critics that ask for them; and the logged actions at their next observations,
+        (batch_size, action_dim), for critics that ask for these
     """
-    options = model.critic_options
+    options, buffer = model.critic_options, model.replay_buffer
+    if options.return_lambda:
+        shape, like = (len(rows) // len(sources),), samples.rewards
+        uniform = th.cat([draw("uniform", shape, like, source) for source in sources])
+        samples = buffer.with_lambda_returns(rows, samples, uniform, options.return_lambda, model._vec_normalize_env)
     wanted = isinstance(options, PolicyCritic) and options.penalty > 0.0
-    return model.replay_buffer.next_actions(rows) if wanted else None
+    return samples, buffer.next_actions(rows) if wanted else None
 
 
 @classmethod  # type: ignore[misc]

@@ -36,7 +36,8 @@ def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
     fit_action_range(model.policy, chosen.data, first=not model._action_range_is_fitted and model._n_updates == 0)
     model._action_range_is_fitted = True
     n_steps = _steps_of_returns(model, chosen)
-    model.replay_buffer.fill(chosen.data, model.reward_function, chosen.learnt, n_steps, model.gamma)
+    returns = model.critic_options.return_lambda > 0.0
+    model.replay_buffer.fill(chosen.data, model.reward_function, chosen.learnt, n_steps, model.gamma, returns)
     _fit_statistics(model, chosen, label_of(data))
     model.held_out = None
     if len(chosen.held_out):
@@ -47,6 +48,10 @@ def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
 
 def _steps_of_returns(model: Any, chosen: LearningRows) -> int:
     of_critic = model.critic_options.n_steps
+    if model.critic_options.return_lambda and chosen.n_steps > 1:
+        raise ValueError(
+            f"The critic asks for lambda-returns, and transforms= for NStepReturns({chosen.n_steps}): leave out the transform."
+        )
     if of_critic > 1 and chosen.n_steps > 1 and of_critic != chosen.n_steps:
         raise ValueError(
             f"The critic asks for returns of {of_critic} steps, and transforms= for NStepReturns({chosen.n_steps}): leave out "

@@ -37,12 +37,12 @@ class HeldOutRows(Transient):
         self.rows = th.as_tensor(rows)
         self.samples: Any = buffer.rows(self.rows, env)
         rewards = th.as_tensor(transform_rewards(buffer.reward_function, data.rewards))
-        to_go = returns_to_go(data, buffer.normalized_rewards(env, rewards).numpy(), rows, gamma)
-        last_rows, self._episodes = np.unique(to_go.last_rows, return_inverse=True)
+        to_go = returns_to_go(data, buffer.normalized_rewards(env, rewards).numpy(), gamma)
+        last_rows, self._episodes = np.unique(to_go.last_rows[rows], return_inverse=True)
         # What the episodes ended with, once for each
         self._last_observations = buffer.rows(th.as_tensor(last_rows), env).next_observations
         self._rewards, self._discounts = (
-            th.as_tensor(values, dtype=th.float32, device=buffer.device)[:, None]
+            th.as_tensor(values[rows], dtype=th.float32, device=buffer.device)[:, None]
             for values in (to_go.rewards, to_go.discounts)
         )
 

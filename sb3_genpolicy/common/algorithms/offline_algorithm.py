@@ -456,7 +456,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         together = self.processes
         rows, samples = self.replay_buffer.draw(batch_size, self._vec_normalize_env, together.part(batch_size))
         source = together.source(self.generator)
-        batch = Batch.of(samples, rows, source, together.mean, critic_hooks.logged_next_actions(self, rows))
+        samples, next_actions = critic_hooks.rows_for_critics(self, rows, samples, [source])
+        batch = Batch.of(samples, rows, source, together.mean, next_actions)
         with autocast(self.precision, self.device), together.sharing():
             objective = self.objective(batch)
         self.descent.descend(objective, together, self.before_step)

@@ -12,6 +12,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_genpolicy.common.replay import following
 from sb3_genpolicy.common.replay.added_rows import AddedRows
 from sb3_genpolicy.common.replay.row_store import Rows, RowStore, as_tensor, joined, store_of
 from sb3_genpolicy.common.replay.streaming import Prefetcher
@@ -206,6 +207,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         rows: np.ndarray | None = None,
         n_steps: int = 1,
         gamma: float = 0.99,
+        returns: bool = False,
     ) -> None:
         """
         Take a dataset in place of the one before; rows that were added stay. On a CPU its memory is shared, and never written.
@@ -215,6 +217,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param rows: rows to draw from, all by default
         :param n_steps: steps whose rewards are summed, discounted, before the next observation's value counts
         :param gamma: discount factor of these rewards
+        :param returns: whether returns until the end of episodes are computed too, for :meth:`with_lambda_returns`
         :raises ValueError: if the reward function does not give one finite number per row
         """
         rewards = transform_rewards(reward_function, data.rewards)
@@ -222,7 +225,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         self.reward_function = reward_function
         self._gamma = gamma
         self._streams = data.memory_mapped or not self._fits(data)
-        self._store = store_of(data, rewards, n_steps, gamma)
+        self._store = store_of(data, rewards, n_steps, gamma, returns)
         states = self._store.states if isinstance(self._store.states, dict) else {None: self._store.states}
         self.hold_finer(key for key, array in states.items() if array.dtype == th.float64)
         if not self._streams:
@@ -365,13 +368,37 @@ class OfflineReplayBuffer(ReplayBuffer):
         :return: the dataset's actions at the rows' next observations, (batch_size, action_dim), scaled, on the training
             device; not a number at an episode's end and in rows that were added
         """
-        store, rows = self._store, rows.to(self.rows_device)
-        following = store.next_rows[rows.clamp(max=store.n_rows - 1)].long()
-        # Observations of rows come first among the states
-        is_known = (following < store.n_rows) & (rows < store.n_rows)
-        actions = store.actions[th.where(is_known, following, 0)].to(self.device)
-        actions = self._scale(actions) if self.streams else actions
+        actions, is_known = following.next_actions(self._store, rows.to(self.rows_device))
+        actions = self._scale(actions.to(self.device)) if self.streams else actions
         return th.where(is_known[:, None].to(self.device), actions, th.nan)
+
+    def with_lambda_returns(
+        self, rows: th.Tensor, samples: Any, uniform: th.Tensor, return_lambda: float, env: VecNormalize | None = None
+    ) -> Any:
+        """
+        :param rows: indices, (batch_size,)
+        :param samples: these rows, as :meth:`sample` gives them
+        :param uniform: a draw from [0, 1) for each row
+        :param return_lambda: in (0, 1], see :func:`~sb3_genpolicy.common.replay.following.lambda_returns`
+        :param env: VecNormalize wrapper whose statistics are applied
+        :return: the same rows with returns of random length; rows that were added stay as they are
+        """
+        at = self.rows_device
+        followed, is_known = following.lambda_returns(self._store, rows.to(at), uniform.to(at), return_lambda, self._gamma)
+        rewards, next_observations = followed.rewards, followed.next_observations
+        if env is not None:
+            _, next_observations = self._normalizer.observations(env, samples.observations, next_observations)
+            rewards = self.normalized_rewards(env, rewards)
+        own = samples.discounts if samples.discounts is not None else th.full_like(samples.rewards, self._gamma)
+        new = (next_observations, followed.dones, rewards, followed.discounts)
+        old = (samples.next_observations, samples.dones, samples.rewards, own)
+
+        def choose(array: th.Tensor, before: th.Tensor) -> th.Tensor:
+            known = is_known.reshape(-1, *(1,) * (array.ndim - 1)).to(self.device)
+            return th.where(known, array.to(self.device), before)
+
+        chosen = (tree_map(choose, *pair) for pair in zip(new, old, strict=True))
+        return samples._replace(**dict(zip(("next_observations", "dones", "rewards", "discounts"), chosen, strict=True)))
 
     def _get_samples(self, batch_inds: Any, env: VecNormalize | None = None) -> Any:
         rows = th.as_tensor(batch_inds, device=self.rows_device)

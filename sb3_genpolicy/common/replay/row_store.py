@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
+from sb3_genpolicy.common.transitions.returns import returns_to_go
 from sb3_genpolicy.common.transitions.transitions import Transitions
 from sb3_genpolicy.common.utils import tree_map
 
@@ -83,6 +84,8 @@ class RowStore:
     :param rewards: (n_rows, 1)
     :param dones: (n_rows, 1)
     :param discounts: (n_rows, 1) or None
+    :param to_go: (n_rows, 1), discounted rewards from the row to its episode's end; None where nobody asks for them
+    :param steps_left: (n_rows,), steps until then, as floats; likewise
     """
 
     states: Any
@@ -91,6 +94,8 @@ class RowStore:
     rewards: th.Tensor
     dones: th.Tensor
     discounts: th.Tensor | None
+    to_go: th.Tensor | None = None
+    steps_left: th.Tensor | None = None
 
     @property
     def n_rows(self) -> int:
@@ -139,12 +144,13 @@ def as_tensor(array: np.ndarray) -> th.Tensor:
         return th.from_numpy(array)
 
 
-def store_of(data: Transitions, rewards: np.ndarray, n_steps: int, gamma: float) -> RowStore:
+def store_of(data: Transitions, rewards: np.ndarray, n_steps: int, gamma: float, returns: bool = False) -> RowStore:
     """
     :param data: the dataset
     :param rewards: (n_rows,), transformed
     :param n_steps: steps whose rewards are summed, >= 1
     :param gamma: discount factor
+    :param returns: whether returns until the end of episodes are computed too
     :return: its rows, in the memory that it is in, with actions in the environment's units
     """
     next_rows, dones, discounts = data.next_rows, data.terminals, None
@@ -152,6 +158,7 @@ def store_of(data: Transitions, rewards: np.ndarray, n_steps: int, gamma: float)
         rewards, next_rows, dones, discounts = n_step_returns(data, rewards, n_steps, gamma)
     if not data.memory_mapped and data.n_rows < _SHORT_INDICES:
         next_rows = next_rows.astype(np.int32)
+    to_go = returns_to_go(data, rewards, gamma) if returns else None
     return RowStore(
         tree_map(as_tensor, data.states),
         as_tensor(next_rows),
@@ -159,6 +166,8 @@ def store_of(data: Transitions, rewards: np.ndarray, n_steps: int, gamma: float)
         as_tensor(rewards.reshape(-1, 1)),
         as_tensor(np.asarray(dones).reshape(-1, 1)),
         None if discounts is None else as_tensor(discounts.reshape(-1, 1)),
+        None if to_go is None else as_tensor(to_go.rewards.astype(np.float32).reshape(-1, 1)),
+        None if to_go is None else as_tensor(to_go.steps_left.astype(np.float32)),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_genpolicy.common.algorithms.critic_hooks import logged_next_actions
+from sb3_genpolicy.common.algorithms.critic_hooks import rows_for_critics
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.side_by_side.model_stack import ModelStack
 from sb3_genpolicy.common.updates.batch import Batch
@@ -63,7 +63,8 @@ class ModelBatch:
         with matmul_precision(first.precision, first.device):
             rows = th.stack([model.replay_buffer.draw_rows(model.batch_size) for model in self.models])
             flat = first.replay_buffer.rows(rows.flatten())
-            logged = logged_next_actions(first, rows.flatten())
+            sources = [model.generator for model in self.models]
+            flat, logged = rows_for_critics(first, rows.flatten(), flat, sources)
             logged = None if logged is None else logged.unflatten(0, rows.shape)
             with autocast(first.precision, first.device):
                 objective = self._objective(rows, _unflatten(flat, rows.shape), logged)

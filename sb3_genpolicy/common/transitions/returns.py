@@ -11,34 +11,38 @@ from sb3_genpolicy.common.transitions.transitions import Transitions
 
 class ReturnsToGo(NamedTuple):
     """
-    What followed some rows, (n_rows,) each.
+    What follows rows until their episode ends, (n_rows,) each.
 
-    :param rewards: discounted sum of the rewards from the row to its episode's end
+    :param rewards: discounted sum of the rewards from the row on, float64
     :param last_rows: the last row of the episode, or the first terminal one
+    :param steps_left: number of steps, the row's own included
     :param discounts: of the value of what the last row led to; 0 where that was terminal
     """
 
     rewards: np.ndarray
     last_rows: np.ndarray
+    steps_left: np.ndarray
     discounts: np.ndarray
 
 
-def returns_to_go(data: Transitions, rewards: np.ndarray, rows: np.ndarray, gamma: float) -> ReturnsToGo:
+def returns_to_go(data: Transitions, rewards: np.ndarray, gamma: float) -> ReturnsToGo:
     """
     :param data: the dataset
-    :param rewards: (n_rows of the dataset,), transformed
-    :param rows: indices of the rows that are asked for, (n_rows,)
+    :param rewards: (n_rows,), transformed
     :param gamma: discount factor
-    :return: their returns
+    :return: the returns of all rows
     """
-    ends = np.flatnonzero(data.ends | (np.asarray(data.terminals) > 0))
-    last = ends[np.searchsorted(ends, rows)]
-    total, discounts = np.zeros(len(rows)), np.ones(len(rows))
-    # All rows go on by a step at a time, those that have arrived drop out
-    at, going = rows.copy(), np.arange(len(rows))
-    while len(going):
-        total[going] += discounts[going] * rewards[at[going]]
-        discounts[going] *= gamma
-        going = going[at[going] < last[going]]
-        at[going] += 1
-    return ReturnsToGo(total, last, discounts * (1.0 - np.asarray(data.terminals)[last]))
+    terminals = np.asarray(data.terminals) > 0
+    ends = np.flatnonzero(np.asarray(data.ends) | terminals)
+    lengths = np.diff(ends, prepend=-1)
+    last_rows = np.repeat(ends, lengths)
+    steps_left = last_rows - np.arange(data.n_rows) + 1
+    total = rewards.astype(np.float64)
+    # Backwards, the rows of all episodes that are equally far from their end at once
+    by_length = np.argsort(-lengths, kind="stable")
+    longest_first, lengths = ends[by_length], lengths[by_length]
+    for steps in range(1, int(lengths[0])):
+        n_going = np.searchsorted(-lengths, -steps)
+        rows = longest_first[:n_going] - steps
+        total[rows] += gamma * total[rows + 1]
+    return ReturnsToGo(total, last_rows, steps_left, gamma**steps_left * (1.0 - terminals[last_rows]))

@@ -27,6 +27,9 @@ class CriticOptions(ABC):
     :param net_arch: widths of the hidden layers of Q and V. Default: those of ``policy_kwargs`` (``net_arch``).
     :param n_steps: steps whose rewards are summed before a value of the critics counts, >= 1. News of a reward travels faster
         with more, and what the critics do not know yet counts for less, at the price of the returns' noise.
+    :param return_lambda: lambda of lambda-returns in place of a fixed number of steps, in [0, 1]: whenever a row is drawn, its
+        return goes on from step to step with this probability, until the episode ends, so that its mean is the lambda-return.
+        0: ``n_steps``; 1: whole returns (Monte Carlo). Rows that are collected online have one step.
     :param n_quantiles: quantiles of the return that each Q network gives, >= 2; Q is their mean. Default: the mean alone.
     :param dropped_quantiles: largest quantiles that are left out, for each network, of all of them pooled, before their mean
         is taken (TQC, arXiv 2005.04269: 2 of 25), >= 0
@@ -39,6 +42,7 @@ class CriticOptions(ABC):
     layer_norm: bool = True
     net_arch: tuple[int, ...] | None = None
     n_steps: int = 1
+    return_lambda: float = 0.0
     n_quantiles: int | None = None
     dropped_quantiles: int = 0
 
@@ -54,6 +58,11 @@ class CriticOptions(ABC):
         check_number(f"{name}: rho", self.rho, low=0.0)
         check_flag(f"{name}: layer_norm", self.layer_norm)
         check_number(f"{name}: n_steps", self.n_steps, low=1, whole=True)
+        check_number(f"{name}: return_lambda", self.return_lambda, low=0.0, high=1.0)
+        if self.return_lambda and self.n_steps > 1:
+            raise ValueError(
+                f"{name}: return_lambda={self.return_lambda} takes the place of n_steps={self.n_steps}: leave one of them out."
+            )
         check_number(f"{name}: dropped_quantiles", self.dropped_quantiles, low=0, whole=True)
         self._check_widths(name)
         self._check_quantiles(name)

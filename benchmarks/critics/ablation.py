@@ -1,0 +1,109 @@
+"""
+Critics of several kinds, trained alone on one dataset and scored on the same measured returns.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.critics.measure import behaviour_of, folder_of
+from benchmarks.critics.models import RESULTS, logged_scores, measured_scores, plain
+from sb3_genpolicy import GMPO, HeldOutEpisodes, IQLCritic, OneStepCritic, load_dataset
+from sb3_genpolicy.common.policies.critics import CriticOptions
+from sb3_genpolicy.common.updates.batch import Batch
+from sb3_genpolicy.common.updates.objective import Objective
+
+ABLATION = RESULTS.with_name("critic_ablation.jsonl")
+
+#: What is compared, by name
+VARIANTS: dict[str, CriticOptions] = {
+    # Release 0.1
+    "iql": IQLCritic(),
+    "iql mean": IQLCritic(aggregation="mean"),
+    "iql layer norm": IQLCritic(layer_norm=True, aggregation="mean"),
+    "onestep plain": OneStepCritic(layer_norm=False),
+    "onestep": OneStepCritic(),
+    "onestep 5 steps": OneStepCritic(n_steps=5),
+    "onestep 20 steps": OneStepCritic(n_steps=20),
+    "onestep 4": OneStepCritic(n_critics=4),
+    "onestep 10": OneStepCritic(n_critics=10),
+    "onestep quantiles": OneStepCritic(n_quantiles=25),
+}
+
+
+class CriticsAlone(GMPO):
+    """
+    The critics of GMPO without its policy, whose actor is that of a cloned model: with ``beta=0`` it can be given to other
+    models as ``pretrained``.
+    """
+
+    def objective(self, batch: Batch) -> Objective:
+        losses = self.critic_losses(batch)
+        return losses.objective(advantage=losses.advantage.mean())
+
+    def take_behaviour(self, cloned: Any) -> None:
+        """
+        :param cloned: a model of the behaviour policy, whose actor, statistics and scales are taken
+        """
+        for name in ("normalizer", "action_range", "actor", "actor_ema"):
+            getattr(self.policy, name).load_state_dict(getattr(cloned.policy, name).state_dict())
+        self.reward_function = cloned.reward_function
+        self.connect_replay_buffer()
+        self._normalizer_is_fitted = self._action_range_is_fitted = True
+
+
+def path_of(dataset: str, variant: str, seed: int) -> Path:
+    """
+    :param dataset: its id
+    :param variant: name of a kind of critic
+    :param seed: of the training
+    :return: where the trained critics are kept
+    """
+    return folder_of(dataset) / f"{variant.replace(' ', '-')}-{seed}.zip"
+
+
+def ablate(dataset: str, variants: list[str], checkpoints: list[int], seeds: list[int]) -> None:
+    """
+    Train critics and append a line to the results at every checkpoint. What is there already is left out.
+
+    :param dataset: its id
+    :param variants: names of kinds of critics
+    :param checkpoints: steps after which they are scored, ascending
+    :param seeds: of the trainings
+    """
+    done = {(row["dataset"], row["variant"], row["seed"], row["steps"]) for row in results()}
+    for seed in seeds:
+        for variant in variants:
+            if (dataset, variant, seed, checkpoints[-1]) not in done:
+                _train(dataset, variant, checkpoints, seed)
+
+
+def results() -> list[dict[str, Any]]:
+    """
+    :return: what was measured so far
+    """
+    return [json.loads(line) for line in ABLATION.read_text().splitlines()] if ABLATION.exists() else []
+
+
+def _train(dataset: str, variant: str, checkpoints: list[int], seed: int) -> None:
+    cloned = behaviour_of(dataset)
+    options: dict[str, Any] = dict(critic=VARIANTS[variant], transforms=[HeldOutEpisodes(0.1)], beta=0.0)
+    model = CriticsAlone("FlowPolicy", load_dataset(dataset).env_id, dataset=dataset, seed=seed, device="cpu", **options)
+    model.take_behaviour(cloned)
+    seconds, step = 0.0, 0
+    for checkpoint in checkpoints:
+        start = time.perf_counter()
+        model.learn(checkpoint - step, reset_num_timesteps=step == 0, log_interval=None)
+        seconds, step = seconds + time.perf_counter() - start, checkpoint
+        measured, (_, logged) = measured_scores(model, dataset), logged_scores(model, dataset)
+        scores = {
+            name: {**plain(score), "overestimation": plain(above), "logged": plain(logged[name])}
+            for name, (score, above) in measured.items()
+        }
+        row = dict(dataset=dataset, variant=variant, critic=str(VARIANTS[variant]), seed=seed, steps=checkpoint)
+        with ABLATION.open("a") as file:
+            file.write(json.dumps({**row, "seconds_per_step": seconds / checkpoint, "scores": scores}) + "\n")
+        shown = {name: f"{score.within.share} {score.rank.value}" for name, (score, _) in measured.items()}
+        print(dataset, variant, seed, checkpoint, shown, f"{seconds / checkpoint * 1e3:.1f} ms", flush=True)
+    model.save(path_of(dataset, variant, seed))

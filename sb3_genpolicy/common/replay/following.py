@@ -1,0 +1,75 @@
+"""
+What followed the rows of a dataset along their episodes: the next logged actions, and returns of random length.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch as th
+
+from sb3_genpolicy.common.replay.row_store import RowStore
+from sb3_genpolicy.common.utils import tree_map
+
+
+class Followed(NamedTuple):
+    """
+    What some rows are followed by over the next steps, each with its own number of steps.
+
+    :param rewards: (batch_size, 1), discounted sum of these steps' rewards
+    :param next_observations: what the last of them led to
+    :param dones: (batch_size, 1), whether the last of them is terminal
+    :param discounts: (batch_size, 1), of the value of what it led to
+    """
+
+    rewards: th.Tensor
+    next_observations: Any
+    dones: th.Tensor
+    discounts: th.Tensor
+
+
+def next_actions(store: RowStore, rows: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """
+    :param store: the dataset's rows
+    :param rows: indices, (batch_size,), on the store's device; beyond the dataset's are rows that were added
+    :return: the dataset's actions at the rows' next observations, (batch_size, action_dim), as they are stored; and whether
+        there is one, (batch_size,)
+    """
+    following = store.next_rows[rows.clamp(max=store.n_rows - 1)].long()
+    # Observations of rows come first among the states
+    is_known = (following < store.n_rows) & (rows < store.n_rows)
+    return store.actions[th.where(is_known, following, 0)], is_known
+
+
+def lambda_returns(
+    store: RowStore, rows: th.Tensor, uniform: th.Tensor, return_lambda: float, gamma: float
+) -> tuple[Followed, th.Tensor]:
+    """
+    Returns of random length, whose mean over the draws is the lambda-return (Sutton and Barto, section 12.1): a return goes on
+    from step to step with probability lambda, until its episode ends.
+
+    :param store: the dataset's rows, filled with ``returns=True``
+    :param rows: indices, (batch_size,), on the store's device
+    :param uniform: a draw from [0, 1) for each row
+    :param return_lambda: in (0, 1]; 1 goes on to the end
+    :param gamma: discount factor
+    :return: what the rows are followed by, and whether they are rows of the dataset, (batch_size,): of others it is nothing
+    """
+    assert store.to_go is not None and store.steps_left is not None
+    is_known = rows < store.n_rows
+    rows = rows.clamp(max=store.n_rows - 1)
+    steps = left = store.steps_left[rows]
+    if return_lambda < 1.0:
+        # P(more than k steps) = lambda^k
+        steps = (1.0 + th.log1p(-uniform) / math.log(return_lambda)).floor().clamp(max=left)
+    last = rows + steps.long() - 1
+    discounts = (gamma**steps)[:, None]
+    # Of what comes after them, which is nothing where they go on to the end
+    rest = store.to_go[(last + 1).clamp(max=store.n_rows - 1)] * (steps < left)[:, None]
+    following = store.next_rows[last].long()
+    followed = Followed(
+        store.to_go[rows] - discounts * rest,
+        tree_map(lambda array: array.index_select(0, following).contiguous(), store.states),
+        store.dones[last],
+        discounts,
+    )
+    return followed, is_known
