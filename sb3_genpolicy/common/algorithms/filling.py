@@ -13,7 +13,8 @@ from sb3_genpolicy.common.datasets import DatasetSource, load_dataset
 from sb3_genpolicy.common.datasets.envs import SpacesVecEnv, find_dataset
 from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
 from sb3_genpolicy.common.replay.vec_normalize import fit_observations, fit_rewards
-from sb3_genpolicy.common.transitions.rewards import fit_reward_transform
+from sb3_genpolicy.common.transitions.returns import horizon_of
+from sb3_genpolicy.common.transitions.rewards import fit_reward_transform, transform_rewards
 from sb3_genpolicy.common.transitions.transforms import LearningRows, action_transforms, prepare
 from sb3_genpolicy.common.transitions.transitions import Transitions, label_of
 
@@ -31,17 +32,21 @@ def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
     model._dataset_on_disk = data.memory_mapped
     if model.reward_function is None:
         model.reward_function = fit_reward_transform(model.reward_transform, data, model.gamma)
+    if model.fitted_gamma is None and model._n_updates == 0:
+        model.fitted_gamma = 1.0 - 1.0 / horizon_of(transform_rewards(model.reward_function, data.rewards))
     chosen = prepare(data, model.transforms)
     # A model of release 0.1 was trained on the whole space
     fit_action_range(model.policy, chosen.data, first=not model._action_range_is_fitted and model._n_updates == 0)
     model._action_range_is_fitted = True
     n_steps = _steps_of_returns(model, chosen)
     returns = model.critic_options.return_lambda > 0.0
-    model.replay_buffer.fill(chosen.data, model.reward_function, chosen.learnt, n_steps, model.gamma, returns)
+    model.replay_buffer.fill(chosen.data, model.reward_function, chosen.learnt, n_steps, model.critic_gamma, returns)
     _fit_statistics(model, chosen, label_of(data))
     model.held_out = None
     if len(chosen.held_out):
-        model.held_out = HeldOutRows(chosen.held_out, chosen.data, model.replay_buffer, model._vec_normalize_env, model.gamma)
+        model.held_out = HeldOutRows(
+            chosen.held_out, chosen.data, model.replay_buffer, model._vec_normalize_env, model.critic_gamma
+        )
     if model.verbose >= 1:
         print(data.describe())
 

@@ -168,6 +168,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.reference_scores: tuple[float, float] | None = None
         # Fitted to the first dataset: critics that were trained on one scale cannot go over to another
         self.reward_function: RewardFunction | None = None
+        self.fitted_gamma: float | None = None
         self._normalizer_is_fitted = False
         self._action_range_is_fitted = False
         # Whether VecNormalize's reward statistics are of transformed rewards; a wrapper may come with those of raw ones
@@ -433,6 +434,14 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def critic_options(self) -> CriticOptions:
         """What Q is of and by which networks, as the option ``critic`` says."""
         return self.policy.critic_options
+
+    @property
+    def critic_gamma(self) -> float:
+        """Discount factor of the critics: their own, one fitted to the first dataset, or the algorithm's."""
+        own = self.critic_options.gamma
+        if own == "auto":
+            return self.gamma if self.fitted_gamma is None else min(self.fitted_gamma, self.gamma)
+        return self.gamma if own is None else own
 
     critic_to_load = critic_hooks.critic_to_load
     policy_actions = critic_hooks.policy_actions

@@ -121,6 +121,7 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         copies = [self.actor, self.actor_ema, *([] if self.behaviour is None else [self.behaviour])]
         copy_networks(source, self.policy, copies)
         self.reward_function = source.settings["reward_function"]
+        self.fitted_gamma = source.settings.get("fitted_gamma")
         self.connect_replay_buffer()
         # The copied networks were trained with these statistics and this action range: they must not be fitted again
         self._normalizer_is_fitted = self._action_range_is_fitted = True
@@ -228,7 +229,7 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         :param batch: rows of the dataset
         :return: losses of Q and V, and the values that the policy's weights need
         """
-        return self.critics.losses(batch, self.gamma)
+        return self.critics.losses(batch, self.critic_gamma)
 
     def pretraining_objective(self, batch: Batch) -> Objective:
         """

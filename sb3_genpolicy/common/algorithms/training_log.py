@@ -18,7 +18,9 @@ def watch_values(model: Any) -> None:
     if not model.value_watch.has_spoken:
         was_training = model.policy.training
         model.policy.set_training_mode(False)
-        model.value_watch.look(model.policy, model.replay_buffer, model.get_vec_normalize_env(), model.gamma, model.logger)
+        model.value_watch.look(
+            model.policy, model.replay_buffer, model.get_vec_normalize_env(), model.critic_gamma, model.logger
+        )
         if was_training:
             model.set_training_mode()
 

@@ -46,3 +46,31 @@ def returns_to_go(data: Transitions, rewards: np.ndarray, gamma: float) -> Retur
         rows = longest_first[:n_going] - steps
         total[rows] += gamma * total[rows + 1]
     return ReturnsToGo(total, last_rows, steps_left, gamma**steps_left * (1.0 - terminals[last_rows]))
+
+
+# Steps that a critic looks ahead where every reward tells something
+_LEAST_HORIZON = 10.0
+# The kurtosis of normal rewards, about as that of most dense ones
+_DENSE = 3.0
+
+
+def horizon_of(rewards: np.ndarray) -> float:
+    """
+    How far critics have to look ahead: ten steps where rewards are dense, and longer as far as what rewards tell is
+    concentrated in few steps, by their kurtosis about the median (mean fourth power of deviations, divided by the square of
+    the mean second power; 1 / p for rewards of which a small share p differs from all others).
+
+    What lies further ahead is mostly noise to a critic: an action of today decides little of it, and chance much
+    (docs/guide/critics.md).
+
+    :param rewards: of all steps, (n_rows,)
+    :return: steps; infinite where all rewards are equal
+    """
+    squares = np.square(rewards - np.median(rewards), dtype=np.float64)
+    largest = squares.max()
+    if largest == 0.0:
+        return float("inf")
+    # No overflow, whatever the unit
+    squares /= largest
+    kurtosis = np.square(squares).mean() / squares.mean() ** 2
+    return _LEAST_HORIZON * max(1.0, float(kurtosis) / _DENSE)

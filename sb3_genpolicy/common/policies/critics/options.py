@@ -25,6 +25,10 @@ class CriticOptions(ABC):
     :param rho: standard deviations below the mean of ``lower_bound``, >= 0 (QAM, arXiv 2601.14234: 0.5 with ten networks)
     :param layer_norm: whether every hidden activation of Q and V is normalised over its entries
     :param net_arch: widths of the hidden layers of Q and V. Default: those of ``policy_kwargs`` (``net_arch``).
+    :param gamma: discount factor of Q and V, in [0, 1]. What lies far ahead is mostly noise: a smaller one than that of the
+        returns one is interested in often ranks actions better by these. ``auto``: such that critics look ten steps ahead
+        where rewards are dense, and further where few steps are rewarded, see
+        :func:`~sb3_genpolicy.common.transitions.returns.horizon_of`, at most as far as the algorithm's. None: the algorithm's.
     :param n_steps: steps whose rewards are summed before a value of the critics counts, >= 1. News of a reward travels faster
         with more, and what the critics do not know yet counts for less, at the price of the returns' noise.
     :param return_lambda: lambda of lambda-returns in place of a fixed number of steps, in [0, 1]: whenever a row is drawn, its
@@ -41,6 +45,7 @@ class CriticOptions(ABC):
     rho: float = 0.5
     layer_norm: bool = True
     net_arch: tuple[int, ...] | None = None
+    gamma: float | Literal["auto"] | None = None
     n_steps: int = 1
     return_lambda: float = 0.0
     n_quantiles: int | None = None
@@ -57,6 +62,10 @@ class CriticOptions(ABC):
         check_choice(f"{name}: aggregation", self.aggregation, AGGREGATIONS)
         check_number(f"{name}: rho", self.rho, low=0.0)
         check_flag(f"{name}: layer_norm", self.layer_norm)
+        if isinstance(self.gamma, str):
+            check_choice(f"{name}: gamma", self.gamma, ("auto",))
+        elif self.gamma is not None:
+            check_number(f"{name}: gamma", self.gamma, low=0.0, high=1.0)
         check_number(f"{name}: n_steps", self.n_steps, low=1, whole=True)
         check_number(f"{name}: return_lambda", self.return_lambda, low=0.0, high=1.0)
         if self.return_lambda and self.n_steps > 1:
