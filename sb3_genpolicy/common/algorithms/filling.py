@@ -4,6 +4,7 @@ Read a dataset into a model's replay buffer. To its first dataset a model fits i
 
 from typing import Any
 
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -13,7 +14,7 @@ from sb3_genpolicy.common.datasets import DatasetSource, load_dataset
 from sb3_genpolicy.common.datasets.envs import SpacesVecEnv, find_dataset
 from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
 from sb3_genpolicy.common.replay.vec_normalize import fit_observations, fit_rewards
-from sb3_genpolicy.common.transitions.returns import horizon_of
+from sb3_genpolicy.common.transitions.returns import horizon_of, returns_to_go
 from sb3_genpolicy.common.transitions.rewards import fit_reward_transform, transform_rewards
 from sb3_genpolicy.common.transitions.transforms import LearningRows, action_transforms, prepare
 from sb3_genpolicy.common.transitions.transitions import Transitions, label_of
@@ -42,6 +43,8 @@ def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
     returns = model.critic_options.return_lambda > 0.0
     model.replay_buffer.fill(chosen.data, model.reward_function, chosen.learnt, n_steps, model.critic_gamma, returns)
     _fit_statistics(model, chosen, label_of(data))
+    if model._n_updates == 0:
+        _fit_critic_scales(model, chosen)
     model.held_out = None
     if len(chosen.held_out):
         model.held_out = HeldOutRows(
@@ -49,6 +52,18 @@ def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
         )
     if model.verbose >= 1:
         print(data.describe())
+
+
+def _fit_critic_scales(model: Any, chosen: LearningRows) -> None:
+    """To the returns and rewards of the rows that are learnt from."""
+    rewards = model.replay_buffer.normalized_rewards(
+        model._vec_normalize_env, th.as_tensor(transform_rewards(model.reward_function, chosen.data.rewards))
+    ).numpy()
+    returns = returns_to_go(chosen.data, rewards, model.critic_gamma).rewards
+    if chosen.learnt is not None:
+        rewards, returns = rewards[chosen.learnt], returns[chosen.learnt]
+    deviations = (float(values.std()) or 1.0 for values in (returns, rewards))
+    model.policy.fit_critic_scales(float(returns.mean()), *deviations)
 
 
 def _steps_of_returns(model: Any, chosen: LearningRows) -> int:

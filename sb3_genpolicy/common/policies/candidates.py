@@ -19,6 +19,6 @@ def choose_candidates(critic: CriticEnsemble, observations: PyTorchObs, candidat
     n_candidates, action_dim = candidates.shape[1:]
     # Row i * n + k holds candidate k of observation i
     repeated = tree_map(lambda array: array.repeat_interleave(n_candidates, dim=0), observations)
-    q_values = critic.q_values(repeated, candidates.flatten(0, 1)).reshape(-1, n_candidates, 1)
+    q_values = critic.preferences(repeated, candidates.flatten(0, 1)).reshape(-1, n_candidates, 1)
     best = q_values.argmax(dim=1, keepdim=True)
     return candidates.gather(1, best.expand(-1, 1, action_dim))[:, 0]

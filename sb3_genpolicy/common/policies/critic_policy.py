@@ -153,6 +153,8 @@ class CriticPolicy(PlainPolicy):
         self.value_net = self.make_value_net(shared)
         self.critic_target = self.make_critic()
         self.critic_target.load_state_dict(self.critic.state_dict())
+        for critic in (self.critic, self.critic_target):
+            critic.stand_on(self.value_net)
         for network in (self.critic, self.value_net):
             own = [
                 p for name, p in network.named_parameters() if not (self.share_features_extractor and "features_ext" in name)
@@ -225,12 +227,28 @@ class CriticPolicy(PlainPolicy):
             net_arch=self._critic_widths("vf"),
             activation_fn=self.critic_activation_fn,
             layer_norm=self.critic_options.layer_norm,
+            scaled=self.critic_options.learns_advantage,
             share_features_extractor=features_extractor is not None,
         ).to(self.device)
 
     def _critic_widths(self, key: str) -> list[int]:
         own = self.critic_options.net_arch
         return self.net_arch[key] if own is None else list(own)
+
+    def fit_critic_scales(self, mean: float, deviation: float, of_reward: float) -> None:
+        """
+        Where the critics learn an advantage, let their networks give numbers of the order of 1.
+
+        :param mean: of the returns that V is trained towards
+        :param deviation: standard deviation of these returns
+        :param of_reward: standard deviation of the rewards of a step, in which advantages are measured
+        """
+        if not self.critic_options.learns_advantage:
+            return
+        self.value_net.shift.fill_(mean)
+        self.value_net.scale.fill_(deviation)
+        for network in (self.critic, self.critic_target):
+            network.scale.fill_(of_reward)
 
     # What an algorithm asks for
 

@@ -109,6 +109,9 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
     :param normalizer: of observations, shared by every network of a policy
     """
 
+    #: Where networks give an advantage: what their outputs are multiplied by, so that these are of the order of 1
+    scale: th.Tensor
+
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -136,6 +139,24 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         normed = net_arch if options.layer_norm else []
         self.norms = nn.ModuleList(BatchedLayerNorm(self.n_critics, width) for width in normed)
         self.activation = in_place(activation_fn)()
+        # V, where the networks give what Q is above it; another's module, whose parameters are not this one's
+        self._baseline: list[NormalizedModel] = []
+        if options.learns_advantage:
+            self.register_buffer("scale", th.ones(()))
+
+    def stand_on(self, value_net: NormalizedModel) -> None:
+        """
+        :param value_net: V, which Q is the sum of and of what the networks give
+        """
+        self._baseline = [value_net]
+
+    def advantages(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        :param obs: observations
+        :param actions: (batch_size, action_dim), scaled
+        :return: what Q is above V, by every network and quantile, (n_critics, batch_size, n_quantiles or 1)
+        """
+        return self.scale * self._outputs(obs, actions)
 
     def values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
@@ -143,7 +164,7 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         :param actions: (batch_size, action_dim), scaled
         :return: Q by every network, (n_critics, batch_size, 1), in float32 at any precision
         """
-        outputs = self._outputs(obs, actions)
+        outputs = self.quantiles(obs, actions)
         return outputs if self.options.n_quantiles is None else outputs.mean(dim=2, keepdim=True)
 
     def quantiles(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
@@ -152,6 +173,8 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         :param actions: (batch_size, action_dim), scaled
         :return: quantiles of the return by every network, (n_critics, batch_size, n_quantiles); without quantiles, the values
         """
+        if self.options.learns_advantage:
+            return self._baseline[0](obs) + self.advantages(obs, actions)
         return self._outputs(obs, actions)
 
     def pooled_quantiles(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
@@ -160,7 +183,7 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         :param actions: (batch_size, action_dim), scaled
         :return: quantiles of all networks but the largest ``dropped_quantiles`` for each, (batch_size, n)
         """
-        return smallest_quantiles(self._outputs(obs, actions), self.options.dropped_quantiles)
+        return smallest_quantiles(self.quantiles(obs, actions), self.options.dropped_quantiles)
 
     def q_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
@@ -168,9 +191,28 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         :param actions: (batch_size, action_dim), scaled
         :return: Q of all networks together, as the options aggregate them, (batch_size, 1)
         """
-        if self.options.dropped_quantiles:
-            return self.pooled_quantiles(obs, actions).mean(dim=1, keepdim=True)
-        return aggregate(self.values(obs, actions), self.options.aggregation, self.options.rho)
+        return self.aggregated(self.quantiles(obs, actions))
+
+    def preferences(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        :param obs: observations
+        :param actions: (batch_size, action_dim), scaled
+        :return: Q, up to what it has in common for all actions of a state, (batch_size, 1)
+        """
+        return self.aggregated(
+            self.advantages(obs, actions) if self.options.learns_advantage else self.quantiles(obs, actions)
+        )
+
+    def aggregated(self, outputs: th.Tensor) -> th.Tensor:
+        """
+        :param outputs: values or quantiles of every network, (n_critics, batch_size, n_quantiles or 1)
+        :return: one value, as the options aggregate them, (batch_size, 1)
+        """
+        options = self.options
+        if options.dropped_quantiles:
+            return smallest_quantiles(outputs, options.dropped_quantiles).mean(dim=1, keepdim=True)
+        values = outputs if options.n_quantiles is None else outputs.mean(dim=2, keepdim=True)
+        return aggregate(values, options.aggregation, options.rho)
 
     def _outputs(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         # Learn the features extractor using the policy loss only when it is shared with the actor

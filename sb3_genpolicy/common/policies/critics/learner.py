@@ -88,6 +88,8 @@ class Critics(Transient):
         :param batch: rows of the dataset
         :return: the target networks' Q minus V, (batch_size, 1), without gradient
         """
+        if self.options.learns_advantage:
+            return self.critic_target.aggregated(self.critic_target.advantages(batch.observations, batch.actions))
         return self.critic_target.q_values(batch.observations, batch.actions) - self.value_net(batch.observations)
 
     # Losses
@@ -101,6 +103,8 @@ class Critics(Transient):
         :param gamma: discount factor
         :return: both losses, and the values that the policy's weights need
         """
+        if self.options.learns_advantage:
+            return self._losses_of_advantage(batch, gamma)
         with th.no_grad():
             target_q = self.critic_target.q_values(batch.observations, batch.actions)
             targets = self._targets(batch, gamma)
@@ -114,6 +118,19 @@ class Critics(Transient):
         means = {} if penalty is None else dict(density_penalty=penalty.detach())
         critic_loss = critic_loss if penalty is None else critic_loss + penalty
         return CriticLosses(value_loss, critic_loss, target_q, advantage.detach(), means)
+
+    def _losses_of_advantage(self, batch: Batch, gamma: float) -> CriticLosses:
+        """V towards the return, the advantage towards what the return is above V."""
+        with th.no_grad():
+            returns = self._targets(batch, gamma)
+            advantage = self.critic_target.advantages(batch.observations, batch.actions)
+            advantage = self.critic_target.aggregated(advantage)
+        values = self.value_net(batch.observations)
+        value_loss = expectile_loss(returns - values, self.options.value_expectile).mean()
+        advantages = self.critic.advantages(batch.observations, batch.actions)
+        targets = returns - values.detach()
+        loss = squared_loss if self.options.n_quantiles is None else quantile_loss
+        return CriticLosses(value_loss, loss(advantages, targets), values.detach() + advantage, advantage, {})
 
     def _targets(self, batch: Batch, gamma: float) -> th.Tensor:
         """What Q is trained towards, (batch_size, 1), or samples of the return, (batch_size, n_samples)."""

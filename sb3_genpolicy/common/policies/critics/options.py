@@ -107,11 +107,16 @@ class CriticOptions(ABC):
     def value_expectile(self) -> float:
         """Expectile of Q over the dataset's actions that V is trained to be; 0.5 is the mean."""
 
+    @property
+    def learns_advantage(self) -> bool:
+        """Whether Q is V plus what the Q networks give."""
+        return False
+
     def networks(self) -> dict[str, Any]:
         """
         :return: options that say which networks there are
         """
-        return {name: getattr(self, name) for name in self.of_networks}
+        return {**{name: getattr(self, name) for name in self.of_networks}, "advantage": self.learns_advantage}
 
 
 @with_named_options
@@ -141,10 +146,23 @@ class IQLCritic(CriticOptions):
 @dataclass(frozen=True)
 class OneStepCritic(CriticOptions):
     """
-    Q of the behaviour policy, as SARSA learns it (one step of policy improvement follows: arXiv 2106.08909). V is the mean of
-    Q over the dataset's actions, and Q is trained towards ``r + gamma V(s')``, which has the same fixed point as the next
-    logged action in place of V and less noise.
+    Q of the behaviour policy, as SARSA learns it (one step of policy improvement follows: arXiv 2106.08909). V is trained
+    towards the return, and Q is V plus an advantage, which the Q networks learn as what the return is above V. So none of
+    their capacity and of their noise goes into what all actions of a state have in common, by far the most of Q.
+
+    :param advantage: whether Q is V plus an advantage. Without, the Q networks learn all of Q, and V is the mean of Q over the
+        dataset's actions; both have the same fixed point.
     """
+
+    advantage: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_flag("OneStepCritic: advantage", self.advantage)
+
+    @property
+    def learns_advantage(self) -> bool:
+        return self.advantage
 
     @property
     def value_expectile(self) -> float:
@@ -256,7 +274,7 @@ def changed_critic(saved: CriticOptions, given: str | CriticOptions | None) -> C
     if given is None:
         return saved
     if isinstance(given, str):
-        return replace(make_critic(given), **saved.networks())
+        given = replace(make_critic(given), **{name: getattr(saved, name) for name in saved.of_networks})
     theirs = saved.networks()
     others = [name for name, value in given.networks().items() if value != theirs[name]]
     if others:

@@ -27,7 +27,12 @@ class ValueNetwork(NormalizedModel):
     :param share_features_extractor: whether the extractor is the actor's; it then gets no gradient from here
     :param normalizer: of observations, shared by every network of a policy
     :param layer_norm: whether every hidden activation is normalised over its entries
+    :param scaled: whether outputs are scaled and shifted by buffers, :attr:`scale` and :attr:`shift`, see :meth:`fit_scale`
     """
+
+    #: Mean and standard deviation of returns, so that what the network gives is of the order of 1
+    shift: th.Tensor
+    scale: th.Tensor
 
     features_extractor: BaseFeaturesExtractor
 
@@ -43,6 +48,7 @@ class ValueNetwork(NormalizedModel):
         share_features_extractor: bool = False,
         normalizer: ObservationNormalizer | None = None,
         layer_norm: bool = False,
+        scaled: bool = False,
     ):
         super().__init__(
             observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
@@ -51,6 +57,11 @@ class ValueNetwork(NormalizedModel):
         self.share_features_extractor = share_features_extractor
         layers = create_mlp(features_dim, 1, net_arch, in_place(activation_fn))  # type: ignore[arg-type]
         self.value_net = nn.Sequential(*(_with_layer_norm(layers) if layer_norm else layers))
+
+        self.scaled = scaled
+        if scaled:
+            self.register_buffer("shift", th.zeros(()))
+            self.register_buffer("scale", th.ones(()))
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:
         """
@@ -62,7 +73,8 @@ class ValueNetwork(NormalizedModel):
         *hidden, head = self.value_net
         for layer in hidden:
             features = layer(features)
-        return in_float32(head, features)
+        values = in_float32(head, features)
+        return self.shift + self.scale * values if self.scaled else values
 
 
 def _with_layer_norm(layers: list[nn.Module]) -> list[nn.Module]:
