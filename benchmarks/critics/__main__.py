@@ -8,6 +8,12 @@ Does a critic rank several actions of one state as the simulator does?
 ``measure`` clones the behaviour policy, draws actions at states of the dataset, and keeps the rewards that the simulator gives
 after each in ``benchmarks/models/critics``. ``ceilings`` says how well a perfect critic would do. ``score`` compares a saved
 model's Q with these returns, and with those that were logged, and appends a line to ``benchmarks/results/critics.jsonl``.
+
+``ablate`` trains critics of several kinds on one dataset, without a policy, and scores them; ``act`` evaluates policies that
+such critics are given to. Both append to ``benchmarks/results`` and leave out what is there::
+
+    python -m benchmarks.critics ablate --dataset rlzoo/hopper/medium-v0 --variants iql "advantage auto lambda"
+    python -m benchmarks.critics act --dataset rlzoo/hopper/medium-v0 --variants iql "advantage auto lambda"
 """
 
 import argparse
@@ -16,6 +22,7 @@ from pathlib import Path
 import torch as th
 
 from benchmarks.critics.ablation import VARIANTS, ablate
+from benchmarks.critics.acting import act
 from benchmarks.critics.measure import measure
 from benchmarks.critics.models import ceilings, score_model
 
@@ -39,7 +46,13 @@ def main() -> None:
     fourth.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     fourth.add_argument("--checkpoints", type=int, nargs="+", default=[10_000, 20_000, 50_000])
     fourth.add_argument("--seeds", type=int, nargs="+", default=[0])
-    for command in (first, second, third, fourth):
+    fifth = commands.add_parser("act", help="scores of policies that these critics are given to")
+    fifth.add_argument("--variants", nargs="+", choices=list(VARIANTS), required=True)
+    fifth.add_argument("--algorithms", nargs="+", default=["best of 1", "best of 8", "gmpo", "gmpg"])
+    fifth.add_argument("--seeds", type=int, nargs="+", default=[0])
+    fifth.add_argument("--episodes", type=int, default=20)
+    fifth.add_argument("--steps", type=int, default=10_000)
+    for command in (first, second, third, fourth, fifth):
         command.add_argument("--dataset", required=True)
         command.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -50,6 +63,8 @@ def main() -> None:
         score_model(args.model, args.dataset, args.horizon)
     elif args.command == "ablate":
         ablate(args.dataset, args.variants, args.checkpoints, args.seeds)
+    elif args.command == "act":
+        act(args.dataset, args.variants, args.seeds, args.episodes, args.algorithms, args.steps)
     else:
         ceilings(args.dataset, args.horizons, args.gamma)
 

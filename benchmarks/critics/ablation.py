@@ -16,6 +16,10 @@ from sb3_genpolicy.common.updates.objective import Objective
 
 ABLATION = RESULTS.with_name("critic_ablation.jsonl")
 
+#: Discounts of the returns that critics are scored by. Over 60 steps, those of 0.95 are nearly those of a whole episode
+DISCOUNTS = (0.99, 0.95)
+# What is printed of each
+SHOWN = "critic_target, mean"
 #: What is compared, by name
 VARIANTS: dict[str, CriticOptions] = {
     # Release 0.1
@@ -37,6 +41,9 @@ VARIANTS: dict[str, CriticOptions] = {
     "advantage 0.9 lambda plain": OneStepCritic(gamma=0.9, return_lambda=0.8, layer_norm=False),
     "advantage 0.8 lambda": OneStepCritic(gamma=0.8, return_lambda=0.8),
     "advantage 0.95 lambda": OneStepCritic(gamma=0.95, return_lambda=0.8),
+    "q auto": OneStepCritic(gamma="auto", advantage=False),
+    "q auto lambda": OneStepCritic(gamma="auto", advantage=False, return_lambda=0.8),
+    "advantage auto": OneStepCritic(gamma="auto"),
     "advantage auto lambda": OneStepCritic(gamma="auto", return_lambda=0.8),
     "advantage auto lambda 4": OneStepCritic(gamma="auto", return_lambda=0.8, n_critics=4),
     "advantage auto lambda 10": OneStepCritic(gamma="auto", return_lambda=0.8, n_critics=10),
@@ -108,14 +115,19 @@ def _train(dataset: str, variant: str, checkpoints: list[int], seed: int) -> Non
         start = time.perf_counter()
         model.learn(checkpoint - step, reset_num_timesteps=step == 0, log_interval=None)
         seconds, step = seconds + time.perf_counter() - start, checkpoint
-        measured, (_, logged) = measured_scores(model, dataset), logged_scores(model, dataset)
+        _, logged = logged_scores(model, dataset)
+        measured = {gamma: measured_scores(model, dataset, gamma=gamma) for gamma in DISCOUNTS}
         scores = {
-            name: {**plain(score), "overestimation": plain(above), "logged": plain(logged[name])}
-            for name, (score, above) in measured.items()
+            f"{name}, {gamma:g}": {**plain(score), "overestimation": plain(above), "logged": plain(logged[name])}
+            for gamma, of_gamma in measured.items()
+            for name, (score, above) in of_gamma.items()
         }
         row = dict(dataset=dataset, variant=variant, critic=str(VARIANTS[variant]), seed=seed, steps=checkpoint)
         with ABLATION.open("a") as file:
             file.write(json.dumps({**row, "seconds_per_step": seconds / checkpoint, "scores": scores}) + "\n")
-        shown = {name: f"{score.within.share} {score.rank.value}" for name, (score, _) in measured.items()}
+        shown = {
+            gamma: f"{of_gamma[SHOWN][0].within.share} of the ceiling, ranks {of_gamma[SHOWN][0].rank.value}"
+            for gamma, of_gamma in measured.items()
+        }
         print(dataset, variant, seed, checkpoint, shown, f"{seconds / checkpoint * 1e3:.1f} ms", flush=True)
     model.save(path_of(dataset, variant, seed))

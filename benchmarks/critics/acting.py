@@ -1,0 +1,66 @@
+"""
+What policies make of critics: normalised scores of the cloned policy with the best of several actions, and of GMPO and GMPG
+that were trained on the same critics and the same clone.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from benchmarks.critics.ablation import CriticsAlone, path_of
+from benchmarks.critics.models import RESULTS
+from benchmarks.scores import EVALUATION_SEED
+from sb3_genpolicy import GMPG, GMPO, load_dataset, normalized_score
+
+ACTING = RESULTS.with_name("critic_acting.jsonl")
+
+
+def act(dataset: str, variants: list[str], seeds: list[int], episodes: int, algorithms: list[str], steps: int) -> None:
+    """
+    Evaluate, and append a line to the results for every policy. What is there already is left out.
+
+    :param dataset: its id
+    :param variants: names of kinds of critics, which were trained
+    :param seeds: of these trainings
+    :param episodes: of each evaluation
+    :param algorithms: ``best of 1``, ``best of 8``, ``gmpo``, ``gmpg``
+    :param steps: of GMPO; GMPG has a fifth of them
+    """
+    lines = ACTING.read_text().splitlines() if ACTING.exists() else []
+    done = {(row["dataset"], row["variant"], row["seed"], row["algorithm"]) for row in map(json.loads, lines)}
+    for seed in seeds:
+        for variant in variants:
+            for algorithm in algorithms:
+                if (dataset, variant, seed, algorithm) not in done:
+                    model = _policy(dataset, variant, seed, algorithm, steps)
+                    row = dict(dataset=dataset, variant=variant, seed=seed, algorithm=algorithm, episodes=episodes)
+                    row.update(sampled=_scores(model, dataset, episodes, False), fixed=_scores(model, dataset, episodes, True))
+                    with ACTING.open("a") as file:
+                        file.write(json.dumps(row) + "\n")
+                    print(row, flush=True)
+
+
+def _policy(dataset: str, variant: str, seed: int, algorithm: str, steps: int) -> Any:
+    path = path_of(dataset, variant, seed)
+    if algorithm.startswith("best of "):
+        model = CriticsAlone.load(path, device="cpu")
+        model.policy.n_candidates = int(algorithm.removeprefix("best of "))
+        return model
+    env = load_dataset(dataset).env_id
+    options: dict[str, Any] = dict(dataset=dataset, pretrained=path, seed=seed, device="cpu")
+    if algorithm == "gmpo":
+        return GMPO("FlowPolicy", env, **options).learn(steps, log_interval=None)
+    return GMPG("FlowPolicy", env, **options).learn(steps // 5, log_interval=None)
+
+
+def _scores(model: Any, dataset: str, episodes: int, deterministic: bool) -> dict[str, float]:
+    data = load_dataset(dataset)
+    env = make_vec_env(str(data.env_id), n_envs=episodes, seed=EVALUATION_SEED)
+    returns, _ = evaluate_policy(
+        model, env, n_eval_episodes=episodes, deterministic=deterministic, return_episode_rewards=True
+    )
+    scores = normalized_score(np.array(returns), data.reference_scores)
+    return {"mean": float(scores.mean()), "error": float(scores.std(ddof=1) / np.sqrt(episodes))}
