@@ -33,7 +33,8 @@ class CriticOptions(ABC):
         with more, and what the critics do not know yet counts for less, at the price of the returns' noise.
     :param return_lambda: lambda of lambda-returns in place of a fixed number of steps, in [0, 1]: whenever a row is drawn, its
         return goes on from step to step with this probability, until the episode ends, so that its mean is the lambda-return.
-        0: ``n_steps``; 1: whole returns (Monte Carlo). Rows that are collected online have one step.
+        0: ``n_steps``; 1: whole returns (Monte Carlo). Rows that are collected online have one step. Default: the class's,
+        unless ``n_steps`` is given.
     :param n_quantiles: quantiles of the return that each Q network gives, >= 2; Q is their mean. Default: the mean alone.
     :param dropped_quantiles: largest quantiles that are left out, for each network, of all of them pooled, before their mean
         is taken (TQC, arXiv 2005.04269: 2 of 25), >= 0
@@ -47,12 +48,14 @@ class CriticOptions(ABC):
     net_arch: tuple[int, ...] | None = None
     gamma: float | Literal["auto"] | None = None
     n_steps: int = 1
-    return_lambda: float = 0.0
+    return_lambda: float | None = None
     n_quantiles: int | None = None
     dropped_quantiles: int = 0
 
     #: Whether targets are values of actions that the policy takes, so that the critics are trained as long as the policy is
     follows_policy: ClassVar[bool] = False
+    #: ``return_lambda`` where neither that nor ``n_steps`` is given
+    default_lambda: ClassVar[float] = 0.0
     #: Fields that say which networks there are; the others can be changed in a model that is loaded
     of_networks: ClassVar[tuple[str, ...]] = ("n_critics", "layer_norm", "net_arch", "n_quantiles")
 
@@ -67,7 +70,8 @@ class CriticOptions(ABC):
         elif self.gamma is not None:
             check_number(f"{name}: gamma", self.gamma, low=0.0, high=1.0)
         check_number(f"{name}: n_steps", self.n_steps, low=1, whole=True)
-        check_number(f"{name}: return_lambda", self.return_lambda, low=0.0, high=1.0)
+        if self.return_lambda is not None:
+            check_number(f"{name}: return_lambda", self.return_lambda, low=0.0, high=1.0)
         if self.return_lambda and self.n_steps > 1:
             raise ValueError(
                 f"{name}: return_lambda={self.return_lambda} takes the place of n_steps={self.n_steps}: leave one of them out."
@@ -112,6 +116,13 @@ class CriticOptions(ABC):
         """Whether Q is V plus what the Q networks give."""
         return False
 
+    @property
+    def trace(self) -> float:
+        """Lambda of the returns, 0 for a fixed number of steps."""
+        if self.return_lambda is None:
+            return self.default_lambda if self.n_steps == 1 else 0.0
+        return self.return_lambda
+
     def networks(self) -> dict[str, Any]:
         """
         :return: options that say which networks there are
@@ -154,7 +165,9 @@ class OneStepCritic(CriticOptions):
         dataset's actions; both have the same fixed point.
     """
 
+    gamma: float | Literal["auto"] | None = "auto"
     advantage: bool = True
+    default_lambda: ClassVar[float] = 0.8
 
     def __post_init__(self) -> None:
         super().__post_init__()
