@@ -36,6 +36,7 @@ class HeldOutRows(Transient):
         rows = rows[:: -(-len(rows) // _ROWS)]
         self.rows = th.as_tensor(rows)
         self.samples: Any = buffer.rows(self.rows, env)
+        self._next_actions = buffer.next_actions(self.rows)
         rewards = th.as_tensor(transform_rewards(buffer.reward_function, data.rewards))
         to_go = returns_to_go(data, buffer.normalized_rewards(env, rewards).numpy(), gamma)
         last_rows, self._episodes = np.unique(to_go.last_rows[rows], return_inverse=True)
@@ -51,7 +52,8 @@ class HeldOutRows(Transient):
         :param device: where noise is wanted
         :return: the rows, with the same noise every time, apart from the training's random state
         """
-        return Batch.of(self.samples, self.rows, th.Generator(device).manual_seed(0))
+        generator = th.Generator(device).manual_seed(0)
+        return Batch.of(self.samples, self.rows, generator, next_actions=self._next_actions)
 
     @th.no_grad()
     def advantage_correlation(self, policy: CriticPolicy) -> th.Tensor:

@@ -366,8 +366,10 @@ class OfflineReplayBuffer(ReplayBuffer):
         """
         :param rows: indices, (batch_size,)
         :return: the dataset's actions at the rows' next observations, (batch_size, action_dim), scaled, on the training
-            device; not a number at an episode's end and in rows that were added
+            device; not a number where no row starts from there, as at an episode's end, and in rows that were added
         """
+        if self._store.n_rows == 0:
+            return th.full((len(rows), self.action_dim), th.nan, device=self.device)
         actions, is_known = following.next_actions(self._store, rows.to(self.rows_device))
         actions = self._scale(actions.to(self.device)) if self.streams else actions
         return th.where(is_known[:, None].to(self.device), actions, th.nan)
@@ -383,6 +385,8 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param env: VecNormalize wrapper whose statistics are applied
         :return: the same rows with returns of random length; rows that were added stay as they are
         """
+        if self._store.n_rows == 0:
+            return samples
         at = self.rows_device
         followed, is_known = following.lambda_returns(self._store, rows.to(at), uniform.to(at), return_lambda, self._gamma)
         rewards, next_observations = followed.rewards, followed.next_observations
