@@ -48,7 +48,7 @@ def q_of_behaviour():
 
 def test_one_step_critics_learn_q_of_the_behaviour(q_of_behaviour):
     rows = chains.every_throw()
-    policy = chains.train_critics(OneStepCritic(), rows.batch(), GAMMA)
+    policy = chains.train_critics(OneStepCritic(advantage=False), rows.batch(), GAMMA)
     np.testing.assert_allclose(chains.learnt_q(policy.critic), [q_of_behaviour] * 2, atol=0.01)
     with th.no_grad():
         values = policy.value_net(th.as_tensor(chains.STATES))[:, 0]
@@ -85,7 +85,7 @@ def test_returns_of_three_steps_have_the_fixed_point_of_one(q_of_behaviour):
     rows = th.arange(data.n_rows)
     batch = Batch.of(buffer.rows(rows), rows)
     assert {round(float(each), 3) for each in batch.discounts} == {0.8, 0.64, 0.512}
-    policy = chains.train_critics(OneStepCritic(n_steps=3), batch, GAMMA)
+    policy = chains.train_critics(OneStepCritic(advantage=False, n_steps=3), batch, GAMMA)
     np.testing.assert_allclose(chains.learnt_q(policy.critic), [q_of_behaviour] * 2, atol=0.01)
 
 
@@ -103,7 +103,7 @@ def test_quantiles_of_rewards():
     shares, midpoints = (np.arange(200) + 0.5) / 200, (np.arange(8) + 0.5) / 8
     rewards = [each.ppf(shares) for each in distributions]
     batch = batch_of_rewards(np.repeat(range(3), 200), np.concatenate(rewards), np.zeros(600, int), np.ones(600))
-    options = OneStepCritic(n_critics=2, n_quantiles=8)
+    options = OneStepCritic(advantage=False, n_critics=2, n_quantiles=8)
     policy = chains.train_critics(options, batch, GAMMA, steps=300, learning_rate=0.05)
     quantiles = policy.critic.quantiles(batch.observations[::200], batch.actions[::200]).detach()
     expected = [each.ppf(midpoints) for each in distributions]
@@ -202,7 +202,7 @@ def test_q_is_pushed_down_where_the_behaviour_would_hardly_act_so():
 
 
 @pytest.mark.parametrize(
-    ("critic", "asks"), [(PolicyCritic(penalty=0.1), True), (PolicyCritic(), False), (OneStepCritic(), False)]
+    ("critic", "asks"), [(PolicyCritic(penalty=0.1), True), (PolicyCritic(), False), (OneStepCritic(advantage=False), False)]
 )
 def test_critics_that_ask_for_logged_next_actions_get_those_of_their_rows(critic, asks, arrays):
     model = GMPO("FlowPolicy", dataset=arrays, critic=critic, policy_kwargs=SMALL, batch_size=64, seed=0).learn(1)

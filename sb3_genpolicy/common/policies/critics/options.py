@@ -35,8 +35,8 @@ class CriticOptions(ABC):
         return goes on from step to step with this probability, until the episode ends, so that its mean is the lambda-return.
         0: ``n_steps``; 1: whole returns (Monte Carlo). Rows that are collected online have one step. Default: the class's,
         unless ``n_steps`` is given.
-    :param n_quantiles: quantiles that each Q network gives, >= 2, of what Q is trained towards (with critics of the policy's own
-        actions, of the return); Q is their mean. Default: the mean alone.
+    :param n_quantiles: quantiles that each Q network gives, >= 2, of what Q is trained towards (with critics of the policy's
+        own actions, of the return); Q is their mean. Default: the mean alone.
     :param dropped_quantiles: largest quantiles that are left out, for each network, of all of them pooled, before their mean
         is taken (TQC, arXiv 2005.04269: 2 of 25), >= 0
     :raises ValueError: for a value out of range, and for options that do not go together
@@ -208,8 +208,8 @@ class PolicyCritic(CriticOptions):
         check_number("PolicyCritic: density_penalty", self.density_penalty, low=0.0)
         if self.n_quantiles is not None and self.aggregation != "mean":
             raise ValueError(
-                f"PolicyCritic: the quantiles of all networks are pooled in its targets, which aggregation='{self.aggregation}' "
-                "says nothing of: give aggregation='mean', and dropped_quantiles for pessimism."
+                f"PolicyCritic: the quantiles of all networks are pooled in its targets, of which aggregation="
+                f"'{self.aggregation}' says nothing: give aggregation='mean', and dropped_quantiles for pessimism."
             )
 
     @property
