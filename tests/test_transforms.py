@@ -70,7 +70,8 @@ def test_n_step_returns_sum_transformed_rewards():
 
 
 def test_n_step_returns_reach_the_critics_with_the_algorithms_discount():
-    model = GMPO("FlowPolicy", dataset=flat_columns(EPISODES), transforms=[NStepReturns(3)], gamma=0.8, **OPTIONS).learn(2)
+    options = dict(transforms=[NStepReturns(3)], gamma=0.8, critic="iql", **OPTIONS)
+    model = GMPO("FlowPolicy", dataset=flat_columns(EPISODES), **options).learn(2)
     discounts = {round(float(number), 4) for number in model.replay_buffer.sample(500).discounts}
     assert discounts == {0.8, 0.64, 0.512}
 
@@ -110,7 +111,8 @@ def test_held_out_episodes_are_not_drawn_and_their_losses_are_logged(memory_map,
 
 def test_validation_losses_are_those_of_the_training_on_the_same_rows():
     """Deterministic where nothing is random: V and Q on all held-out rows, by the definition of IQL."""
-    model = GMPO("FlowPolicy", dataset=flat_columns(EPISODES), transforms=[HeldOutEpisodes(0.5)], **OPTIONS).learn(3)
+    options = dict(transforms=[HeldOutEpisodes(0.5)], critic="iql", **OPTIONS)
+    model = GMPO("FlowPolicy", dataset=flat_columns(EPISODES), **options).learn(3)
     batch = model.held_out.samples
     losses = validation_losses(model)
     with th.no_grad():

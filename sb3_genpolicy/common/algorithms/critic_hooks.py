@@ -68,10 +68,10 @@ def rows_for_critics(model: Any, rows: th.Tensor, samples: Any, sources: Sequenc
         (batch_size, action_dim), for critics that ask for these
     """
     options, buffer = model.critic_options, model.replay_buffer
-    if options.trace:
+    if buffer.return_lambda > 0.0:
         shape, like = (len(rows) // len(sources),), samples.rewards
         uniform = th.cat([draw("uniform", shape, like, source) for source in sources])
-        samples = buffer.with_lambda_returns(rows, samples, uniform, options.trace, model._vec_normalize_env)
+        samples = buffer.with_lambda_returns(rows, samples, uniform, model._vec_normalize_env)
     wanted = isinstance(options, PolicyCritic) and options.penalty > 0.0
     return samples, buffer.next_actions(rows) if wanted else None
 

@@ -40,8 +40,9 @@ def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
     fit_action_range(model.policy, chosen.data, first=not model._action_range_is_fitted and model._n_updates == 0)
     model._action_range_is_fitted = True
     n_steps = _steps_of_returns(model, chosen)
-    returns = model.critic_options.trace > 0.0
-    model.replay_buffer.fill(chosen.data, model.reward_function, chosen.learnt, n_steps, model.critic_gamma, returns)
+    # A number of steps that was asked for goes before a lambda that was not
+    trace = model.critic_options.trace if n_steps == 1 else 0.0
+    model.replay_buffer.fill(chosen.data, model.reward_function, chosen.learnt, n_steps, model.critic_gamma, trace)
     _fit_statistics(model, chosen, label_of(data))
     if model._n_updates == 0:
         _fit_critic_scales(model, chosen)
@@ -68,7 +69,7 @@ def _fit_critic_scales(model: Any, chosen: LearningRows) -> None:
 
 def _steps_of_returns(model: Any, chosen: LearningRows) -> int:
     of_critic = model.critic_options.n_steps
-    if model.critic_options.trace and chosen.n_steps > 1:
+    if model.critic_options.return_lambda and chosen.n_steps > 1:
         raise ValueError(
             f"The critic asks for lambda-returns, and transforms= for NStepReturns({chosen.n_steps}): leave out the transform."
         )

@@ -21,7 +21,7 @@ def sample_critics(trial: "optuna.Trial") -> Settings:
         "batch_size_pow": trial.suggest_int("batch_size_pow", 6, 10),
         "tau": trial.suggest_float("tau", 0.002, 0.05, log=True),
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.002, 0.03, log=True),
-        "expectile": trial.suggest_float("expectile", 0.5, 0.95),
+        "critic": trial.suggest_categorical("critic", ["onestep", "iql"]),
     }
 
 

@@ -87,6 +87,8 @@ class OfflineReplayBuffer(ReplayBuffer):
         self._drawn_from: th.Tensor | None = None
         self._streams = False
         self._gamma = 0.99
+        #: Lambda of the dataset's lambda-returns, 0 where there are none
+        self.return_lambda = 0.0
         self._added = AddedRows(buffer_size, observation_space, self.obs_shape, self.action_dim, self.device)
         # The dataset's; none yet
         self._store = self._added.empty_store()
@@ -207,7 +209,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         rows: np.ndarray | None = None,
         n_steps: int = 1,
         gamma: float = 0.99,
-        returns: bool = False,
+        return_lambda: float = 0.0,
     ) -> None:
         """
         Take a dataset in place of the one before; rows that were added stay. On a CPU its memory is shared, and never written.
@@ -217,15 +219,15 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param rows: rows to draw from, all by default
         :param n_steps: steps whose rewards are summed, discounted, before the next observation's value counts
         :param gamma: discount factor of these rewards
-        :param returns: whether returns until the end of episodes are computed too, for :meth:`with_lambda_returns`
+        :param return_lambda: lambda of lambda-returns, see :meth:`with_lambda_returns`; 0 for none
         :raises ValueError: if the reward function does not give one finite number per row
         """
         rewards = transform_rewards(reward_function, data.rewards)
         self._stop_streaming()
         self.reward_function = reward_function
-        self._gamma = gamma
+        self._gamma, self.return_lambda = gamma, return_lambda
         self._streams = data.memory_mapped or not self._fits(data)
-        self._store = store_of(data, rewards, n_steps, gamma, returns)
+        self._store = store_of(data, rewards, n_steps, gamma, returns=return_lambda > 0.0)
         states = self._store.states if isinstance(self._store.states, dict) else {None: self._store.states}
         self.hold_finer(key for key, array in states.items() if array.dtype == th.float64)
         if not self._streams:
@@ -374,21 +376,21 @@ class OfflineReplayBuffer(ReplayBuffer):
         actions = self._scale(actions.to(self.device)) if self.streams else actions
         return th.where(is_known[:, None].to(self.device), actions, th.nan)
 
-    def with_lambda_returns(
-        self, rows: th.Tensor, samples: Any, uniform: th.Tensor, return_lambda: float, env: VecNormalize | None = None
-    ) -> Any:
+    def with_lambda_returns(self, rows: th.Tensor, samples: Any, uniform: th.Tensor, env: VecNormalize | None = None) -> Any:
         """
         :param rows: indices, (batch_size,)
         :param samples: these rows, as :meth:`sample` gives them
         :param uniform: a draw from [0, 1) for each row
-        :param return_lambda: in (0, 1], see :func:`~sb3_genpolicy.common.replay.following.lambda_returns`
         :param env: VecNormalize wrapper whose statistics are applied
-        :return: the same rows with returns of random length; rows that were added stay as they are
+        :return: the same rows with returns of random length, see
+            :func:`~sb3_genpolicy.common.replay.following.lambda_returns`; rows that were added stay as they are
         """
         if self._store.n_rows == 0:
             return samples
         at = self.rows_device
-        followed, is_known = following.lambda_returns(self._store, rows.to(at), uniform.to(at), return_lambda, self._gamma)
+        followed, is_known = following.lambda_returns(
+            self._store, rows.to(at), uniform.to(at), self.return_lambda, self._gamma
+        )
         rewards, next_observations = followed.rewards, followed.next_observations
         if env is not None:
             _, next_observations = self._normalizer.observations(env, samples.observations, next_observations)
@@ -507,7 +509,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         return {name: value for name, value in {**self.__dict__, **own}.items() if name != "action_range"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"rewards_arrive_transformed": False, **state})
+        self.__dict__.update({"rewards_arrive_transformed": False, "return_lambda": 0.0, **state})
         assert isinstance(self.action_space, spaces.Box)
         self.action_range = ActionRange(self.action_space)
 

@@ -34,7 +34,7 @@ class CriticOptions(ABC):
     :param return_lambda: lambda of lambda-returns in place of a fixed number of steps, in [0, 1]: whenever a row is drawn, its
         return goes on from step to step with this probability, until the episode ends, so that its mean is the lambda-return.
         0: ``n_steps``; 1: whole returns (Monte Carlo). Rows that are collected online have one step. Default: the class's,
-        unless ``n_steps`` is given.
+        unless ``n_steps`` or ``NStepReturns`` is given.
     :param n_quantiles: quantiles that each Q network gives, >= 2, of what Q is trained towards (with critics of the policy's
         own actions, of the return); Q is their mean. Default: the mean alone.
     :param dropped_quantiles: largest quantiles that are left out, for each network, of all of them pooled, before their mean
@@ -220,7 +220,7 @@ class PolicyCritic(CriticOptions):
 #: What ``critic=`` may be called
 CRITICS: dict[str, type[CriticOptions]] = {"iql": IQLCritic, "onestep": OneStepCritic, "policy": PolicyCritic}
 #: What an algorithm takes where nothing is said; chosen by measurement (docs/guide/critics.md)
-DEFAULT_CRITIC: CriticOptions = IQLCritic()
+DEFAULT_CRITIC: CriticOptions = OneStepCritic()
 
 
 def make_critic(critic: str | CriticOptions) -> CriticOptions:
