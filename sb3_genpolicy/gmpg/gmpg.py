@@ -312,9 +312,9 @@ class GMPG(PretrainingAlgorithm):
         :param q_values: the Qs that ``normalize_q`` refers to, ``values`` by default
         :return: beta times the values, in nats, (batch_size,)
         """
-        scale = self.current_beta
-        if self.normalize_q:
-            scale = scale / batch.mean((values if q_values is None else q_values).abs()).clamp(min=1e-6)
+        if not self.normalize_q:
+            return self.current_beta * self.horizon_ratio * values
+        scale = self.current_beta / batch.mean((values if q_values is None else q_values).abs()).clamp(min=1e-6)
         return scale * values
 
     def _set_learning_rates(self) -> None:

@@ -52,6 +52,8 @@ class GMPO(PretrainingAlgorithm):
     :param tau: the soft update coefficient of the target critics (between 0 and 1)
     :param gamma: the discount factor
     :param beta: inverse temperature of the weights, >= 0, in units of the transformed reward. 0 clones the behaviour policy.
+        Advantages of critics that look less far ahead than ``gamma`` are multiplied by how many times, so that beta means the
+        same for all critics.
     :param weight_clamp: largest weight of a sample, > 0 (paper: 100); the softmax needs none
     :param weighting: ``advantage``, of the dataset's actions, or ``softmax``, of actions drawn from a behaviour model
     :param n_actions: with ``softmax``, the actions of each state, >= 2 (published: 16)
@@ -182,7 +184,7 @@ class GMPO(PretrainingAlgorithm):
             losses = self.critic_losses(batch)
             critics, advantage = losses.objective(q_value=losses.q_value.mean()), losses.advantage
         # Policy: matching loss of the dataset's actions, weighted by their advantage
-        weights = self.advantage_weights(advantage)
+        weights = self.advantage_weights(self.horizon_ratio * advantage)
         actor_loss, matching_loss = self.actor.weighted_matching_loss(
             batch.observations, batch.actions, weights, batch.generator
         )
@@ -193,7 +195,7 @@ class GMPO(PretrainingAlgorithm):
     def _objective_on_behaviour_actions(self, batch: Batch) -> Objective:
         # Policy: matching loss of K actions of the behaviour model for each state, weighted by the softmax of beta Q
         drawn = self._actions_of_behaviour().draw(batch, self.replay_buffer, self._vec_normalize_env)
-        weights = (self.beta * drawn.q_values).softmax(dim=1).flatten() * self.n_actions
+        weights = (self.beta * self.horizon_ratio * drawn.q_values).softmax(dim=1).flatten() * self.n_actions
         observations = tree_map(lambda array: array.repeat_interleave(self.n_actions, dim=0), batch.observations)
         actor_loss, matching_loss = self.actor.weighted_matching_loss(
             observations, drawn.actions.flatten(0, 1), weights, batch.generator
