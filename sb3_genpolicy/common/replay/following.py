@@ -19,12 +19,14 @@ class Followed(NamedTuple):
     :param next_observations: what the last of them led to
     :param dones: (batch_size, 1), whether the last of them is terminal
     :param discounts: (batch_size, 1), of the value of what it led to
+    :param last_rows: (batch_size,), the rows of these last steps
     """
 
     rewards: th.Tensor
     next_observations: Any
     dones: th.Tensor
     discounts: th.Tensor
+    last_rows: th.Tensor
 
 
 def next_actions(store: RowStore, rows: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -71,5 +73,6 @@ def lambda_returns(
         tree_map(lambda array: array.index_select(0, following).contiguous(), store.states),
         store.dones[last],
         discounts,
+        last,
     )
     return followed, is_known
