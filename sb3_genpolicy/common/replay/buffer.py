@@ -394,7 +394,8 @@ class OfflineReplayBuffer(ReplayBuffer):
         rewards, next_observations = followed.rewards, followed.next_observations
         if env is not None:
             _, next_observations = self._normalizer.observations(env, samples.observations, next_observations)
-            rewards = self.normalized_rewards(env, rewards)
+            # The wrapper clips the reward of a step
+            rewards = followed.weights * self.normalized_rewards(env, rewards / followed.weights)
         own = samples.discounts if samples.discounts is not None else th.full_like(samples.rewards, self._gamma)
         new = (next_observations, followed.dones, rewards, followed.discounts)
         old = (samples.next_observations, samples.dones, samples.rewards, own)

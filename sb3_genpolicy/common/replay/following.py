@@ -20,6 +20,7 @@ class Followed(NamedTuple):
     :param dones: (batch_size, 1), whether the last of them is terminal
     :param discounts: (batch_size, 1), of the value of what it led to
     :param last_rows: (batch_size,), the rows of these last steps
+    :param weights: (batch_size, 1), sum of the discounts of these steps' rewards
     """
 
     rewards: th.Tensor
@@ -27,6 +28,7 @@ class Followed(NamedTuple):
     dones: th.Tensor
     discounts: th.Tensor
     last_rows: th.Tensor
+    weights: th.Tensor
 
 
 def next_actions(store: RowStore, rows: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -74,5 +76,13 @@ def lambda_returns(
         store.dones[last],
         discounts,
         last,
+        _sum_of_discounts(gamma, steps)[:, None],
     )
     return followed, is_known
+
+
+def _sum_of_discounts(gamma: float, steps: th.Tensor) -> th.Tensor:
+    """``1 + gamma + gamma^2 + ...``, so many terms."""
+    if gamma in (0.0, 1.0):
+        return steps if gamma else th.ones_like(steps)
+    return th.expm1(math.log(gamma) * steps) / (gamma - 1.0)
