@@ -66,7 +66,9 @@ def lambda_returns(
         # P(more than k steps) = lambda^k
         steps = (1.0 + th.log1p(-uniform) / math.log(return_lambda)).floor().clamp(max=left)
     last = rows + steps.long() - 1
-    discounts = (gamma**steps)[:, None]
+    # A power of gamma in float32 would be off by its rounding once for each step
+    exponents = (math.log(gamma) if gamma > 0.0 else -math.inf) * steps[:, None]
+    discounts = exponents.exp()
     # Of what comes after them, which is nothing where they go on to the end
     rest = store.to_go[(last + 1).clamp(max=store.n_rows - 1)] * (steps < left)[:, None]
     following = store.next_rows[last].long()
@@ -76,13 +78,6 @@ def lambda_returns(
         store.dones[last],
         discounts,
         last,
-        _sum_of_discounts(gamma, steps)[:, None],
+        steps[:, None] if gamma == 1.0 else exponents.expm1() / (gamma - 1.0),
     )
     return followed, is_known
-
-
-def _sum_of_discounts(gamma: float, steps: th.Tensor) -> th.Tensor:
-    """``1 + gamma + gamma^2 + ...``, so many terms."""
-    if gamma in (0.0, 1.0):
-        return steps if gamma else th.ones_like(steps)
-    return th.expm1(math.log(gamma) * steps) / (gamma - 1.0)
