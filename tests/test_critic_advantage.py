@@ -8,6 +8,7 @@ import copy
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from scipy import stats
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
@@ -214,17 +215,18 @@ def test_outputs_are_of_the_order_of_one(arrays, held_out, wrapped):
 
 
 @pytest.mark.filterwarnings("ignore:The dataset", "ignore:Q is", "ignore:V")
-@pytest.mark.parametrize("reward", [0.1, -1.1, 0.0])
-def test_constant_rewards_have_no_scale(reward):
-    """Also where rounding makes the mean of equal numbers another one."""
-    arrays = make_arrays()
-    arrays["rewards"][:] = reward
-    model = model_of(arrays).learn(5)
+@pytest.mark.parametrize(("reward", "rounded"), [(0.1, False), (-1.1, False), (0.0, False), (0.1, True)])
+def test_constant_rewards_have_no_scale(reward, rounded):
+    """Nor have those that are the same but for rounding."""
+    arrays, rewards = make_arrays(), np.full(26, reward, np.float32)
+    if rounded:
+        rewards[::2] = np.nextafter(rewards[::2], np.float32(1.0))
+        assert len(set(rewards.tolist())) == 2
+    model = model_of({**arrays, "rewards": rewards}).learn(5)
     assert scales_of(model)[2:] == [1.0, 1.0] and (reward == 0.0) == (scales_of(model)[1] == 1.0)
     assert all(value.isfinite().all() for value in model.policy.state_dict().values())
-    ended = one_step_data(np.linspace(-1.0, 1.0, 26, dtype=np.float32)[:, None], np.full(26, reward, np.float32))
-    model = model_of({**ended, "action_space": chains.spaces.Box(-1, 1, (1,))})
-    model.learn(5)
+    ended = one_step_data(np.linspace(-1.0, 1.0, 26, dtype=np.float32)[:, None], rewards)
+    model = model_of({**ended, "action_space": spaces.Box(-1, 1, (1,))}).learn(5)
     assert scales_of(model) == [pytest.approx(reward), 1.0, 1.0, 1.0]
     assert all(value.isfinite().all() for value in model.policy.state_dict().values())
 

@@ -223,11 +223,13 @@ def test_vec_normalize_applies_to_every_step():
             samples.next_observations, env.normalize_obs(data.next_observations[last_rows]), rtol=1e-4, atol=1e-5
         )
         np.testing.assert_allclose(samples.observations, env.normalize_obs(data.observations), rtol=1e-4, atol=1e-5)
-    # A reward that is clipped
+    # Rewards that are clipped, all of them
     env.clip_reward = 0.1
-    samples, _ = drawn(buffer_of(data, 0.9), rows, np.zeros(data.n_rows), 0.8, env)
-    np.testing.assert_allclose(samples.rewards[:, 0], env.normalize_reward(data.rewards), rtol=1e-6)
-    np.testing.assert_allclose(samples.rewards[:, 0], 0.1, rtol=1e-6)
+    for each in (0.0, 0.9):
+        samples, _ = drawn(buffer_of(data, 0.9), rows, np.full(data.n_rows, each), 0.8, env)
+        clipped = replace(data, rewards=np.full(data.n_rows, 0.1))
+        expected = [by_steps(clipped, row, each, 0.9, 0.8)[0] for row in rows]
+        np.testing.assert_allclose(samples.rewards[:, 0], expected, rtol=1e-5)
 
 
 def test_penalties_are_of_what_was_logged_after_the_last_step(arrays):
