@@ -135,8 +135,11 @@ def test_noise_on_the_way_is_an_input_of_the_sde_solver(arrays, tmp_path, steps)
 )
 def test_the_critic_chooses_among_candidates_in_the_file_too(tmp_path, name, solver):
     space, path = SPACES[name], tmp_path / "policy.onnx"
-    kwargs = dict(n_candidates=6, solver=solver, **SMALL)
-    model = GMPO(policy_for(name, "Flow"), dataset=dataset_of(space), batch_size=8, policy_kwargs=kwargs, seed=0).learn(20)
+    # Of a Q that is V plus an advantage, and of a plain one
+    critic, kwargs = "onestep" if name == "box" else "iql", dict(n_candidates=6, solver=solver, **SMALL)
+    options = dict(critic=critic, batch_size=8, policy_kwargs=kwargs, seed=0)
+    model = GMPO(policy_for(name, "Flow"), dataset=dataset_of(space), **options).learn(20)
+    assert model.critic_options.learns_advantage == (name == "box")
     model.policy.export_onnx(path)
     observation = rows_of(model.observation_space, 7, seed=2)
     parts = observation if isinstance(space, spaces.Dict) else dict(observation=observation.astype(np.float32))

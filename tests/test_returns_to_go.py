@@ -3,7 +3,6 @@ What followed a row: returns until the episode's end, how well the critics' adva
 logged next. Against loops over the rows.
 """
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,31 +18,10 @@ from sb3_genpolicy.common.transitions.returns import returns_to_go
 from sb3_genpolicy.common.transitions.rewards import AffineReward
 from tests.helpers.arrays import SMALL, make_arrays, one_step_data
 from tests.helpers.data_formats import write_npz
+from tests.helpers.returns import by_hand, with_terminal_inside
 
 GAMMA = 0.9
 OPTIONS = dict(policy_kwargs=SMALL, batch_size=8, seed=0, device="cpu")
-
-
-def with_terminal_inside():
-    """Episodes of 5 to 9 steps, terminated and cut off in turn. In the second, a goal is reached after three steps."""
-    data = load_dataset(make_arrays(n_episodes=5))
-    terminals = data.terminals.copy()
-    terminals[7] = 1.0
-    # As a mask column says it: the trajectory goes on
-    return replace(data, terminals=terminals)
-
-
-def by_hand(data, row, gamma):
-    """Return, last row and discount of what follows it."""
-    total, discount = 0.0, 1.0
-    while True:
-        total += discount * float(data.rewards[row])
-        discount *= gamma
-        if data.terminals[row]:
-            return total, row, 0.0
-        if data.ends[row]:
-            return total, row, discount
-        row += 1
 
 
 # Returns

@@ -25,6 +25,7 @@ from benchmarks.critics.ablation import VARIANTS, ablate
 from benchmarks.critics.acting import act
 from benchmarks.critics.measure import measure
 from benchmarks.critics.models import ceilings, score_model
+from benchmarks.critics.report import plot, table
 
 
 def main() -> None:
@@ -55,7 +56,15 @@ def main() -> None:
     for command in (first, second, third, fourth, fifth):
         command.add_argument("--dataset", required=True)
         command.add_argument("--threads", type=int, default=1)
+    sixth = commands.add_parser("table", help="what ablate and act gave so far")
+    sixth.add_argument("--after", type=int, default=20_000, help="updates")
+    sixth.add_argument("--plot", type=Path, default=None, help="a picture of it")
     args = parser.parse_args()
+    if args.command == "table":
+        table(args.after)
+        if args.plot is not None:
+            plot(args.plot)
+        return
     th.set_num_threads(args.threads)
     if args.command == "measure":
         print(measure(args.dataset, args.states, args.actions, args.rollouts, args.steps, args.gamma))

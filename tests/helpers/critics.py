@@ -29,7 +29,8 @@ def make_v(options, obs_dim, net_arch=(16, 8)):
     """V of flat observations."""
     observations, actions = spaces.Box(-1, 1, (obs_dim,)), spaces.Box(-1, 1, (1,))
     extractor = FlattenExtractor(observations)
-    return ValueNetwork(observations, actions, list(net_arch), extractor, obs_dim, layer_norm=options.layer_norm)
+    kinds = dict(layer_norm=options.layer_norm, scaled=options.learns_advantage)
+    return ValueNetwork(observations, actions, list(net_arch), extractor, obs_dim, **kinds)
 
 
 def copy_into(critic, networks):
@@ -49,6 +50,8 @@ def make_critics(options, obs_dim, action_dim=1, net_arch=(16, 8)):
     critic, target = (make_q(options, obs_dim, action_dim, net_arch) for _ in range(2))
     target.load_state_dict(critic.state_dict())
     value_net = make_v(options, obs_dim, net_arch)
+    for network in (critic, target):
+        network.stand_on(value_net)
     return SimpleNamespace(critic=critic, critic_target=target, value_net=value_net, critic_options=options)
 
 

@@ -17,7 +17,16 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_genpolicy import GMPG, GMPO, HeldOutEpisodes, OfflineEvalCallback, data_parallel, learn_side_by_side, load_dataset
+from sb3_genpolicy import (
+    GMPG,
+    GMPO,
+    HeldOutEpisodes,
+    OfflineEvalCallback,
+    OneStepCritic,
+    data_parallel,
+    learn_side_by_side,
+    load_dataset,
+)
 from sb3_genpolicy.common.algorithms import offline_algorithm
 from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
 from sb3_genpolicy.common.updates.processes import SeveralProcesses, batch_mean, processes, world_size
@@ -42,6 +51,7 @@ def vec_normalize():
 CASES = {
     "advantage": (GMPO, lambda: {}),
     "first phase, diffusion": (GMPO, lambda: dict(policy="DiffusionPolicy", pretraining_steps=6)),
+    "lambda-returns": (GMPO, lambda: dict(critic=OneStepCritic(), reward_transform=None)),
     "held out": (GMPO, lambda: dict(transforms=[HeldOutEpisodes(0.3)])),
     "vec_normalize": (GMPO, lambda: dict(env=vec_normalize())),
     "streamed": (GMPO, lambda: dict(dataset=load_dataset(os.environ["FLAT_FILE"], memory_map=True))),

@@ -71,7 +71,7 @@ def rows_for_critics(model: Any, rows: th.Tensor, samples: Any, sources: Sequenc
     if buffer.return_lambda > 0.0:
         shape, like = (len(rows) // len(sources),), samples.rewards
         uniform = th.cat([draw("uniform", shape, like, source) for source in sources])
-        samples = buffer.with_lambda_returns(rows, samples, uniform, model._vec_normalize_env)
+        samples, rows = buffer.with_lambda_returns(rows, samples, uniform, model._vec_normalize_env)
     wanted = isinstance(options, PolicyCritic) and options.penalty > 0.0
     return samples, buffer.next_actions(rows) if wanted else None
 

@@ -4,6 +4,7 @@ Read a dataset into a model's replay buffer. To its first dataset a model fits i
 
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
@@ -18,6 +19,9 @@ from sb3_genpolicy.common.transitions.returns import horizon_of, returns_to_go
 from sb3_genpolicy.common.transitions.rewards import fit_reward_transform, transform_rewards
 from sb3_genpolicy.common.transitions.transforms import LearningRows, action_transforms, prepare
 from sb3_genpolicy.common.transitions.transitions import Transitions, label_of
+
+# Below this share of their size, differences are rounding
+_ROUNDING = 1e-6
 
 
 def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
@@ -43,8 +47,9 @@ def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
     # A number of steps that was asked for goes before a lambda that was not
     trace = model.critic_options.trace if n_steps == 1 else 0.0
     model.replay_buffer.fill(chosen.data, model.reward_function, chosen.learnt, n_steps, model.critic_gamma, trace)
+    is_first = not model._normalizer_is_fitted and model._n_updates == 0
     _fit_statistics(model, chosen, label_of(data))
-    if model._n_updates == 0:
+    if is_first:
         _fit_critic_scales(model, chosen)
     model.held_out = None
     if len(chosen.held_out):
@@ -63,8 +68,13 @@ def _fit_critic_scales(model: Any, chosen: LearningRows) -> None:
     returns = returns_to_go(chosen.data, rewards, model.critic_gamma).rewards
     if chosen.learnt is not None:
         rewards, returns = rewards[chosen.learnt], returns[chosen.learnt]
-    deviations = (float(values.std()) or 1.0 for values in (returns, rewards))
-    model.policy.fit_critic_scales(float(returns.mean()), *deviations)
+    model.policy.fit_critic_scales(float(returns.mean()), _deviation(returns), _deviation(rewards))
+
+
+def _deviation(values: np.ndarray) -> float:
+    deviation = float(values.std(dtype=np.float64))
+    # Equal numbers may be apart from their mean by its rounding
+    return deviation if deviation > _ROUNDING * float(np.abs(values).max()) else 1.0
 
 
 def _steps_of_returns(model: Any, chosen: LearningRows) -> int:

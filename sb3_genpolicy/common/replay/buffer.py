@@ -376,25 +376,28 @@ class OfflineReplayBuffer(ReplayBuffer):
         actions = self._scale(actions.to(self.device)) if self.streams else actions
         return th.where(is_known[:, None].to(self.device), actions, th.nan)
 
-    def with_lambda_returns(self, rows: th.Tensor, samples: Any, uniform: th.Tensor, env: VecNormalize | None = None) -> Any:
+    def with_lambda_returns(
+        self, rows: th.Tensor, samples: Any, uniform: th.Tensor, env: VecNormalize | None = None
+    ) -> tuple[Any, th.Tensor]:
         """
         :param rows: indices, (batch_size,)
         :param samples: these rows, as :meth:`sample` gives them
         :param uniform: a draw from [0, 1) for each row
         :param env: VecNormalize wrapper whose statistics are applied
         :return: the same rows with returns of random length, see
-            :func:`~sb3_genpolicy.common.replay.following.lambda_returns`; rows that were added stay as they are
+            :func:`~sb3_genpolicy.common.replay.following.lambda_returns`, rows that were added as they are; and the rows of
+            these returns' last steps, (batch_size,)
         """
         if self._store.n_rows == 0:
-            return samples
+            return samples, rows
         at = self.rows_device
-        followed, is_known = following.lambda_returns(
-            self._store, rows.to(at), uniform.to(at), self.return_lambda, self._gamma
-        )
+        rows = rows.to(at)
+        followed, is_known = following.lambda_returns(self._store, rows, uniform.to(at), self.return_lambda, self._gamma)
         rewards, next_observations = followed.rewards, followed.next_observations
         if env is not None:
             _, next_observations = self._normalizer.observations(env, samples.observations, next_observations)
-            rewards = self.normalized_rewards(env, rewards)
+            # The wrapper clips the reward of a step
+            rewards = followed.weights * self.normalized_rewards(env, rewards / followed.weights)
         own = samples.discounts if samples.discounts is not None else th.full_like(samples.rewards, self._gamma)
         new = (next_observations, followed.dones, rewards, followed.discounts)
         old = (samples.next_observations, samples.dones, samples.rewards, own)
@@ -404,7 +407,8 @@ class OfflineReplayBuffer(ReplayBuffer):
             return th.where(known, array.to(self.device), before)
 
         chosen = (tree_map(choose, *pair) for pair in zip(new, old, strict=True))
-        return samples._replace(**dict(zip(("next_observations", "dones", "rewards", "discounts"), chosen, strict=True)))
+        names = "next_observations", "dones", "rewards", "discounts"
+        return samples._replace(**dict(zip(names, chosen, strict=True))), th.where(is_known, followed.last_rows, rows)
 
     def _get_samples(self, batch_inds: Any, env: VecNormalize | None = None) -> Any:
         rows = th.as_tensor(batch_inds, device=self.rows_device)

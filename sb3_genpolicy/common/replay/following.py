@@ -19,12 +19,16 @@ class Followed(NamedTuple):
     :param next_observations: what the last of them led to
     :param dones: (batch_size, 1), whether the last of them is terminal
     :param discounts: (batch_size, 1), of the value of what it led to
+    :param last_rows: (batch_size,), the rows of these last steps
+    :param weights: (batch_size, 1), sum of the discounts of these steps' rewards
     """
 
     rewards: th.Tensor
     next_observations: Any
     dones: th.Tensor
     discounts: th.Tensor
+    last_rows: th.Tensor
+    weights: th.Tensor
 
 
 def next_actions(store: RowStore, rows: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -62,7 +66,9 @@ def lambda_returns(
         # P(more than k steps) = lambda^k
         steps = (1.0 + th.log1p(-uniform) / math.log(return_lambda)).floor().clamp(max=left)
     last = rows + steps.long() - 1
-    discounts = (gamma**steps)[:, None]
+    # A power of gamma in float32 would be off by its rounding once for each step
+    exponents = (math.log(gamma) if gamma > 0.0 else -math.inf) * steps[:, None]
+    discounts = exponents.exp()
     # Of what comes after them, which is nothing where they go on to the end
     rest = store.to_go[(last + 1).clamp(max=store.n_rows - 1)] * (steps < left)[:, None]
     following = store.next_rows[last].long()
@@ -71,5 +77,7 @@ def lambda_returns(
         tree_map(lambda array: array.index_select(0, following).contiguous(), store.states),
         store.dones[last],
         discounts,
+        last,
+        steps[:, None] if gamma == 1.0 else exponents.expm1() / (gamma - 1.0),
     )
     return followed, is_known

@@ -294,6 +294,8 @@ def changed_critic(saved: CriticOptions, given: str | CriticOptions | None) -> C
         return saved
     if isinstance(given, str):
         given = replace(make_critic(given), **{name: getattr(saved, name) for name in saved.of_networks})
+        if isinstance(given, OneStepCritic):
+            given = replace(given, advantage=saved.learns_advantage)
     theirs = saved.networks()
     others = [name for name, value in given.networks().items() if value != theirs[name]]
     if others:
