@@ -366,6 +366,8 @@ class OfflineReplayBuffer(ReplayBuffer):
             device; not a number at an episode's end and in rows that were added
         """
         store, rows = self._store, rows.to(self.rows_device)
+        if store.n_rows == 0:
+            return th.full((len(rows), self.action_dim), th.nan, device=self.device)
         following = store.next_rows[rows.clamp(max=store.n_rows - 1)].long()
         # Observations of rows come first among the states
         is_known = (following < store.n_rows) & (rows < store.n_rows)
