@@ -113,7 +113,7 @@ def test_beta_may_be_changed_on_loading(arrays, tmp_path):
     changed = GMPG.load(tmp_path / "model", beta=7.0).learn(1, dataset=arrays)
     assert changed.means.pop()["beta"] == pytest.approx(7.0)
     changed.beta = 3.0
-    assert changed.scaled(th.ones(1), small_batch(changed)).item() == pytest.approx(3.0)
+    assert changed.scaled(th.ones(1), small_batch(changed)).item() == pytest.approx(3.0 * changed.horizon_ratio)
 
 
 def test_a_clone_hands_over_and_other_models_are_refused(arrays, tmp_path):

@@ -264,9 +264,13 @@ def test_lambda_and_a_number_of_steps_do_not_go_together(arrays):
         IQLCritic(return_lambda=0.5, n_steps=3)
     with pytest.raises(ValueError, match=r"return_lambda must be a number >= 0\.0 and <= 1\.0, not 1\.1"):
         IQLCritic(return_lambda=1.1)
-    model = GMPO("FlowPolicy", dataset=arrays, transforms=[NStepReturns(2)], **OPTIONS)
+    options = {**OPTIONS, "critic": OneStepCritic(return_lambda=0.5)}
+    model = GMPO("FlowPolicy", dataset=arrays, transforms=[NStepReturns(2)], **options)
     with pytest.raises(ValueError, match=r"lambda-returns, and transforms= for NStepReturns\(2\): leave out the transform"):
         model.learn(1)
+    # A lambda that nobody asked for gives way
+    model = GMPO("FlowPolicy", dataset=arrays, transforms=[NStepReturns(2)], **OPTIONS).learn(1)
+    assert model.replay_buffer.return_lambda == 0.0 and model.replay_buffer.sample(3).discounts is not None
 
 
 # Several models, several processes, several runs

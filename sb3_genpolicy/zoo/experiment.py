@@ -87,6 +87,9 @@ class OfflineExperimentManager(ExperimentManager):
         if "pretrained" in custom and "pretraining_steps" not in custom:
             # It takes the place of the file's first phase
             hyperparams.pop("pretraining_steps", None)
+        if custom.get("critic") not in (None, "iql") and "expectile" not in custom:
+            # Of the file's critic
+            hyperparams.pop("expectile", None)
         if self.env_kwargs:
             # The command line overrules the file, and evaluations follow
             hyperparams["env_kwargs"] = self.env_kwargs

@@ -14,6 +14,7 @@ What ``sb3_genpolicy.register`` was given as ``objects`` is written the same way
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from types import NoneType
 from typing import Any
 
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
@@ -118,6 +119,8 @@ def _build(option: str, value: Any, classes: Mapping[str, type], strict: bool = 
     if not isinstance(name, str):
         return value
     if name in classes:
+        if not isinstance(given, (Mapping, NoneType)):
+            raise ValueError(f"{option}: what is below {name} must be its options by their names, not {given!r}.")
         return classes[name](**(given or {}))
     if strict or isinstance(value, Mapping):
         raise ValueError(f"{option}: '{name}' is unknown. {did_you_mean(name, classes)}")

@@ -23,6 +23,7 @@ from sb3_genpolicy import (
     HeldOutEpisodes,
     OfflineEvalCallback,
     OneStepCritic,
+    PolicyCritic,
     data_parallel,
     learn_side_by_side,
     load_dataset,
@@ -41,6 +42,9 @@ ARRAYS = make_arrays()
 LEARNT = []
 # Without a floor, Adam makes as much of a rounding error as of a gradient, where these vanish
 FLOOR = dict(SMALL, optimizer_kwargs=dict(eps=1e-4))
+QUANTILES = PolicyCritic(penalty=0.5, n_quantiles=4, dropped_quantiles=1)
+# Beside which a penalty counts, and the optimizers keep little of a rounding error
+SMALL_REWARDS = dict(reward_transform=None)
 HUTCHINSON = OdeKL(Likelihood("hutchinson", Sampler("euler", 4), n_probes=2))
 
 
@@ -63,6 +67,8 @@ CASES = {
     "reinforce_softmax": (GMPG, lambda: dict(gradient_estimator="reinforce_softmax", n_actions=3)),
     "matching": (GMPG, lambda: dict(gradient_estimator="matching")),
     "detached": (GMPG, lambda: dict(gradient_estimator="detached", kl_estimator=HUTCHINSON)),
+    "onestep": (GMPO, lambda: dict(critic=OneStepCritic(n_critics=3, n_steps=2), **SMALL_REWARDS)),
+    "policy's quantiles": (GMPG, lambda: dict(critic=QUANTILES, **SMALL_REWARDS)),
 }
 
 

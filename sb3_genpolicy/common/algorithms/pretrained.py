@@ -14,6 +14,8 @@ from torch import nn
 from sb3_genpolicy.common.algorithms.saving import note_critic
 from sb3_genpolicy.common.files.model_files import ModelSource, open_model_file
 from sb3_genpolicy.common.policies.actor import GenerativeActor
+from sb3_genpolicy.common.policies.critics import CriticOptions
+from sb3_genpolicy.common.policies.critics.options import changed_critic, make_critic, with_expectile
 from sb3_genpolicy.common.policies.generative_policy import GenerativePolicy
 from sb3_genpolicy.common.utils import described
 from sb3_genpolicy.generative.checks import shown
@@ -37,6 +39,18 @@ class Pretrained(NamedTuple):
         """The policy's options, without what the algorithm added, but with the prediction, whose default differs."""
         given = {key: value for key, value in self.settings["policy_kwargs"].items() if key != "behaviour_model"}
         return {"prediction": self.policy.prediction, **given}
+
+    def critic(self, given: str | CriticOptions | None, expectile: float | None) -> CriticOptions:
+        """
+        :param given: a name, which keeps the networks, an object, or None for the critic that there is
+        :param expectile: of the critic ``iql``; None where it was not given
+        :return: the critic of a model that takes these networks
+        :raises ValueError: if there is no such critic
+        """
+        if given is None or isinstance(given, str):
+            return changed_critic(self.policy.critic_options, given, expectile)
+        with_expectile(given, expectile)
+        return make_critic(given)
 
     def check_fits(self, policy: GenerativePolicy, needs_behaviour: bool) -> None:
         """

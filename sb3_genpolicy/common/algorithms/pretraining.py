@@ -4,7 +4,6 @@ taken from an earlier run.
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,8 +16,8 @@ from sb3_genpolicy.common.algorithms.saving import note_critic
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
 from sb3_genpolicy.common.policies.actor import GenerativeActor
-from sb3_genpolicy.common.policies.critics import CriticLosses, CriticOptions, IQLCritic, frozen
-from sb3_genpolicy.common.policies.critics.options import with_expectile
+from sb3_genpolicy.common.policies.critics import CriticLosses, CriticOptions, frozen
+from sb3_genpolicy.common.policies.critics.options import changed_critic, with_expectile
 from sb3_genpolicy.common.policies.generative_policy import GenerativePolicy
 from sb3_genpolicy.common.policies.option_checks import check_kwargs
 from sb3_genpolicy.common.updates.batch import Batch
@@ -43,7 +42,7 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         ``learn``.
     :param pretrained: a model, or the file of one, whose behaviour model and critics are taken in place of a first phase.
         Where ``policy_kwargs``, ``env`` or the dataset are not given they are taken from there too.
-    :param critic: a name, an object, or None for that of ``pretrained``, else the default
+    :param critic: a name, which keeps the networks of ``pretrained``, an object, or None for its critic, else the default
     :param expectile: short for ``critic=IQLCritic(expectile=...)``
     :param kwargs: see :class:`~sb3_genpolicy.common.algorithms.offline_algorithm.OfflineAlgorithm`
     :raises ValueError: if the pretrained networks differ in kind or shape from this model's, or one that is needed is missing
@@ -70,9 +69,11 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         dataset: DatasetSource | None,
         **kwargs: Any,
     ):
-        critic = with_expectile(critic, expectile)
+        check_kwargs("policy_kwargs", policy_kwargs)
         self.pretrained = None if pretrained is None else read_pretrained(pretrained)
-        if self.pretrained is not None:
+        if self.pretrained is None:
+            critic = with_expectile(critic, expectile)
+        else:
             if pretraining_steps is not None and pretraining_steps != 0:
                 raise ValueError(
                     f"pretrained= takes the place of the first phase: leave out pretraining_steps={pretraining_steps}. "
@@ -80,15 +81,13 @@ class PretrainingAlgorithm(OfflineAlgorithm):
                 )
             pretraining_steps = 0
             if policy_kwargs is None:
-                policy_kwargs = self.pretrained.policy_kwargs
-                if critic is not None:
-                    policy_kwargs.pop("critic", None)
-            elif critic is None and "critic" not in policy_kwargs:
-                policy_kwargs = {**policy_kwargs, "critic": self.pretrained.policy.critic_options}
+                theirs = self.pretrained.policy_kwargs
+                policy_kwargs = {name: theirs[name] for name in theirs if name not in ("critic", "n_critics")}
+            if critic is not None or expectile is not None or policy_kwargs.get("critic") is None:
+                critic = self.pretrained.critic(critic, expectile)
             if env is None and dataset is None:
                 other = self.pretrained.policy
                 env = SpacesVecEnv(other.observation_space, other.action_space)
-        check_kwargs("policy_kwargs", policy_kwargs)
         if self.needs_behaviour:
             policy_kwargs = {**(policy_kwargs or {}), "behaviour_model": True}
         super().__init__(policy, env, learning_rate, policy_kwargs=policy_kwargs, dataset=dataset, critic=critic, **kwargs)
@@ -200,10 +199,7 @@ class PretrainingAlgorithm(OfflineAlgorithm):
 
     @classmethod
     def critic_to_load(cls, saved: CriticOptions, kwargs: dict[str, Any]) -> CriticOptions:
-        expectile = kwargs.pop("expectile", None)
-        if expectile is not None and isinstance(saved, IQLCritic) and kwargs.get("critic") is None:
-            return replace(saved, expectile=expectile)
-        return super().critic_to_load(saved, {"critic": with_expectile(kwargs.pop("critic", None), expectile)})
+        return changed_critic(saved, kwargs.pop("critic", None), kwargs.pop("expectile", None))
 
     @property
     def expectile(self) -> float:

@@ -19,6 +19,8 @@ from sb3_genpolicy.common.files.model_files import ALGORITHM, encode_settings, o
 from sb3_genpolicy.common.files.transient import Transient
 from sb3_genpolicy.common.files.whole_files import whole_file
 from sb3_genpolicy.common.policies.critics import IQLCritic
+from sb3_genpolicy.common.policies.critics.options import with_critic
+from sb3_genpolicy.common.policies.option_checks import check_kwargs
 from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
 from sb3_genpolicy.common.updates.processes import processes
 from sb3_genpolicy.generative.checks import check_option_names
@@ -231,10 +233,10 @@ def note_critic(settings: dict[str, Any]) -> None:
 
     :param settings: of a model's file; the options of its policy get what that critic would be now
     """
-    if "critic" not in settings["policy_kwargs"]:
-        expectile = settings.get("expectile")
+    expectile, critic = settings.get("expectile"), settings["policy_kwargs"].get("critic")
+    if critic is None:
         critic = IQLCritic() if expectile is None else IQLCritic(expectile=expectile)
-        settings["policy_kwargs"] = {**settings["policy_kwargs"], "critic": critic}
+    settings["policy_kwargs"] = with_critic({**settings["policy_kwargs"], "critic": critic}, None)
 
 
 def _with_options_of_the_file(cls: Any, settings: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -247,19 +249,19 @@ def _with_options_of_the_file(cls: Any, settings: dict[str, Any], kwargs: dict[s
     """
     kwargs = dict(kwargs)
     if "policy_kwargs" not in settings:
-        # They were pickled, and SB3 reads them
-        if "critic" in kwargs:
-            raise ValueError(
-                "policy_kwargs are a pickle in this file, so that its critic cannot be changed: leave out critic=."
-            )
+        # A pickle that cannot be read, of which SB3 says more
         return kwargs
     note_critic(settings)
-    own = settings["policy_kwargs"]
-    own = settings["policy_kwargs"] = {**own, "critic": cls.critic_to_load(own["critic"], kwargs)}
+    saved = settings["policy_kwargs"]
+    own = settings["policy_kwargs"] = {**saved, "critic": cls.critic_to_load(saved["critic"], kwargs)}
     if "policy_kwargs" in kwargs:
+        check_kwargs("policy_kwargs", kwargs["policy_kwargs"])
+        given = kwargs["policy_kwargs"] or {}
+        if given.get("critic") is None or with_critic(given, None)["critic"] == saved["critic"]:
+            given = {**given, "critic": own["critic"]}
         # What the algorithm itself had added to those that were given
-        added = {name: own[name] for name in ("critic", "behaviour_model") if name in own}
-        kwargs["policy_kwargs"] = {**added, **kwargs["policy_kwargs"]}
+        added = {name: own[name] for name in ("behaviour_model",) if name in own}
+        kwargs["policy_kwargs"] = {**added, **given}
     return kwargs
 
 

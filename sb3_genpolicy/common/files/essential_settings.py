@@ -4,6 +4,7 @@ What a file has to say of a model so that its networks can be built, and that th
 
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 from gymnasium import spaces
@@ -35,22 +36,39 @@ def check_essentials(settings: Mapping[str, Any], n_bytes: int) -> None:
         if not isinstance(settings.get(name), _SPACES):
             raise ValueError(f"has no '{name}'")
         numbers.append(spaces.utils.flatdim(settings[name]))
-    numbers += [sum(n_in * n_out for n_in, n_out in pairwise(layers)) for layers in _lists(widths)]
+    numbers += [_weights(layers) for layers in _lists(widths)]
+    numbers.append(_weights_of_critics(policy_kwargs))
     largest = max(numbers, default=0)
     if largest * _BYTES > n_bytes:
         raise ValueError(f"describes networks of an absurd size ({largest} numbers at least, with {n_bytes} bytes of tensors)")
 
 
+def _weights(layers: list[int]) -> int:
+    return sum(n_in * n_out for n_in, n_out in pairwise(layers))
+
+
+def _weights_of_critics(policy_kwargs: Mapping[str, Any]) -> int:
+    """Of all Q networks, those between layers whose widths are given."""
+    critic, net_arch = policy_kwargs.get("critic"), policy_kwargs.get("net_arch")
+    of_all = net_arch.get("qf") if isinstance(net_arch, dict) else net_arch
+    own = getattr(critic, "net_arch", None)
+    layers = [*next(_lists(of_all if own is None else own), []), getattr(critic, "n_quantiles", None)]
+    given = policy_kwargs.get("n_critics")
+    n_critics = getattr(critic, "n_critics", None) if given is None else given
+    return next(_whole_numbers(n_critics), 1) * _weights([*_whole_numbers(layers)])
+
+
 def _whole_numbers(value: Any) -> Iterator[int]:
-    if isinstance(value, int):
+    # NumPy's too
+    if isinstance(value, Integral):
         yield int(value)
     for item in _items(value):
         yield from _whole_numbers(item)
 
 
 def _lists(value: Any) -> Iterator[list[int]]:
-    if isinstance(value, (list, tuple)) and all(isinstance(item, int) for item in value):
-        yield list(value)
+    if isinstance(value, (list, tuple)) and all(isinstance(item, Integral) for item in value):
+        yield [int(item) for item in value]
     for item in _items(value):
         yield from _lists(item)
 

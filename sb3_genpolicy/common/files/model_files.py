@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from stable_baselines3.common.save_util import open_path
+from stable_baselines3.common.save_util import json_to_data, open_path
 
 from sb3_genpolicy.common.files.essential_settings import check_essentials
 from sb3_genpolicy.common.files.labels import NotRegisteredError
@@ -176,7 +176,7 @@ class ModelFile:
     ) -> dict[str, Any]:
         """
         :param cls: the algorithm that is to be loaded, None for any of this package
-        :param trust_pickle: whether pickles are allowed
+        :param trust_pickle: whether pickles are allowed; then the policy's options are read though they may be one
         :param replaced: settings that take the place of the file's, which are not read
         :param if_trusted: what to do with pickles, for whoever trusts them
         :return: all settings but the pickled ones
@@ -187,7 +187,8 @@ class ModelFile:
         stored = {name: value for name, value in stored.items() if name not in replaced}
         pickled = _pickled(stored)
         if trust_pickle:
-            return {**self._decoded(stored, pickled), **replaced}
+            options = {name: stored[name] for name in pickled if name == "policy_kwargs"}
+            return {**self._decoded(stored, pickled), **json_to_data(json.dumps(options)), **replaced}
         if pickled:
             which = ", ".join(repr(name) for name in pickled[:3]) + (f" and {len(pickled) - 3} more" if pickled[3:] else "")
             several = "are pickles, which" if pickled[1:] else "is a pickle, which"

@@ -12,22 +12,23 @@ from torch import nn
 def frozen(networks: Iterable[nn.Module], but: Iterable[nn.Parameter] = ()) -> Iterator[None]:
     """
     Context in which networks are frozen: what is computed in it passes gradients through them to their inputs, but gives none
-    to their parameters.
+    to their parameters. These are replaced, since ``th.vmap``, by which models learn side by side, ignores ``requires_grad_``.
 
     :param networks: the networks
     :param but: parameters of these networks that are not frozen
     """
     kept = {id(parameter) for parameter in but}
-    parameters = [
-        parameter
+    places = [
+        (module._parameters, name, parameter)
         for network in networks
-        for parameter in network.parameters()
-        if parameter.requires_grad and id(parameter) not in kept
+        for module in network.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and id(parameter) not in kept
     ]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
+    for registry, name, parameter in places:
+        registry[name] = parameter.detach()  # type: ignore[assignment]
     try:
         yield
     finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
+        for registry, name, parameter in places:
+            registry[name] = parameter

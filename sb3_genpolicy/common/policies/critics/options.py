@@ -4,7 +4,7 @@ given as ``critic=`` to every algorithm and saved with the model.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 from sb3_genpolicy.generative.checks import check_choice, check_flag, check_number, shown, with_named_options
@@ -13,7 +13,7 @@ Aggregation = Literal["minimum", "mean", "lower_bound"]
 AGGREGATIONS: tuple[Aggregation, ...] = ("minimum", "mean", "lower_bound")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CriticOptions(ABC):
     """
     What all critics have in common: K networks for Q, one for V, and returns of some steps.
@@ -107,6 +107,11 @@ class CriticOptions(ABC):
                 f"{name}: dropped_quantiles takes the place of aggregation='{self.aggregation}': give aggregation='mean'."
             )
 
+    def __repr__(self) -> str:
+        # As one would write it
+        given = [(each.name, getattr(self, each.name)) for each in fields(self) if getattr(self, each.name) != each.default]
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in given)})"
+
     @property
     @abstractmethod
     def value_expectile(self) -> float:
@@ -132,7 +137,7 @@ class CriticOptions(ABC):
 
 
 @with_named_options
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class IQLCritic(CriticOptions):
     """
     Implicit Q-learning (arXiv 2110.06169), by default as published and as release 0.1 had it: V is an upper expectile of Q
@@ -155,7 +160,7 @@ class IQLCritic(CriticOptions):
 
 
 @with_named_options
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OneStepCritic(CriticOptions):
     """
     Q of the behaviour policy, as SARSA learns it (one step of policy improvement follows: arXiv 2106.08909). V is trained
@@ -184,7 +189,7 @@ class OneStepCritic(CriticOptions):
 
 
 @with_named_options
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PolicyCritic(CriticOptions):
     """
     Q of the policy itself: ``r + gamma Q(s', a')`` with ``a'`` sampled from the policy (as in TD3 and SAC). While a behaviour
@@ -231,6 +236,11 @@ def make_critic(critic: str | CriticOptions) -> CriticOptions:
     """
     if isinstance(critic, CriticOptions):
         return critic
+    if isinstance(critic, type) and issubclass(critic, CriticOptions):
+        raise ValueError(f"critic={critic.__name__} is a class: give an object of it, as {critic.__name__}(n_critics=4).")
+    if not isinstance(critic, str):
+        names = ", ".join(map(repr, CRITICS))
+        raise ValueError(f"critic must be one of {names}, or an object as OneStepCritic(n_critics=4), not {shown(critic)}.")
     check_choice("critic", critic, CRITICS)
     return CRITICS[critic]()
 
@@ -239,7 +249,7 @@ def with_critic(policy_kwargs: dict[str, Any], critic: str | CriticOptions | Non
     """
     :param policy_kwargs: options of a policy
     :param critic: of an algorithm; None where it was not given
-    :return: the policy's options with its critic
+    :return: the policy's options with its critic, of as many networks as they say
     :raises ValueError: if there is no such critic, or the policy's options have another
     """
     given = policy_kwargs.get("critic")
@@ -248,7 +258,8 @@ def with_critic(policy_kwargs: dict[str, Any], critic: str | CriticOptions | Non
             f"critic={shown(critic)} is given beside policy_kwargs=dict(critic={shown(given)}): leave the latter out."
         )
     chosen = given if critic is None else critic
-    return {**policy_kwargs, "critic": DEFAULT_CRITIC if chosen is None else make_critic(chosen)}
+    made = DEFAULT_CRITIC if chosen is None else make_critic(chosen)
+    return {**policy_kwargs, "critic": resized(made, policy_kwargs.get("n_critics"))}
 
 
 def with_expectile(critic: str | CriticOptions | None, expectile: float | None) -> str | CriticOptions | None:
@@ -261,13 +272,14 @@ def with_expectile(critic: str | CriticOptions | None, expectile: float | None) 
     if expectile is None:
         return critic
     check_number("expectile", expectile, low=0.0, high=1.0, low_open=True, high_open=True)
-    if critic in (None, "iql"):
-        return IQLCritic(expectile=float(expectile))
-    if isinstance(critic, IQLCritic):
+    made = IQLCritic() if critic is None else make_critic(critic)
+    if not isinstance(made, IQLCritic):
+        raise ValueError(
+            f"expectile={expectile} is the critic 'iql''s, but critic={shown(critic)} is given: leave one of them out."
+        )
+    if made is critic:
         raise ValueError(f"expectile={expectile} is given beside {critic}: say it there, IQLCritic(expectile={expectile}).")
-    raise ValueError(
-        f"expectile={expectile} is the critic 'iql''s, but critic={shown(critic)} is given: leave one of them out."
-    )
+    return replace(made, expectile=float(expectile))
 
 
 def resized(critic: CriticOptions, n_critics: int | None) -> CriticOptions:
@@ -283,21 +295,31 @@ def resized(critic: CriticOptions, n_critics: int | None) -> CriticOptions:
     return replace(critic, n_critics=int(n_critics))
 
 
-def changed_critic(saved: CriticOptions, given: str | CriticOptions | None) -> CriticOptions:
+def _with_networks_of(saved: CriticOptions, critic: CriticOptions) -> CriticOptions:
+    """A critic with another one's networks."""
+    critic = replace(critic, **{name: getattr(saved, name) for name in saved.of_networks})
+    return replace(critic, advantage=saved.learns_advantage) if isinstance(critic, OneStepCritic) else critic
+
+
+def changed_critic(saved: CriticOptions, given: str | CriticOptions | None, expectile: float | None = None) -> CriticOptions:
     """
     :param saved: the critic of a model that was trained
     :param given: what it is to be from now on: a name, which keeps the networks, or an object; None keeps all
+    :param expectile: of the critic ``iql``, from now on; None where it was not given
     :return: the critic from now on
     :raises ValueError: if it has other networks
     """
-    if given is None:
-        return saved
-    if isinstance(given, str):
-        given = replace(make_critic(given), **{name: getattr(saved, name) for name in saved.of_networks})
-        if isinstance(given, OneStepCritic):
-            given = replace(given, advantage=saved.learns_advantage)
+    if given is None or isinstance(given, str):
+        named = saved if given is None else _with_networks_of(saved, make_critic(given))
+        if expectile is None:
+            return named
+        if isinstance(named, IQLCritic):
+            return replace(named, expectile=expectile)
+        with_expectile(given, expectile)
+        raise ValueError(f"expectile={expectile} is the critic 'iql''s, but this model has {named}: give critic='iql' too.")
+    with_expectile(given, expectile)
     theirs = saved.networks()
-    others = [name for name, value in given.networks().items() if value != theirs[name]]
+    others = [name for name, value in make_critic(given).networks().items() if value != theirs[name]]
     if others:
         raise ValueError(
             f"The critic of a trained model keeps its networks, and {' and '.join(others)} of {given} would change them: it "

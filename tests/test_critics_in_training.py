@@ -1,0 +1,152 @@
+"""
+Every critic in training: over several steps, side by side, in half the precision, and online.
+"""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_genpolicy import (
+    GMPG,
+    GMPO,
+    HeldOutEpisodes,
+    IQLCritic,
+    NStepReturns,
+    OneStepCritic,
+    PolicyCritic,
+    learn_side_by_side,
+)
+from tests.helpers import tiny_envs  # noqa: F401
+from tests.helpers.arrays import make_arrays
+from tests.helpers.side_by_side import assert_same, assert_same_lines, build, learn_alone, with_lines
+
+TINY = dict(net_arch=[8])
+ARRAYS = make_arrays()
+CRITICS = {
+    "iql": IQLCritic(),
+    "onestep": OneStepCritic(n_critics=4, aggregation="lower_bound"),
+    "policy": PolicyCritic(penalty=0.5),
+    "quantiles": PolicyCritic(penalty=0.5, n_quantiles=4, dropped_quantiles=1, n_steps=2),
+    "densities": PolicyCritic(density_penalty=0.5),
+}
+
+
+def make(algorithm=GMPO, **options):
+    own = dict(pretraining_steps=2) if algorithm is GMPG else {}
+    # Rewards near 1, beside which a penalty counts
+    defaults = dict(dataset=ARRAYS, policy_kwargs=TINY, seed=0, batch_size=8, reward_transform=None)
+    return algorithm("FlowPolicy", **{**defaults, **own, **options})
+
+
+# Over several steps
+
+
+@pytest.mark.parametrize("algorithm", [GMPO, GMPG])
+@pytest.mark.parametrize("critic", ["iql", "onestep", "policy"])
+def test_steps_of_the_critic_are_those_of_the_transform(algorithm, critic):
+    kind = dict(iql=IQLCritic, onestep=OneStepCritic, policy=PolicyCritic)[critic]
+    models = [
+        make(algorithm, critic=kind(n_steps=3)).learn(4),
+        make(algorithm, critic=kind(), transforms=[NStepReturns(3)]).learn(4),
+        make(algorithm, critic=kind(n_steps=3), transforms=[NStepReturns(3)]).learn(4),
+        make(algorithm, critic=kind()).learn(4),
+    ]
+    assert_same(models[:1], models[1:2], rtol=0.0, atol=0.0)
+    assert_same(models[:1], models[2:3], rtol=0.0, atol=0.0)
+    assert not th.equal(models[0].critic.layers[0].weight, models[3].critic.layers[0].weight)
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_logged_next_actions_are_those_where_the_value_counts(n_steps):
+    """Of episodes of 5, 6, ... steps: that of n steps later, and nothing where the episode ends before."""
+    model = make(critic=PolicyCritic(n_steps=n_steps, penalty=0.5))
+    model.read_dataset()
+    following = model.replay_buffer.next_actions(th.arange(11))
+    own = model.replay_buffer.actions
+    for row in range(11):
+        end = 5 if row < 5 else 11
+        expected = own[row + n_steps] if row + n_steps < end else th.full((2,), th.nan)
+        th.testing.assert_close(following[row], expected, rtol=0.0, atol=0.0, equal_nan=True)
+
+
+# Side by side
+
+SIDE_BY_SIDE = [
+    *((GMPO, name, {}) for name in ("onestep", "policy", "quantiles")),
+    *((GMPG, name, {}) for name in ("onestep", "policy", "quantiles", "densities")),
+    (GMPO, "policy", dict(weighting="softmax", n_actions=2, pretraining_steps=3)),
+    (GMPG, "policy", dict(gradient_estimator="matching", transforms=[HeldOutEpisodes(0.3)])),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "name", "options"), SIDE_BY_SIDE, ids=str)
+def test_side_by_side_each_critic_is_the_one_that_it_would_be_alone(algorithm, name, options):
+    """In the second phase too, where the policy's loss trains no critic that learns beside it."""
+    options = dict(critic=CRITICS[name], policy_kwargs=TINY, reward_transform=None, **options)
+    if algorithm is GMPG:
+        options["pretraining_steps"] = 3
+    steps, seeds = 7, ((0, 1.0), (1, 3.0))
+    ours, alone = (build(algorithm, ARRAYS, seeds, **options) for _ in range(2))
+    lines, expected_lines = with_lines(ours), with_lines(alone)
+    learn_side_by_side(ours, steps, log_interval=3)
+    learn_alone(alone, steps, log_interval=3)
+    assert_same(ours, alone)
+    assert_same_lines(lines, expected_lines, rel=1e-3)
+    assert not th.allclose(ours[0].critic.layers[0].weight, ours[1].critic.layers[0].weight, rtol=1e-3)
+
+
+def test_models_with_other_critics_do_not_learn_side_by_side():
+    for critic in (IQLCritic(expectile=0.9), OneStepCritic(n_critics=3)):
+        with pytest.raises(
+            ValueError, match=r"but policy_kwargs is .*IQLCritic\(\).* in model 0 .*'critic': .*=.* in model 1"
+        ):
+            learn_side_by_side([make(), make(critic=critic, seed=1)], 1)
+
+
+# Precision
+
+
+@pytest.mark.parametrize(("algorithm", "name"), [(GMPO, "onestep"), (GMPG, "policy"), (GMPG, "quantiles")])
+def test_bfloat16_follows_float32(algorithm, name):
+    def learnt(precision):
+        model = make(algorithm, critic=CRITICS[name], precision=precision, gamma=0.9, pretraining_steps=10)
+        return model.learn(20, log_interval=None)
+
+    half, exact = learnt("bfloat16"), learnt("float32")
+    assert all(value.isfinite().all() for value in half.policy.state_dict().values())
+    means, expected = half.means.pop(), exact.means.pop()
+    assert means.keys() == expected.keys()
+    for key in ("critic_loss", "value_loss", "q_value"):
+        assert means[key].item() == pytest.approx(expected[key].item(), rel=0.05) and means[key] != expected[key], key
+    assert all(parameter.dtype == th.float32 for parameter in half.policy.parameters())
+
+
+# Online
+
+
+@pytest.mark.parametrize("name", CRITICS)
+@pytest.mark.parametrize("algorithm", [GMPO, GMPG])
+def test_every_critic_learns_online(algorithm, name, tmp_path):
+    """From both kinds of rows, and when it was loaded, from those of the environment alone."""
+    options = dict(weighting="softmax", n_actions=2, pretraining_steps=2) if algorithm is GMPO else {}
+    model = make(algorithm, env="Tiny-v0", critic=CRITICS[name], **options).learn(4)
+    before = model.critic.layers[0].weight.clone()
+    model.learn_online(8)
+    assert model.replay_buffer.n_added == 8 and not th.equal(model.critic.layers[0].weight, before)
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env="Tiny-v0")
+    assert loaded.critic_options == CRITICS[name] and th.equal(loaded.critic.layers[0].weight, model.critic.layers[0].weight)
+    loaded.learn_online(8, offline_share=0.0)
+    assert loaded.replay_buffer.n_from_dataset == 0 and loaded.num_timesteps == 20
+    assert not th.equal(loaded.critic.layers[0].weight, model.critic.layers[0].weight)
+    assert all(value.isfinite().all() for value in loaded.policy.state_dict().values())
+
+
+def test_rows_of_the_environment_have_no_logged_next_action():
+    model = make(env="Tiny-v0", critic=CRITICS["policy"]).learn(2).learn_online(5)
+    rows = th.tensor([0, 26, 3, 30])
+    known = model.replay_buffer.next_actions(rows).isfinite().all(dim=1)
+    assert known.tolist() == [True, False, True, False]
+    observation, _ = gym.make("Tiny-v0").reset(seed=0)
+    assert np.isfinite(model.predict(observation)[0]).all()
