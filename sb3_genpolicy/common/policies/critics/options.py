@@ -301,6 +301,16 @@ def _with_networks_of(saved: CriticOptions, critic: CriticOptions) -> CriticOpti
     return replace(critic, advantage=saved.learns_advantage) if isinstance(critic, OneStepCritic) else critic
 
 
+def _check_networks(saved: CriticOptions, given: CriticOptions) -> None:
+    theirs = saved.networks()
+    others = [name for name, value in given.networks().items() if value != theirs[name]]
+    if others:
+        raise ValueError(
+            f"The critic of a trained model keeps its networks, and {' and '.join(others)} of {given} would change them: it "
+            f"is {saved}."
+        )
+
+
 def changed_critic(saved: CriticOptions, given: str | CriticOptions | None, expectile: float | None = None) -> CriticOptions:
     """
     :param saved: the critic of a model that was trained
@@ -311,6 +321,7 @@ def changed_critic(saved: CriticOptions, given: str | CriticOptions | None, expe
     """
     if given is None or isinstance(given, str):
         named = saved if given is None else _with_networks_of(saved, make_critic(given))
+        _check_networks(saved, named)
         if expectile is None:
             return named
         if isinstance(named, IQLCritic):
@@ -318,11 +329,5 @@ def changed_critic(saved: CriticOptions, given: str | CriticOptions | None, expe
         with_expectile(given, expectile)
         raise ValueError(f"expectile={expectile} is the critic 'iql''s, but this model has {named}: give critic='iql' too.")
     with_expectile(given, expectile)
-    theirs = saved.networks()
-    others = [name for name, value in make_critic(given).networks().items() if value != theirs[name]]
-    if others:
-        raise ValueError(
-            f"The critic of a trained model keeps its networks, and {' and '.join(others)} of {given} would change them: it "
-            f"is {saved}."
-        )
+    _check_networks(saved, make_critic(given))
     return given
