@@ -12,7 +12,6 @@ import pytest
 import torch as th
 
 from sb3_genpolicy import GMPG, GMPO, IQLCritic, OneStepCritic, PolicyCritic, register
-from sb3_genpolicy.common.policies.critics import ensemble
 from sb3_genpolicy.common.policies.named import FlowPolicy
 from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.generative.networks import ConditionalMLP
@@ -228,7 +227,7 @@ MADE_WITH = [
 ]
 
 
-@pytest.mark.parametrize(("algorithm", "options", "given"), MADE_WITH, ids=str)
+@pytest.mark.parametrize(("algorithm", "options", "given"), MADE_WITH, ids=lambda part: getattr(part, "__name__", str(part)))
 def test_the_options_that_it_was_made_with_load_it(tmp_path, algorithm, options, given):
     model = build(algorithm, policy_kwargs=given, **options)
     model.save(tmp_path / "model")
@@ -285,6 +284,8 @@ ABSURD = [
     # Each of them is no larger than the file, their product is
     dict(n_critics=4000, net_arch=[60, 60]),
     dict(n_critics=4000, n_quantiles=4000),
+    dict(n_critics=4000, policy_kwargs=dict(net_arch=dict(qf=[60, 60]))),
+    dict(n_critics=10**9, policy_kwargs={}),
 ]
 
 
@@ -293,8 +294,12 @@ ABSURD = [
 def test_critics_of_absurd_size_are_refused_before_they_are_made(saved, tmp_path, monkeypatch, critic, read):
     path = saved["onestep"][1]
     kwargs = json.loads(json.dumps(settings_of(path)["policy_kwargs"]))
-    kwargs["critic"].update(critic)
-    monkeypatch.setattr(ensemble, "BatchedLinear", None)
+    if "policy_kwargs" in critic:
+        # Its other options are these
+        kwargs = dict(critic["policy_kwargs"], critic=kwargs["critic"])
+    kwargs["critic"].update({name: value for name, value in critic.items() if name != "policy_kwargs"})
+    # Nothing is built
+    monkeypatch.setattr(FlowPolicy, "build", None)
     text = refusal(changed(path, tmp_path / "model.zip", policy_kwargs=kwargs), read)
     assert "its entry 'data' describes networks of an absurd size" in text
 

@@ -16,9 +16,11 @@ from sb3_genpolicy import (
     OneStepCritic,
     PolicyCritic,
     learn_side_by_side,
+    load_dataset,
 )
 from tests.helpers import tiny_envs  # noqa: F401
 from tests.helpers.arrays import make_arrays
+from tests.helpers.data_formats import flat_columns, make_episodes, write_npz
 from tests.helpers.side_by_side import assert_same, assert_same_lines, build, learn_alone, with_lines
 
 TINY = dict(net_arch=[8])
@@ -70,20 +72,31 @@ def test_logged_next_actions_are_those_where_the_value_counts(n_steps):
         th.testing.assert_close(following[row], expected, rtol=0.0, atol=0.0, equal_nan=True)
 
 
+def test_rows_that_are_streamed_from_files_give_the_same_critics(tmp_path):
+    path = str(write_npz(tmp_path / "own.npz", flat_columns(make_episodes())))
+    critic = CRITICS["quantiles"]
+    streamed, held = (
+        make(GMPG, dataset=load_dataset(path, memory_map=mapped), critic=critic).learn(4) for mapped in (True, False)
+    )
+    assert streamed.replay_buffer.streams and not held.replay_buffer.streams
+    assert_same([streamed], [held], rtol=0.0, atol=0.0)
+
+
 # Side by side
 
 SIDE_BY_SIDE = [
     *((GMPO, name, {}) for name in ("onestep", "policy", "quantiles")),
     *((GMPG, name, {}) for name in ("onestep", "policy", "quantiles", "densities")),
     (GMPO, "policy", dict(weighting="softmax", n_actions=2, pretraining_steps=3)),
+    (GMPO, "policy", dict(policy_kwargs=dict(TINY, solver="sde"))),
     (GMPG, "policy", dict(gradient_estimator="matching", transforms=[HeldOutEpisodes(0.3)])),
 ]
 
 
-@pytest.mark.parametrize(("algorithm", "name", "options"), SIDE_BY_SIDE, ids=str)
+@pytest.mark.parametrize(("algorithm", "name", "options"), SIDE_BY_SIDE, ids=lambda part: getattr(part, "__name__", str(part)))
 def test_side_by_side_each_critic_is_the_one_that_it_would_be_alone(algorithm, name, options):
     """In the second phase too, where the policy's loss trains no critic that learns beside it."""
-    options = dict(critic=CRITICS[name], policy_kwargs=TINY, reward_transform=None, **options)
+    options = dict(dict(critic=CRITICS[name], policy_kwargs=TINY, reward_transform=None), **options)
     if algorithm is GMPG:
         options["pretraining_steps"] = 3
     steps, seeds = 7, ((0, 1.0), (1, 3.0))
@@ -96,6 +109,23 @@ def test_side_by_side_each_critic_is_the_one_that_it_would_be_alone(algorithm, n
     assert not th.allclose(ours[0].critic.layers[0].weight, ours[1].critic.layers[0].weight, rtol=1e-3)
 
 
+@pytest.mark.parametrize("estimator", ["pathwise", "matching"])
+@pytest.mark.parametrize("together", [False, True])
+def test_the_policy_s_loss_trains_no_critic_that_learns_beside_it(together, estimator):
+    """After one step of the second phase, critics are the same whatever weight Q has in the policy's loss."""
+    options = dict(critic=CRITICS["policy"], policy_kwargs=TINY, gradient_estimator=estimator, pretraining_steps=3)
+    one, other = build(GMPG, ARRAYS, ((0, 1.0), (0, 30.0)), **options)
+    if together:
+        learn_side_by_side([one, other], 4)
+    else:
+        learn_alone([one, other], 4)
+    for mine, theirs in ((one.critic, other.critic), (one.value_net, other.value_net)):
+        for parameter, expected in zip(mine.parameters(), theirs.parameters(), strict=True):
+            th.testing.assert_close(parameter, expected, rtol=1e-6, atol=1e-8)
+    # The policies learnt from other gradients
+    assert one.means.pop()["gradient_norm"] != other.means.pop()["gradient_norm"]
+
+
 def test_models_with_other_critics_do_not_learn_side_by_side():
     for critic in (IQLCritic(expectile=0.9), OneStepCritic(n_critics=3)):
         with pytest.raises(
@@ -104,17 +134,34 @@ def test_models_with_other_critics_do_not_learn_side_by_side():
             learn_side_by_side([make(), make(critic=critic, seed=1)], 1)
 
 
+def test_a_solver_that_looks_at_the_batch_is_in_the_way_of_critics_that_sample():
+    """As of any policy that is sampled in training: alone it learns."""
+    kwargs = dict(TINY, solver="dopri5")
+    for algorithm in (GMPO, GMPG):
+        alone = [make(algorithm, critic=name, policy_kwargs=kwargs) for name in ("policy", "onestep")]
+        with pytest.raises(ValueError, match="dopri5 chooses its steps by the errors of a whole batch"):
+            learn_side_by_side(alone[:1], 1)
+        learn_side_by_side(alone[1:], 1)
+        assert alone[0].learn(1).num_timesteps == 1
+
+
 # Precision
 
 
 @pytest.mark.parametrize(("algorithm", "name"), [(GMPO, "onestep"), (GMPG, "policy"), (GMPG, "quantiles")])
 def test_bfloat16_follows_float32(algorithm, name):
+    seen = {}
+
     def learnt(precision):
         model = make(algorithm, critic=CRITICS[name], precision=precision, gamma=0.9, pretraining_steps=10)
+        for layer in model.critic.layers:
+            layer.register_forward_hook(lambda layer, x, out: seen.setdefault(precision, []).append(out.dtype))
         return model.learn(20, log_interval=None)
 
     half, exact = learnt("bfloat16"), learnt("float32")
     assert all(value.isfinite().all() for value in half.policy.state_dict().values())
+    # Layers in 8 bits, but for the heads
+    assert seen["bfloat16"][:2] == [th.bfloat16, th.float32] and set(seen["float32"]) == {th.float32}
     means, expected = half.means.pop(), exact.means.pop()
     assert means.keys() == expected.keys()
     for key in ("critic_loss", "value_loss", "q_value"):
