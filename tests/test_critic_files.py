@@ -25,7 +25,10 @@ ARRAYS = make_arrays()
 STEPS = 3
 CASES = {
     "iql": (GMPO, dict(expectile=0.8)),
-    "onestep": (GMPO, dict(critic=OneStepCritic(n_critics=3, n_quantiles=4, aggregation="lower_bound", rho=0.3))),
+    "onestep": (
+        GMPO,
+        dict(critic=OneStepCritic(advantage=False, n_critics=3, n_quantiles=4, aggregation="lower_bound", rho=0.3)),
+    ),
     "policy": (GMPG, dict(critic=PolicyCritic(penalty=0.1, n_quantiles=3, dropped_quantiles=1), pretraining_steps=4)),
     "densities": (GMPG, dict(critic=PolicyCritic(density_penalty=0.1, n_steps=2, net_arch=[6]), pretraining_steps=2)),
     "softmax": (GMPO, dict(critic="policy", weighting="softmax", n_actions=2, pretraining_steps=2)),
@@ -156,7 +159,7 @@ def test_another_target_keeps_the_networks(tmp_path):
 
 
 CHANGES = [
-    ("iql", dict(critic="onestep"), OneStepCritic(layer_norm=False)),
+    ("iql", dict(critic="onestep"), OneStepCritic(advantage=False, layer_norm=False)),
     ("iql", dict(critic="policy"), PolicyCritic(layer_norm=False)),
     ("iql", dict(critic="iql"), IQLCritic()),
     ("iql", dict(expectile=0.9), IQLCritic(expectile=0.9)),
@@ -165,11 +168,11 @@ CHANGES = [
     ("onestep", dict(critic="iql", expectile=0.9), IQLCritic(n_critics=3, n_quantiles=4, layer_norm=True, expectile=0.9)),
     (
         "onestep",
-        dict(critic=OneStepCritic(n_critics=3, n_quantiles=4, dropped_quantiles=2, n_steps=2)),
-        OneStepCritic(n_critics=3, n_quantiles=4, dropped_quantiles=2, n_steps=2),
+        dict(critic=OneStepCritic(advantage=False, n_critics=3, n_quantiles=4, dropped_quantiles=2, n_steps=2)),
+        OneStepCritic(advantage=False, n_critics=3, n_quantiles=4, dropped_quantiles=2, n_steps=2),
     ),
     ("densities", dict(critic="policy"), PolicyCritic(net_arch=[6])),
-    ("densities", dict(critic="onestep", policy_kwargs=TINY), OneStepCritic(net_arch=[6])),
+    ("densities", dict(critic="onestep", policy_kwargs=TINY), OneStepCritic(advantage=False, net_arch=[6])),
 ]
 
 
@@ -221,7 +224,7 @@ MADE_WITH = [
     (GMPO, dict(critic="onestep"), TINY),
     (GMPO, {}, dict(TINY, critic="onestep")),
     (GMPO, {}, dict(TINY, n_critics=3)),
-    (GMPO, dict(critic="onestep"), dict(TINY, n_critics=3, critic=OneStepCritic())),
+    (GMPO, dict(critic="onestep"), dict(TINY, n_critics=3, critic=OneStepCritic(advantage=False))),
     (GMPO, dict(weighting="softmax", critic=PolicyCritic(penalty=0.1)), TINY),
     (GMPG, dict(expectile=0.9), TINY),
 ]
@@ -238,8 +241,10 @@ def test_the_options_that_it_was_made_with_load_it(tmp_path, algorithm, options,
     assert changed_too.critic_options.n_critics == model.critic_options.n_critics
     # An object of the same networks is no other one
     networks = model.critic_options.networks()
-    assert algorithm.load(tmp_path / "model", critic=OneStepCritic(**networks)).critic_options == OneStepCritic(**networks)
-    for other in (dict(net_arch=[9]), dict(given, critic=OneStepCritic(rho=0.7)), dict(given, n_critics=7)):
+    assert algorithm.load(
+        tmp_path / "model", critic=OneStepCritic(advantage=False, **networks)
+    ).critic_options == OneStepCritic(advantage=False, **networks)
+    for other in (dict(net_arch=[9]), dict(given, critic=OneStepCritic(advantage=False, rho=0.7)), dict(given, n_critics=7)):
         with pytest.raises(ValueError, match="The specified policy kwargs do not equal the stored policy kwargs"):
             algorithm.load(tmp_path / "model", policy_kwargs=other)
 
@@ -253,7 +258,7 @@ class Network(ConditionalMLP):
 
 def test_options_that_are_a_pickle_load_with_trust(tmp_path):
     given = dict(TINY, network=Network)
-    model = build(GMPO, critic=OneStepCritic(n_critics=3), policy_kwargs=given).learn(2)
+    model = build(GMPO, critic=OneStepCritic(advantage=False, n_critics=3), policy_kwargs=given).learn(2)
     with pytest.warns(UserWarning, match=r"policy_kwargs\['network'\] is the class Network"):
         model.save(tmp_path / "model")
     path = tmp_path / "model.zip"
@@ -263,11 +268,11 @@ def test_options_that_are_a_pickle_load_with_trust(tmp_path):
         return GMPO.load(path, trust_pickle=True, **options)
 
     again = load()
-    assert again.critic_options == OneStepCritic(n_critics=3) and type(again.actor.model.network) is Network
+    assert again.critic_options == OneStepCritic(advantage=False, n_critics=3) and type(again.actor.model.network) is Network
     assert_same([go_on(again)], [go_on(model)], rtol=0.0, atol=0.0)
-    assert load(policy_kwargs=given).critic_options == OneStepCritic(n_critics=3)
+    assert load(policy_kwargs=given).critic_options == OneStepCritic(advantage=False, n_critics=3)
     assert load(critic="policy").critic_options == PolicyCritic(n_critics=3)
-    assert "n_critics of OneStepCritic() would change them" in answer(lambda: load(critic=OneStepCritic()))
+    assert "n_critics of OneStepCritic() would change them" in answer(lambda: load(critic=OneStepCritic(advantage=False)))
     assert "but this model has OneStepCritic(n_critics=3)" in answer(lambda: load(expectile=0.9))
 
 
@@ -317,8 +322,8 @@ def test_a_critic_that_is_damaged_is_refused(saved, tmp_path, critic):
 def test_networks_that_are_given_twice_are_no_absurd_size(tmp_path):
     """Few plain critics beside a wide actor, and more critics than the policy's options had asked for first."""
     for critic, given in (
-        (OneStepCritic(n_critics=12, net_arch=[]), dict(net_arch=[64, 64])),
-        (OneStepCritic(n_critics=40, net_arch=[16, 16]), dict(net_arch=[8], n_critics=1)),
+        (OneStepCritic(advantage=False, n_critics=12, net_arch=[]), dict(net_arch=[64, 64])),
+        (OneStepCritic(advantage=False, n_critics=40, net_arch=[16, 16]), dict(net_arch=[8], n_critics=1)),
     ):
         build(GMPO, critic=critic, policy_kwargs=given).save(tmp_path / "model")
         assert GMPO.load(tmp_path / "model").critic_options.net_arch == critic.net_arch
@@ -342,7 +347,7 @@ def test_files_of_release_0_1_have_the_critic_that_there_was(name, tmp_path):
     # The options that were given to its constructor
     given = {key: value for key, value in stored["policy_kwargs"].items() if key != "behaviour_model"}
     one_step = algorithm.load(path, critic="onestep", policy_kwargs=given)
-    assert one_step.critic_options == OneStepCritic(layer_norm=False)
+    assert one_step.critic_options == OneStepCritic(advantage=False, layer_norm=False)
     for key, value in model.policy.state_dict().items():
         assert th.equal(one_step.policy.state_dict()[key], value)
     one_step.save(tmp_path / "again")

@@ -12,7 +12,7 @@ from tests.helpers.sentences import fault_of
 
 TINY = dict(net_arch=[8])
 ARRAYS = make_arrays()
-THREE = OneStepCritic(n_critics=3, n_quantiles=3)
+THREE = OneStepCritic(advantage=False, n_critics=3, n_quantiles=3)
 
 
 def gmpg(**options):
@@ -66,7 +66,7 @@ def test_its_options_are_saved_with_the_second_model(other, tmp_path):
         (dict(critic="iql"), IQLCritic(n_critics=3, n_quantiles=3, layer_norm=True)),
         (dict(critic="iql", expectile=0.9), IQLCritic(n_critics=3, n_quantiles=3, layer_norm=True, expectile=0.9)),
         (dict(critic=PolicyCritic(n_critics=3, n_quantiles=3, penalty=0.1)), None),
-        (dict(policy_kwargs=dict(TINY, critic=OneStepCritic(n_critics=3, n_quantiles=3, n_steps=2))), None),
+        (dict(policy_kwargs=dict(TINY, critic=OneStepCritic(advantage=False, n_critics=3, n_quantiles=3, n_steps=2))), None),
     ],
     ids=str,
 )
@@ -81,11 +81,20 @@ def test_a_name_or_an_object_of_the_same_networks_takes_its_place(other, given, 
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (dict(critic=OneStepCritic()), "has another critic (n_critics) (3) than this one (2)"),
-        (dict(critic=OneStepCritic(n_critics=3)), "has another critic (n_quantiles) (3) than this one (None)"),
+        (dict(critic=OneStepCritic(advantage=False)), "has another critic (n_critics) (3) than this one (2)"),
+        (
+            dict(critic=OneStepCritic(advantage=False, n_critics=3)),
+            "has another critic (n_quantiles) (3) than this one (None)",
+        ),
         (dict(policy_kwargs=dict(TINY, n_critics=2)), "has another critic (n_critics) (3) than this one (2)"),
-        (dict(critic=OneStepCritic(n_critics=3, n_quantiles=3, layer_norm=False)), "has another critic (layer_norm) (True)"),
-        (dict(critic=OneStepCritic(n_critics=3, n_quantiles=3, net_arch=[8])), "has another critic (net_arch) (None)"),
+        (
+            dict(critic=OneStepCritic(advantage=False, n_critics=3, n_quantiles=3, layer_norm=False)),
+            "has another critic (layer_norm) (True)",
+        ),
+        (
+            dict(critic=OneStepCritic(advantage=False, n_critics=3, n_quantiles=3, net_arch=[8])),
+            "has another critic (net_arch) (None)",
+        ),
         (dict(policy_kwargs=dict(TINY, critic="onestep")), "has another critic (n_critics) (3) than this one (2)"),
         (dict(expectile=0.9), "but this model has OneStepCritic(n_critics=3, n_quantiles=3): give critic='iql' too."),
         (dict(critic=THREE, expectile=0.9), "is given: leave one of them out."),
