@@ -143,7 +143,16 @@ def test_a_file_has_labels_and_no_modules_of_ours(tmp_path):
     settings = settings_of(tmp_path / "model.zip")
     assert "sb3_genpolicy" not in json.dumps(settings)
     assert sorted(set(labels_in(settings))) == [
-        *("AffineReward", "ClipActions", "HeldOutEpisodes", "OfflineReplayBuffer", "PathKL", "Sampler", "VPPath"),
+        *(
+            "AffineReward",
+            "ClipActions",
+            "HeldOutEpisodes",
+            "OfflineReplayBuffer",
+            "OneStepCritic",
+            "PathKL",
+            "Sampler",
+            "VPPath",
+        ),
         *("gmpg.DiffusionPolicy", "gymnasium.spaces.Box"),
         *("stable_baselines3.common.type_aliases.TrainFreq", "stable_baselines3.common.type_aliases.TrainFrequencyUnit"),
     ]

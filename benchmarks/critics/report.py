@@ -57,7 +57,7 @@ def table(steps: int) -> None:
 
 def plot(path: Path) -> None:
     """
-    Draw rank correlations against updates, a panel for each dataset, and what choosing the best of 8 actions gains against them.
+    Draw rank correlations against updates, a panel for each dataset, and against them what the best of 8 actions gains.
 
     :param path: the picture
     """

@@ -87,8 +87,8 @@ class OfflineExperimentManager(ExperimentManager):
         if "pretrained" in custom and "pretraining_steps" not in custom:
             # It takes the place of the file's first phase
             hyperparams.pop("pretraining_steps", None)
-        if custom.get("critic") not in (None, "iql") and "expectile" not in custom:
-            # Of the file's critic
+        if self.optimize_hyperparameters or (custom.get("critic") not in (None, "iql") and "expectile" not in custom):
+            # Of the file's critic; a search tries critics of its own
             hyperparams.pop("expectile", None)
         if self.env_kwargs:
             # The command line overrules the file, and evaluations follow
