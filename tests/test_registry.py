@@ -101,8 +101,9 @@ def test_a_module_that_has_lost_a_class_is_told_apart_from_one_that_is_missing(t
 LABELS = [
     *("AffineReward", "BestEpisodes", "ClipActions", "ConditionalMLP", "CosinePath", "DiffusionCnnPolicy"),
     *("DiffusionMultiInputPolicy", "DiffusionPolicy", "DiscreteKL", "FlowCnnPolicy", "FlowMultiInputPolicy", "FlowPolicy"),
-    *("GaussianFourierTimeFeatures", "HeldOutEpisodes", "IndependentCoupling", "Likelihood", "LinearPath", "NStepReturns"),
-    *("OdeKL", "OfflineReplayBuffer", "OptimalTransportCoupling", "PathKL", "RescaleActions", "ReturnRange", "Sampler"),
+    *("GaussianFourierTimeFeatures", "HeldOutEpisodes", "IQLCritic", "IndependentCoupling", "Likelihood", "LinearPath"),
+    *("NStepReturns", "OdeKL", "OfflineReplayBuffer", "OneStepCritic", "OptimalTransportCoupling", "PathKL", "PolicyCritic"),
+    *("RescaleActions", "ReturnRange", "Sampler"),
     *("SinusoidalTimeFeatures", "UShapedMLP", "VPPath"),
     *("gmpg.DiffusionCnnPolicy", "gmpg.DiffusionMultiInputPolicy", "gmpg.DiffusionPolicy"),
     *(f"gymnasium.spaces.{name}" for name in ("Box", "Dict", "Discrete", "MultiBinary", "MultiDiscrete", "Tuple")),
