@@ -24,6 +24,7 @@ TINY = dict(net_arch=[8])
 ARRAYS = make_arrays()
 STEPS = 3
 CASES = {
+    "default": (GMPO, {}),
     "iql": (GMPO, dict(expectile=0.8)),
     "onestep": (
         GMPO,
@@ -187,7 +188,7 @@ def test_a_critic_is_changed_where_it_is_loaded(saved, tmp_path, name, options, 
 
 
 def test_critics_that_were_frozen_learn_again_as_the_policy_s_own(tmp_path):
-    build(GMPG, pretraining_steps=2).learn(3).save(tmp_path / "model")
+    build(GMPG, critic=OneStepCritic(advantage=False), pretraining_steps=2).learn(3).save(tmp_path / "model")
     for critic, learns in ((None, False), ("onestep", False), ("policy", True)):
         model = GMPG.load(tmp_path / "model", critic=critic)
         before = model.critic.layers[0].weight.clone()
@@ -224,7 +225,8 @@ MADE_WITH = [
     (GMPO, dict(critic="onestep"), TINY),
     (GMPO, {}, dict(TINY, critic="onestep")),
     (GMPO, {}, dict(TINY, n_critics=3)),
-    (GMPO, dict(critic="onestep"), dict(TINY, n_critics=3, critic=OneStepCritic(advantage=False))),
+    (GMPO, dict(critic="iql"), TINY),
+    (GMPO, dict(critic="onestep"), dict(TINY, n_critics=3, critic=OneStepCritic())),
     (GMPO, dict(weighting="softmax", critic=PolicyCritic(penalty=0.1)), TINY),
     (GMPG, dict(expectile=0.9), TINY),
 ]
@@ -240,11 +242,9 @@ def test_the_options_that_it_was_made_with_load_it(tmp_path, algorithm, options,
     assert type(changed_too.critic_options) is OneStepCritic
     assert changed_too.critic_options.n_critics == model.critic_options.n_critics
     # An object of the same networks is no other one
-    networks = model.critic_options.networks()
-    assert algorithm.load(
-        tmp_path / "model", critic=OneStepCritic(advantage=False, **networks)
-    ).critic_options == OneStepCritic(advantage=False, **networks)
-    for other in (dict(net_arch=[9]), dict(given, critic=OneStepCritic(advantage=False, rho=0.7)), dict(given, n_critics=7)):
+    same = OneStepCritic(**model.critic_options.networks())
+    assert algorithm.load(tmp_path / "model", critic=same).critic_options == same
+    for other in (dict(net_arch=[9]), dict(given, critic=OneStepCritic(rho=0.7)), dict(given, n_critics=7)):
         with pytest.raises(ValueError, match="The specified policy kwargs do not equal the stored policy kwargs"):
             algorithm.load(tmp_path / "model", policy_kwargs=other)
 
@@ -258,7 +258,8 @@ class Network(ConditionalMLP):
 
 def test_options_that_are_a_pickle_load_with_trust(tmp_path):
     given = dict(TINY, network=Network)
-    model = build(GMPO, critic=OneStepCritic(advantage=False, n_critics=3), policy_kwargs=given).learn(2)
+    critic = OneStepCritic(n_critics=3, advantage=False)
+    model = build(GMPO, critic=critic, policy_kwargs=given).learn(2)
     with pytest.warns(UserWarning, match=r"policy_kwargs\['network'\] is the class Network"):
         model.save(tmp_path / "model")
     path = tmp_path / "model.zip"
@@ -268,12 +269,12 @@ def test_options_that_are_a_pickle_load_with_trust(tmp_path):
         return GMPO.load(path, trust_pickle=True, **options)
 
     again = load()
-    assert again.critic_options == OneStepCritic(advantage=False, n_critics=3) and type(again.actor.model.network) is Network
+    assert again.critic_options == critic and type(again.actor.model.network) is Network
     assert_same([go_on(again)], [go_on(model)], rtol=0.0, atol=0.0)
-    assert load(policy_kwargs=given).critic_options == OneStepCritic(advantage=False, n_critics=3)
+    assert load(policy_kwargs=given).critic_options == critic
     assert load(critic="policy").critic_options == PolicyCritic(n_critics=3)
-    assert "n_critics of OneStepCritic() would change them" in answer(lambda: load(critic=OneStepCritic(advantage=False)))
-    assert "but this model has OneStepCritic(n_critics=3)" in answer(lambda: load(expectile=0.9))
+    assert "n_critics and advantage of OneStepCritic() would change them" in answer(lambda: load(critic=OneStepCritic()))
+    assert f"but this model has {critic}: give" in answer(lambda: load(expectile=0.9))
 
 
 def number(value):
@@ -322,8 +323,8 @@ def test_a_critic_that_is_damaged_is_refused(saved, tmp_path, critic):
 def test_networks_that_are_given_twice_are_no_absurd_size(tmp_path):
     """Few plain critics beside a wide actor, and more critics than the policy's options had asked for first."""
     for critic, given in (
-        (OneStepCritic(advantage=False, n_critics=12, net_arch=[]), dict(net_arch=[64, 64])),
-        (OneStepCritic(advantage=False, n_critics=40, net_arch=[16, 16]), dict(net_arch=[8], n_critics=1)),
+        (OneStepCritic(n_critics=12, net_arch=[]), dict(net_arch=[64, 64])),
+        (OneStepCritic(n_critics=40, net_arch=[16, 16]), dict(net_arch=[8], n_critics=1)),
     ):
         build(GMPO, critic=critic, policy_kwargs=given).save(tmp_path / "model")
         assert GMPO.load(tmp_path / "model").critic_options.net_arch == critic.net_arch

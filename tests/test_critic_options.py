@@ -9,7 +9,7 @@ import pytest
 import torch as th
 
 from sb3_genpolicy import GMPG, GMPO, IQLCritic, NStepReturns, OfflineAlgorithm, OneStepCritic, PolicyCritic
-from sb3_genpolicy.common.policies.critics.options import CRITICS
+from sb3_genpolicy.common.policies.critics.options import CRITICS, DEFAULT_CRITIC
 from sb3_genpolicy.common.policies.named import FlowPolicy
 from tests.helpers.arrays import make_arrays
 from tests.helpers.sentences import fault_of
@@ -48,8 +48,8 @@ def test_a_name_an_object_and_options_of_the_policy_say_the_same(algorithm, name
 
 
 def test_nothing_is_the_default_and_expectile_is_short_for_iql():
-    assert build().critic_options == build(critic=None).critic_options == IQLCritic() == IQLCritic(expectile=0.7)
-    assert build(policy_kwargs=dict(TINY, critic=None)).critic_options == IQLCritic()
+    for options in ({}, dict(critic=None), dict(policy_kwargs=dict(TINY, critic=None))):
+        assert build(**options).critic_options == build(GMPG, **options).critic_options == DEFAULT_CRITIC
     for options in (dict(expectile=0.9), dict(expectile=0.9, critic="iql"), dict(critic=IQLCritic(expectile=0.9))):
         model = build(**options)
         assert model.expectile == 0.9 and model.critic_options == IQLCritic(expectile=0.9)
@@ -57,10 +57,29 @@ def test_nothing_is_the_default_and_expectile_is_short_for_iql():
     assert [build(critic=name).expectile for name in ("onestep", "policy")] == [0.5, 0.5]
 
 
+def test_the_default_is_one_step_of_advantages():
+    assert type(DEFAULT_CRITIC) is OneStepCritic and DEFAULT_CRITIC == OneStepCritic()
+    assert vars(DEFAULT_CRITIC) == dict(
+        n_critics=2,
+        aggregation="mean",
+        rho=0.5,
+        layer_norm=True,
+        net_arch=None,
+        gamma="auto",
+        n_steps=1,
+        return_lambda=None,
+        n_quantiles=None,
+        dropped_quantiles=0,
+        advantage=True,
+    )
+    assert DEFAULT_CRITIC.trace == 0.8 and DEFAULT_CRITIC.learns_advantage and not DEFAULT_CRITIC.follows_policy
+
+
 def test_release_0_1_s_critics_are_two_plain_networks_whose_minimum_counts():
     critic = IQLCritic()
     assert (critic.n_critics, critic.aggregation, critic.layer_norm, critic.n_steps) == (2, "minimum", False, 1)
     assert critic.n_quantiles is None and critic.net_arch is None and not critic.follows_policy
+    assert (critic.expectile, critic.gamma, critic.trace, critic.learns_advantage) == (0.7, None, 0.0, False)
 
 
 def test_networks_are_as_many_and_as_wide_as_was_asked_for():
@@ -95,7 +114,7 @@ def test_a_critic_is_shown_as_one_would_write_it(critic, text):
 
 OBJECTS = [
     (OneStepCritic, dict(layernorm=True), "OneStepCritic has no option 'layernorm'. Did you mean 'layer_norm'?"),
-    (OneStepCritic, dict(expectile=0.9), "OneStepCritic has no option 'expectile'. There are: aggregation, dropped"),
+    (OneStepCritic, dict(expectile=0.9), "OneStepCritic has no option 'expectile'. There are: advantage, aggregation"),
     (PolicyCritic, dict(density_penality=1.0), "Did you mean 'density_penalty'?"),
     (OneStepCritic, dict(dropped_quantiles=2), "dropped_quantiles are left out of n_quantiles: give both"),
     (OneStepCritic, dict(n_quantiles=5, dropped_quantiles=5), "dropped_quantiles=5 leaves none of 5 quantiles: drop fewer"),

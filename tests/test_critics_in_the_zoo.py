@@ -33,7 +33,7 @@ def built(text, algo="gmpo"):
         ("critic: {OneStepCritic: {net_arch: [8, 6]}}", OneStepCritic(net_arch=(8, 6))),
         ("critic:\n  PolicyCritic:\n    penalty: 0.1\n    n_quantiles: 25", PolicyCritic(penalty=0.1, n_quantiles=25)),
         ("critic: {IQLCritic: {}}", IQLCritic()),
-        ("critic:", IQLCritic()),
+        ("critic:", OneStepCritic()),
         ("{critic: iql, expectile: 0.9}", IQLCritic(expectile=0.9)),
     ],
     ids=repr,

@@ -85,8 +85,8 @@ def test_rows_that_are_streamed_from_files_give_the_same_critics(tmp_path):
 # Side by side
 
 SIDE_BY_SIDE = [
-    *((GMPO, name, {}) for name in ("onestep", "policy", "quantiles")),
-    *((GMPG, name, {}) for name in ("onestep", "policy", "quantiles", "densities")),
+    *((GMPO, name, {}) for name in ("iql", "onestep", "policy", "quantiles")),
+    *((GMPG, name, {}) for name in ("iql", "onestep", "policy", "quantiles", "densities")),
     (GMPO, "policy", dict(weighting="softmax", n_actions=2, pretraining_steps=3)),
     (GMPO, "policy", dict(policy_kwargs=dict(TINY, solver="sde"))),
     (GMPG, "policy", dict(gradient_estimator="matching", transforms=[HeldOutEpisodes(0.3)])),
@@ -129,7 +129,7 @@ def test_the_policy_s_loss_trains_no_critic_that_learns_beside_it(together, esti
 def test_models_with_other_critics_do_not_learn_side_by_side():
     for critic in (IQLCritic(expectile=0.9), OneStepCritic(n_critics=3)):
         with pytest.raises(
-            ValueError, match=r"but policy_kwargs is .*IQLCritic\(\).* in model 0 .*'critic': .*=.* in model 1"
+            ValueError, match=r"but policy_kwargs is .*OneStepCritic\(\).* in model 0 .*'critic': .*=.* in model 1"
         ):
             learn_side_by_side([make(), make(critic=critic, seed=1)], 1)
 
@@ -148,7 +148,7 @@ def test_a_solver_that_looks_at_the_batch_is_in_the_way_of_critics_that_sample()
 # Precision
 
 
-@pytest.mark.parametrize(("algorithm", "name"), [(GMPO, "onestep"), (GMPG, "policy"), (GMPG, "quantiles")])
+@pytest.mark.parametrize(("algorithm", "name"), [(GMPO, "iql"), (GMPO, "onestep"), (GMPG, "policy"), (GMPG, "quantiles")])
 def test_bfloat16_follows_float32(algorithm, name):
     seen = {}
 

@@ -3,6 +3,8 @@ Critics of ``pretrained=``: they come with their options, are no other networks,
 policy's own actions.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch as th
 
@@ -12,7 +14,7 @@ from tests.helpers.sentences import fault_of
 
 TINY = dict(net_arch=[8])
 ARRAYS = make_arrays()
-THREE = OneStepCritic(advantage=False, n_critics=3, n_quantiles=3)
+THREE = OneStepCritic(n_critics=3, n_quantiles=3, advantage=False)
 
 
 def gmpg(**options):
@@ -21,8 +23,8 @@ def gmpg(**options):
 
 @pytest.fixture(scope="module")
 def plain():
-    """With the default critic."""
-    return gmpg(dataset=ARRAYS, policy_kwargs=TINY, pretraining_steps=3).learn(3)
+    """With a critic that can be changed into every other kind."""
+    return gmpg(dataset=ARRAYS, policy_kwargs=TINY, pretraining_steps=3, critic=IQLCritic()).learn(3)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def test_its_options_are_saved_with_the_second_model(other, tmp_path):
         (dict(critic="iql"), IQLCritic(n_critics=3, n_quantiles=3, layer_norm=True)),
         (dict(critic="iql", expectile=0.9), IQLCritic(n_critics=3, n_quantiles=3, layer_norm=True, expectile=0.9)),
         (dict(critic=PolicyCritic(n_critics=3, n_quantiles=3, penalty=0.1)), None),
-        (dict(policy_kwargs=dict(TINY, critic=OneStepCritic(advantage=False, n_critics=3, n_quantiles=3, n_steps=2))), None),
+        (dict(policy_kwargs=dict(TINY, critic=replace(THREE, n_steps=2))), None),
     ],
     ids=str,
 )
@@ -81,22 +83,17 @@ def test_a_name_or_an_object_of_the_same_networks_takes_its_place(other, given, 
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (dict(critic=OneStepCritic(advantage=False)), "has another critic (n_critics) (3) than this one (2)"),
+        (dict(critic=OneStepCritic()), "has another critic (n_critics) (3) than this one (2)"),
+        (dict(critic=OneStepCritic(n_critics=3)), "has another critic (n_quantiles) (3) than this one (None)"),
         (
-            dict(critic=OneStepCritic(advantage=False, n_critics=3)),
-            "has another critic (n_quantiles) (3) than this one (None)",
+            dict(critic=OneStepCritic(n_critics=3, n_quantiles=3)),
+            "has another critic (advantage) (False) than this one (True)",
         ),
         (dict(policy_kwargs=dict(TINY, n_critics=2)), "has another critic (n_critics) (3) than this one (2)"),
-        (
-            dict(critic=OneStepCritic(advantage=False, n_critics=3, n_quantiles=3, layer_norm=False)),
-            "has another critic (layer_norm) (True)",
-        ),
-        (
-            dict(critic=OneStepCritic(advantage=False, n_critics=3, n_quantiles=3, net_arch=[8])),
-            "has another critic (net_arch) (None)",
-        ),
+        (dict(critic=replace(THREE, layer_norm=False)), "has another critic (layer_norm) (True)"),
+        (dict(critic=replace(THREE, net_arch=[8])), "has another critic (net_arch) (None)"),
         (dict(policy_kwargs=dict(TINY, critic="onestep")), "has another critic (n_critics) (3) than this one (2)"),
-        (dict(expectile=0.9), "but this model has OneStepCritic(n_critics=3, n_quantiles=3): give critic='iql' too."),
+        (dict(expectile=0.9), f"but this model has {THREE}: give critic='iql' too."),
         (dict(critic=THREE, expectile=0.9), "is given: leave one of them out."),
         (dict(critic=OneStepCritic), "critic=OneStepCritic is a class: give an object of it"),
         (dict(critic="polcy"), "critic='polcy' is unknown. Did you mean 'policy'?"),
@@ -110,12 +107,12 @@ def test_other_networks_and_mistakes_get_a_sentence(other, given, sentence):
     assert sentence in str(caught.value) and fault_of(caught.value) is None
 
 
-def test_a_number_of_critics_among_the_policy_s_options_counts(tmp_path):
+def test_a_number_of_critics_among_the_policy_s_options_counts():
     model = gmpg(dataset=ARRAYS, policy_kwargs=dict(TINY, n_critics=4), pretraining_steps=2).learn(2)
-    for given in ({}, dict(policy_kwargs=TINY), dict(critic=IQLCritic(n_critics=4)), dict(critic="iql")):
-        assert gmpg(pretrained=model, **given).critic_options == IQLCritic(n_critics=4)
+    for given in ({}, dict(policy_kwargs=TINY), dict(critic=OneStepCritic(n_critics=4)), dict(critic="onestep")):
+        assert gmpg(pretrained=model, **given).critic_options == OneStepCritic(n_critics=4)
     with pytest.raises(ValueError, match=r"has another critic \(n_critics\) \(4\) than this one \(2\)"):
-        gmpg(pretrained=model, critic=IQLCritic())
+        gmpg(pretrained=model, critic=OneStepCritic())
 
 
 @pytest.mark.parametrize("critic", [None, "iql", "onestep", "policy"])
@@ -142,3 +139,41 @@ def test_a_penalty_of_densities_learns_from_the_behaviour_model_that_was_taken(p
     with pytest.raises(ValueError, match="this GMPO has none: take GMPG"):
         GMPO("FlowPolicy", pretrained=model)
     assert GMPO("FlowPolicy", pretrained=model, critic="policy").critic_options == PolicyCritic(layer_norm=False)
+
+
+def test_advantages_stay_advantages(tmp_path):
+    """Of the default critic: its networks are no other kind's, on load and in pretrained=; what is no network may change."""
+    model = gmpg(dataset=ARRAYS, policy_kwargs=TINY, pretraining_steps=3).learn(3)
+    path = tmp_path / "model.zip"
+    model.save(path)
+
+    def pretrained(critic):
+        return gmpg(pretrained=path, critic=critic)
+
+    def loaded(critic):
+        return GMPG.load(path, critic=critic)
+
+    for take in (pretrained, loaded):
+        for name, shown in (("iql", "IQLCritic(layer_norm=True)"), ("policy", "PolicyCritic()")):
+            with pytest.raises(ValueError) as caught:
+                take(name)
+            assert str(caught.value) == (
+                f"The critic of a trained model keeps its networks, and advantage of {shown} would change them: it is "
+                "OneStepCritic()."
+            )
+        for critic, expected in (
+            (None, OneStepCritic()),
+            ("onestep", OneStepCritic()),
+            (OneStepCritic(aggregation="minimum"), OneStepCritic(aggregation="minimum")),
+        ):
+            second = take(critic)
+            assert second.critic_options == expected
+            # Frozen
+            second.learn(2, dataset=ARRAYS)
+            assert not moved(second.critic, copies(model.critic)) and not moved(second.value_net, copies(model.value_net))
+    # Objects of the other kinds
+    for other in (PolicyCritic(), IQLCritic(layer_norm=True), OneStepCritic(advantage=False)):
+        with pytest.raises(ValueError, match=r"has another critic \(advantage\) \(True\) than this one \(False\)"):
+            pretrained(other)
+        with pytest.raises(ValueError, match="keeps its networks, and advantage of .* would change them: it is OneStepCritic"):
+            loaded(other)
