@@ -12,6 +12,31 @@ from sb3_genpolicy.common.policies.critics import CriticOptions, PolicyCritic
 from sb3_genpolicy.common.policies.critics.options import changed_critic
 from sb3_genpolicy.generative.draws import Source, draw
 
+# One step's share of the longest horizon
+_LEAST_STEP_SHARE = 1e-3
+
+
+def critic_options(self: Any) -> CriticOptions:
+    """What Q is of and by which networks, as the option ``critic`` says."""
+    return self.policy.critic_options
+
+
+def critic_gamma(self: Any) -> float:
+    """Discount factor of the critics: their own, one fitted to the first dataset, or the algorithm's."""
+    own = self.critic_options.gamma
+    if own == "auto":
+        return self.gamma if self.fitted_gamma is None else min(self.fitted_gamma, self.gamma)
+    return self.gamma if own is None else own
+
+
+def horizon_ratio(self: Any) -> float:
+    """
+    How many times as far as the critics ``gamma`` looks, at least 1 and at most 1000 steps in all. Their advantages are
+    multiplied by it before beta weighs them: an advantage that is kept up at every step adds up to so much more over the
+    algorithm's horizon, and beta means the same for critics that look ahead ten steps or a hundred.
+    """
+    return max(1.0, (1.0 - self.critic_gamma) / max(1.0 - self.gamma, _LEAST_STEP_SHARE))
+
 
 def policy_actions(self: Any, observations: Any, generator: Source) -> th.Tensor:
     """

@@ -49,9 +49,6 @@ from sb3_genpolicy.common.updates.random_state import RandomState
 from sb3_genpolicy.common.updates.recorded_update import UpdateRecorder
 from sb3_genpolicy.generative.checks import check_choice, check_class, check_flag, check_number, did_you_mean
 
-# One step's share of the longest horizon
-_LEAST_STEP_SHARE = 1e-3
-
 SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
 
 
@@ -433,28 +430,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
                 self.recorder.make(lambda: self._update(batch_size), kind)
                 self.end_update()
 
-    @property
-    def critic_options(self) -> CriticOptions:
-        """What Q is of and by which networks, as the option ``critic`` says."""
-        return self.policy.critic_options
-
-    @property
-    def critic_gamma(self) -> float:
-        """Discount factor of the critics: their own, one fitted to the first dataset, or the algorithm's."""
-        own = self.critic_options.gamma
-        if own == "auto":
-            return self.gamma if self.fitted_gamma is None else min(self.fitted_gamma, self.gamma)
-        return self.gamma if own is None else own
-
-    @property
-    def horizon_ratio(self) -> float:
-        """
-        How many times as far as the critics ``gamma`` looks, at least 1 and at most 1000 steps in all. Their advantages are
-        multiplied by it before beta weighs them: an advantage that is kept up at every step adds up to so much more over the
-        algorithm's horizon, and beta means the same for critics that look ahead ten steps or a hundred.
-        """
-        return max(1.0, (1.0 - self.critic_gamma) / max(1.0 - self.gamma, _LEAST_STEP_SHARE))
-
+    critic_options = property(critic_hooks.critic_options)
+    critic_gamma = property(critic_hooks.critic_gamma)
+    horizon_ratio = property(critic_hooks.horizon_ratio)
     critic_to_load = critic_hooks.critic_to_load
     policy_actions = critic_hooks.policy_actions
     behaviour_log_prob = critic_hooks.behaviour_log_prob

@@ -398,17 +398,10 @@ class OfflineReplayBuffer(ReplayBuffer):
             _, next_observations = self._normalizer.observations(env, samples.observations, next_observations)
             # The wrapper clips the reward of a step
             rewards = followed.weights * self.normalized_rewards(env, rewards / followed.weights)
-        own = samples.discounts if samples.discounts is not None else th.full_like(samples.rewards, self._gamma)
-        new = (next_observations, followed.dones, rewards, followed.discounts)
-        old = (samples.next_observations, samples.dones, samples.rewards, own)
-
-        def choose(array: th.Tensor, before: th.Tensor) -> th.Tensor:
-            known = is_known.reshape(-1, *(1,) * (array.ndim - 1)).to(self.device)
-            return th.where(known, array.to(self.device), before)
-
-        chosen = (tree_map(choose, *pair) for pair in zip(new, old, strict=True))
-        names = "next_observations", "dones", "rewards", "discounts"
-        return samples._replace(**dict(zip(names, chosen, strict=True))), th.where(is_known, followed.last_rows, rows)
+        followed = followed._replace(rewards=rewards, next_observations=next_observations)
+        return following.taking_the_place_of(samples, followed, is_known, self._gamma), th.where(
+            is_known, followed.last_rows, rows
+        )
 
     def _get_samples(self, batch_inds: Any, env: VecNormalize | None = None) -> Any:
         rows = th.as_tensor(batch_inds, device=self.rows_device)

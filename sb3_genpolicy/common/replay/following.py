@@ -81,3 +81,26 @@ def lambda_returns(
         steps[:, None] if gamma == 1.0 else exponents.expm1() / (gamma - 1.0),
     )
     return followed, is_known
+
+
+def taking_the_place_of(samples: Any, followed: Followed, is_known: th.Tensor, gamma: float) -> Any:
+    """
+    :param samples: rows of one step, on the training device
+    :param followed: what they are followed by
+    :param is_known: whether that is known of a row, (batch_size,)
+    :param gamma: discount of rows that do not say their own
+    :return: the samples with what is known of the steps that follow
+    """
+    own = samples.discounts if samples.discounts is not None else th.full_like(samples.rewards, gamma)
+    device = own.device
+
+    def choose(array: th.Tensor, before: th.Tensor) -> th.Tensor:
+        known = is_known.reshape(-1, *(1,) * (array.ndim - 1)).to(device)
+        return th.where(known, array.to(device), before)
+
+    return samples._replace(
+        next_observations=tree_map(choose, followed.next_observations, samples.next_observations),
+        dones=choose(followed.dones, samples.dones),
+        rewards=choose(followed.rewards, samples.rewards),
+        discounts=choose(followed.discounts, own),
+    )
