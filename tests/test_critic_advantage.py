@@ -311,9 +311,9 @@ def test_policies_are_weighted_by_the_aggregated_advantage(arrays, pretraining_s
     monkeypatch.setattr(model.actor, "weighted_matching_loss", noted)
     model.learn(1, reset_num_timesteps=False)
     (weights, advantage), *_ = seen
-    # The critics look ahead so much less far than gamma=0.99
-    times = (1.0 - model.critic_gamma) / 0.01
-    assert times > 2.0
+    # The critics look ahead so much less far than gamma=0.99, in episodes of this mean length
+    times = np.divide(*[(1.0 - gamma**model.fitted_length) / (1.0 - gamma) for gamma in (0.99, model.critic_gamma)])
+    assert 1.0 < times < (1.0 - model.critic_gamma) / 0.01
     np.testing.assert_allclose(weights, np.minimum(np.exp(2.0 * times * advantage), 1.5), rtol=1e-3)
     assert 0 < (weights == 1.5).sum() < 16
 

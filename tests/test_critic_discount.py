@@ -229,3 +229,23 @@ def test_a_loaded_model_may_have_another(arrays, tmp_path):
     assert GMPO.load(tmp_path / "model", device="cpu", critic=OneStepCritic(gamma=0.7)).critic_gamma == 0.7
     auto = GMPO.load(tmp_path / "model", device="cpu", critic=OneStepCritic())
     assert auto.critic_gamma == min(0.99, 1.0 - 1.0 / horizon_of(arrays["rewards"]))
+
+
+# Units of beta
+
+
+@pytest.mark.parametrize(
+    ("length", "gamma", "expected"), [(1, 0.99, 1.0), (3, 1.0, 3.0 / 2.71), (4, 0.99, None), (4, 0.8, 1.0)]
+)
+def test_beta_weighs_as_much_as_the_episodes_are_long(length, gamma, expected):
+    """Steps that each discount counts, added up one by one; a single step counts once whatever the discount."""
+    n_rows = 12 * length
+    states = np.random.default_rng(0).normal(size=(n_rows, 2)).astype(np.float32)
+    rewards = np.random.default_rng(1).uniform(size=n_rows).astype(np.float32)
+    ends = np.arange(n_rows) % length == length - 1
+    dataset = dict(observations=states, actions=states[:, :1], rewards=rewards, terminals=ends)
+    options = dict(gamma=gamma, critic=OneStepCritic(gamma=0.9), policy_kwargs=dict(net_arch=[4]), device="cpu")
+    model = GMPO("FlowPolicy", dataset=dataset, **options).learn(1)
+    counted = [sum(each**k for k in range(length)) for each in (gamma, 0.9)]
+    assert model.horizon_ratio == pytest.approx(max(1.0, counted[0] / counted[1]) if expected is None else expected)
+    assert GMPO("FlowPolicy", dataset=dataset, **{**options, "critic": "iql"}).horizon_ratio == 1.0

@@ -12,8 +12,8 @@ from sb3_genpolicy.common.policies.critics import CriticOptions, PolicyCritic
 from sb3_genpolicy.common.policies.critics.options import changed_critic
 from sb3_genpolicy.generative.draws import Source, draw
 
-# One step's share of the longest horizon
-_LEAST_STEP_SHARE = 1e-3
+# Steps of an episode, where no dataset has told yet
+_SOME_LENGTH = 1000.0
 
 
 def critic_options(self: Any) -> CriticOptions:
@@ -31,11 +31,17 @@ def critic_gamma(self: Any) -> float:
 
 def horizon_ratio(self: Any) -> float:
     """
-    How many times as far as the critics ``gamma`` looks, at least 1 and at most 1000 steps in all. Their advantages are
+    How many times as far as the critics ``gamma`` looks, within the length of an episode, at least 1. Their advantages are
     multiplied by it before beta weighs them: an advantage that is kept up at every step adds up to so much more over the
-    algorithm's horizon, and beta means the same for critics that look ahead ten steps or a hundred.
+    algorithm's horizon, and beta means about the same for critics that look ahead ten steps or a hundred.
     """
-    return max(1.0, (1.0 - self.critic_gamma) / max(1.0 - self.gamma, _LEAST_STEP_SHARE))
+    length = _SOME_LENGTH if self.fitted_length is None else self.fitted_length
+    return max(1.0, _discounted_steps(self.gamma, length) / _discounted_steps(self.critic_gamma, length))
+
+
+def _discounted_steps(gamma: float, length: float) -> float:
+    """``1 + gamma + gamma^2 + ...``, so many terms."""
+    return length if gamma == 1.0 else (1.0 - gamma**length) / (1.0 - gamma)
 
 
 def policy_actions(self: Any, observations: Any, generator: Source) -> th.Tensor:

@@ -38,6 +38,7 @@ def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
     if model.reward_function is None:
         model.reward_function = fit_reward_transform(model.reward_transform, data, model.gamma)
     if model.fitted_gamma is None and model._n_updates == 0:
+        model.fitted_length = data.n_rows / data.n_episodes
         model.fitted_gamma = 1.0 - 1.0 / horizon_of(transform_rewards(model.reward_function, data.rewards))
     chosen = prepare(data, model.transforms)
     # A model of release 0.1 was trained on the whole space

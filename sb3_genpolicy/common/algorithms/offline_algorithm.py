@@ -169,6 +169,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         # Fitted to the first dataset: critics that were trained on one scale cannot go over to another
         self.reward_function: RewardFunction | None = None
         self.fitted_gamma: float | None = None
+        self.fitted_length: float | None = None
         self._normalizer_is_fitted = False
         self._action_range_is_fitted = False
         # Whether VecNormalize's reward statistics are of transformed rewards; a wrapper may come with those of raw ones

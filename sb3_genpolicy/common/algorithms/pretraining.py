@@ -121,6 +121,7 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         copy_networks(source, self.policy, copies)
         self.reward_function = source.settings["reward_function"]
         self.fitted_gamma = source.settings.get("fitted_gamma")
+        self.fitted_length = source.settings.get("fitted_length")
         self.connect_replay_buffer()
         # The copied networks were trained with these statistics and this action range: they must not be fitted again
         self._normalizer_is_fitted = self._action_range_is_fitted = True
