@@ -243,7 +243,9 @@ def test_beta_weighs_as_much_as_the_episodes_are_long(length, gamma, expected):
     states = np.random.default_rng(0).normal(size=(n_rows, 2)).astype(np.float32)
     rewards = np.random.default_rng(1).uniform(size=n_rows).astype(np.float32)
     ends = np.arange(n_rows) % length == length - 1
-    dataset = dict(observations=states, actions=np.tanh(states[:, :1]), rewards=rewards, terminals=ends)
+    dataset = dict(
+        observations=states, actions=np.tanh(states[:, :1]), rewards=rewards, terminals=ends, timeouts=np.zeros_like(ends)
+    )
     options = dict(gamma=gamma, critic=OneStepCritic(gamma=0.9), policy_kwargs=dict(net_arch=[4]), device="cpu")
     model = GMPO("FlowPolicy", dataset=dataset, **options).learn(1)
     counted = [sum(each**k for k in range(length)) for each in (gamma, 0.9)]
