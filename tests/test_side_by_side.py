@@ -7,14 +7,17 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_genpolicy import GMPG, GMPO, HeldOutEpisodes, NStepReturns, learn_side_by_side
+from sb3_genpolicy import GMPG, GMPO, AffineReward, HeldOutEpisodes, NStepReturns, learn_side_by_side
 from sb3_genpolicy.generative import Likelihood, OdeKL, Sampler
 from tests.helpers.arrays import SMALL
 from tests.helpers.side_by_side import STEPS, assert_same, assert_same_lines, build, learn_alone, with_lines
 
 hutchinson = OdeKL(Likelihood("hutchinson", Sampler("euler", 4)))
+# Larger than 1, so that its gradients are; with far larger ones, beta makes no difference after a few steps
+DEFAULT_CRITIC = dict(critic=None, reward_transform=AffineReward(5.0))
 CASES = {
     "advantage": (GMPO, {}),
+    "default critic": (GMPO, DEFAULT_CRITIC),
     "advantage, first phase": (GMPO, dict(pretraining_steps=6)),
     "diffusion": (GMPO, dict(policy="DiffusionPolicy")),
     # Without a floor, Adam makes as much of rounding errors as of gradients, where these vanish
@@ -23,6 +26,7 @@ CASES = {
     "softmax": (GMPO, dict(weighting="softmax", n_actions=4)),
     "softmax, sde": (GMPO, dict(weighting="softmax", n_actions=4, policy_kwargs=dict(SMALL, solver="sde"))),
     "policy gradient": (GMPG, dict(policy_learning_rate=lambda left: 3e-4 * left)),
+    "policy gradient, default critic": (GMPG, DEFAULT_CRITIC),
     "target_kl": (GMPG, dict(target_kl=0.1, normalize_q=True, max_grad_norm=0.1)),
     "ode": (GMPG, dict(kl_estimator=OdeKL(Likelihood("continuous", Sampler("euler", 4))))),
     "hutchinson": (GMPG, dict(kl_estimator=hutchinson)),

@@ -10,7 +10,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
-from sb3_genpolicy import GMPG, GMPO, NStepReturns, learn_side_by_side
+from sb3_genpolicy import GMPG, GMPO, NStepReturns, OneStepCritic, learn_side_by_side
 from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
 from sb3_genpolicy.generative import ConditionalMLP, Likelihood, OdeKL, Sampler, VPPath
 from tests.helpers.arrays import SMALL, make_arrays
@@ -95,7 +95,7 @@ DIFFERENCES = {
     "learning_rate": (dict(learning_rate=LinearSchedule(2e-3, 0.0, 1.0)), "learning_rate is LinearSchedule"),
     "a function as learning_rate": (dict(learning_rate=lambda left: 1e-4), "learning_rate is LinearSchedule.* and <function"),
     "policy": (dict(policy="DiffusionPolicy"), "policy is FlowPolicy in .* and DiffusionPolicy in"),
-    "policy_kwargs": (dict(policy_kwargs=dict(net_arch=[16])), r"policy_kwargs is {'net_arch': \[32, 32\]} in"),
+    "policy_kwargs": (dict(policy_kwargs=dict(net_arch=[16])), r"policy_kwargs is {'net_arch': \[32, 32\], .*} in"),
     "transforms": (dict(transforms=[NStepReturns(2)]), r"transforms is \(\) in .* and \(NStepReturns\(n_steps=2\),\) in"),
     "precision": (dict(precision="bfloat16"), "precision is 'float32' in .* and 'bfloat16' in"),
 }
@@ -176,6 +176,15 @@ def test_models_at_other_steps_are_refused(arrays):
     models[1].actor.optimizer.state.clear()
     with pytest.raises(ValueError, match=r"An optimizer of model 1 .* has made other steps than that of model 0"):
         learn_side_by_side(models, 1)
+
+
+def test_critics_fitted_to_other_datasets_are_refused(arrays):
+    """Also where rows have no returns, which would differ."""
+    sparse = dict(arrays, rewards=np.where(np.arange(len(arrays["rewards"])) % 7 == 3, arrays["rewards"], 0.0))
+    options = dict(critic=OneStepCritic(return_lambda=0.0), gamma=0.99, reward_transform=None)
+    models = [build(GMPO, data, [(0, 1.0)], **options)[0].learn(2) for data in (arrays, sparse)]
+    with pytest.raises(ValueError, match=r"The critics of model 1 .* have another discount factor than those of model 0"):
+        learn_side_by_side(models, 1, reset_num_timesteps=False, dataset=arrays)
 
 
 def test_a_network_that_looks_at_values_is_refused_at_the_first_step(arrays):

@@ -54,6 +54,7 @@ def vec_normalize():
 
 CASES = {
     "advantage": (GMPO, lambda: {}),
+    "default critic": (GMPO, lambda: dict(critic=None)),
     "first phase, diffusion": (GMPO, lambda: dict(policy="DiffusionPolicy", pretraining_steps=6)),
     "lambda-returns": (GMPO, lambda: dict(critic=OneStepCritic(), reward_transform=None)),
     "held out": (GMPO, lambda: dict(transforms=[HeldOutEpisodes(0.3)])),
@@ -75,6 +76,8 @@ CASES = {
 def make(case="advantage", **more):
     algorithm, options = CASES[case]
     defaults = dict(policy="FlowPolicy", policy_kwargs=FLOOR, dataset=ARRAYS, batch_size=16, gamma=0.9, seed=0, device="cpu")
+    # Whose gradients are of the order of 1; the default critic's are of that of returns
+    defaults |= dict(critic="iql")
     defaults |= dict(learning_rate=LinearSchedule(1e-3, 0.0, 1.0), **(dict(pretraining_steps=8) if algorithm is GMPG else {}))
     return algorithm(**(defaults | options() | more))
 

@@ -97,9 +97,15 @@ def share_dataset(models: Sequence[OfflineAlgorithm], index: int) -> None:
 
     :param models: all models
     :param index: of one that has read its dataset, as the first one has
-    :raises ValueError: if these differ, or are streamed
+    :raises ValueError: if these differ, or are streamed, or critics have discount factors that were fitted to others
     """
     _check_obstacle(models, index)
+    ours, theirs = models[0].critic_gamma, models[index].critic_gamma
+    if ours != theirs:
+        raise ValueError(
+            f"The critics of {name_of(models, index)} have another discount factor than those of {name_of(models, 0)}, fitted "
+            f"to the first dataset of each: {theirs:g}, not {ours:g}. " + _ONE_AFTER_THE_OTHER
+        )
     if not models[index].replay_buffer.share_rows(models[0].replay_buffer):
         raise ValueError(
             f"The dataset of {name_of(models, index)} has other rows than that of {name_of(models, 0)}: give all models "
