@@ -123,8 +123,8 @@ class Peak(gym.Env):
 @pytest.mark.parametrize(
     ("algorithm", "options"),
     [
-        (GMPO, dict(beta=30.0)),
-        pytest.param(GMPO, dict(beta=30.0, weighting="softmax", n_actions=4), marks=pytest.mark.slow),
+        (GMPO, dict(beta=30.0, critic="iql")),
+        pytest.param(GMPO, dict(beta=30.0, critic="iql", weighting="softmax", n_actions=4), marks=pytest.mark.slow),
         (GMPG, dict(target_kl=1.0)),
     ],
 )

@@ -288,8 +288,9 @@ def cut_to_nowhere(scale):
 
 
 def far_values(model, value):
+    value_net = model.value_net
     with th.no_grad():
-        model.value_net.value_net[-1].bias.fill_(value)
+        value_net.value_net[-1].bias.fill_((value - value_net.shift) / value_net.scale)
 
 
 @pytest.mark.parametrize("value", [812.0, -50.0])

@@ -98,7 +98,7 @@ def test_options_reach_the_model_and_the_file(arrays, tmp_path, policy, options)
 @pytest.fixture(scope="module")
 def bimodal():
     """Policies by the name of their path, trained when they are first asked for."""
-    return functools.cache(lambda name: train_bimodal(name, steps=1000 if name == "linear" else 2500))
+    return functools.cache(lambda name: train_bimodal(name, steps=1500 if name == "linear" else 2500))
 
 
 @pytest.mark.parametrize(

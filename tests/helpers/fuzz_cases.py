@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
-from sb3_genpolicy import GMPG, GMPO
+from sb3_genpolicy import GMPG, GMPO, IQLCritic, OneStepCritic, PolicyCritic
 from sb3_genpolicy.common.transitions.rewards import AffineReward, ReturnRange
 from sb3_genpolicy.common.transitions.transforms import (
     BestEpisodes,
@@ -122,6 +122,8 @@ class Case:
 
     def _pretrained(self, given):
         options = dict(GMPO=dict(beta=0.0), GMPG=dict(pretraining_steps=2))[self.algorithm]
+        # Whose networks stay as they are
+        options.update({name: self.options[name] for name in ("critic", "expectile") if name in self.options})
         return ALGORITHMS[self.algorithm](batch_size=4, **given, **options).learn(1)
 
 
@@ -156,6 +158,10 @@ COMMON = dict(
     tau=of(0.0, 0.01, 1, 0.5),
     gamma=of(0.0, 0.99, 1.0, np.float32(0.5)),
     beta=of(0.0, 0.1, 1, 20.0, 1e6),
+    critic=of(
+        *("iql", "onestep", "policy", IQLCritic(aggregation="mean"), OneStepCritic(gamma=None, n_critics=3)),
+        *(OneStepCritic(advantage=False), PolicyCritic(n_quantiles=3)),
+    ),
     expectile=of(0.1, 0.5, 0.7, 0.999),
     actor_tau=of(0.001, 1.0, 0.5),
     weight_clamp=of(1e-3, 1.0, 100.0, float("inf")),
@@ -284,6 +290,8 @@ def reconciled(options):
     """Without what does not go together, by the documentation."""
     options = dict(options)
     estimator = options.get("gradient_estimator")
+    if options.get("critic", "iql") != "iql":
+        options.pop("expectile", None)
     kinds = {type(transform): transform for transform in options.get("transforms", ())}
     if BestEpisodes in kinds:
         # One episode may be left, of which none can be held out

@@ -7,6 +7,7 @@ import torch as th
 from hypothesis import strategies as st
 from torch import nn
 
+from sb3_genpolicy import OneStepCritic
 from sb3_genpolicy.generative import Sampler, VPPath
 
 NAN, INF = float("nan"), float("inf")
@@ -41,6 +42,7 @@ FLAG = wrong(0, 1, 2.0, "True", "no", NAN)
 RATE = outside(0.0).filter(lambda value: value is not WRONG[-1]) | st.sampled_from(
     [lambda remaining: "fast", lambda: 1.0, "lin_1e-3"]
 )
+CRITIC = name_of_one("iql", "onestep", "policy", but=(None,)) | st.sampled_from([OneStepCritic, Sampler(), VPPath])
 TRANSFORMS = st.sampled_from([5, "BestEpisodes", None, [None], ["ClipActions"], {"a": 1}, [5], [[]], True, object])
 
 OPTIONS = dict(
@@ -52,6 +54,7 @@ OPTIONS = dict(
     gamma=outside(0.0, 1.0),
     beta=outside(0.0),
     expectile=outside(0.0, 1.0, low_open=True, high_open=True),
+    critic=CRITIC,
     actor_tau=outside(0.0, 1.0, low_open=True),
     weight_clamp=outside(0.0, low_open=True, infinite=True),
     pretraining_steps=outside(0, whole=True, but=(None,)),
@@ -107,6 +110,7 @@ POLICY_OPTIONS = dict(
     normalize_images=FLAG,
     optimizer_class=st.sampled_from([5, "adam", object, nn.ReLU, th.optim.lr_scheduler.StepLR, [], True, th.optim.LBFGS]),
     optimizer_kwargs=st.sampled_from([5, "a", [1], {"weight_deca": 0.1}, {"eps": -1.0}, {"lr": 1e-3}, {"betas": 0.9}, {1: 2}]),
+    critic=CRITIC,
     n_critics=outside(1, whole=True),
     share_features_extractor=FLAG,
     behaviour_model=FLAG,

@@ -120,17 +120,24 @@ class Critics(Transient):
         return CriticLosses(value_loss, critic_loss, target_q, advantage.detach(), means)
 
     def _losses_of_advantage(self, batch: Batch, gamma: float) -> CriticLosses:
-        """V towards the return, the advantage towards what the return is above V."""
+        """
+        V towards the return, the advantage towards what the return is above V. Losses are in units of what the networks give,
+        not of rewards: SGD steps by a loss's size, which would grow with the square of the scale of the outputs.
+        """
         with th.no_grad():
             returns = self._targets(batch, gamma)
             advantage = self.critic_target.advantages(batch.observations, batch.actions)
             advantage = self.critic_target.aggregated(advantage)
         values = self.value_net(batch.observations)
-        value_loss = expectile_loss(returns - values, self.options.value_expectile).mean()
+        value_loss = expectile_loss((returns - values) / self.value_net.scale, self.options.value_expectile).mean()
         advantages = self.critic.advantages(batch.observations, batch.actions)
         targets = returns - values.detach()
-        loss = squared_loss if self.options.n_quantiles is None else quantile_loss
-        return CriticLosses(value_loss, loss(advantages, targets), values.detach() + advantage, advantage, {})
+        scale = self.critic.scale
+        if self.options.n_quantiles is None:
+            critic_loss = squared_loss(advantages / scale, targets / scale)
+        else:
+            critic_loss = quantile_loss(advantages, targets) / scale
+        return CriticLosses(value_loss, critic_loss, values.detach() + advantage, advantage, {})
 
     def _targets(self, batch: Batch, gamma: float) -> th.Tensor:
         """What Q is trained towards, (batch_size, 1), or samples of the return, (batch_size, n_samples)."""
