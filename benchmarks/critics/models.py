@@ -148,7 +148,7 @@ def logged_scores(model: Any, dataset: str) -> tuple[bool, dict[str, LoggedCorre
     v = values_of(model, data.observations)
     last_values = values_of(model, data.next_observations[ends])
     rewards = transform_rewards(model.reward_function, data.rewards)
-    returns = returns_to_go(rewards, data.terminals > 0, ends, last_values, model.gamma)
+    returns = returns_to_go(rewards, data.terminals > 0, ends, last_values, model.critic_gamma)
     scores = {}
     for network in NETWORKS:
         members = members_of(model, network, data.observations, data.actions.reshape(len(rewards), 1, -1))
