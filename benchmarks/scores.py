@@ -79,6 +79,7 @@ def train(args: argparse.Namespace, seed: int) -> None:
     row = {
         "dataset": args.dataset,
         "policy": args.policy + (f" ({args.path})" if args.path else "") + (", GMPG" if args.algorithm == "GMPG" else ""),
+        "critic": str(model.critic_options),
         "beta": model.beta,
         "seed": seed,
         "steps": model.num_timesteps,

@@ -117,15 +117,6 @@ def test_halves_have_no_rollout_in_common(n_rollouts):
         assert sets[0] & sets[1] == 0 and all(bin(each).count("1") == size for each in sets)
 
 
-def test_returns_to_go_end_with_their_episode():
-    rewards = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
-    # The first episode terminated, the second was cut off, in the third a goal was reached on the way
-    terminals = np.array([False, True, False, False, True, False])
-    ends = np.array([False, True, False, True, False, True])
-    returns = logged.returns_to_go(rewards, terminals, ends, np.array([100.0, 10.0, 1.0]), 0.5)
-    assert np.allclose(returns, [2.0, 2.0, 10.5, 13.0, 16.0, 32.5])
-
-
 def test_what_a_value_explains_is_taken_away():
     generator = np.random.default_rng(0)
     v, signal, ends = generator.normal(size=20_000), generator.normal(size=20_000), np.arange(20_000) % 50 == 49

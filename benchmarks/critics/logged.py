@@ -9,29 +9,6 @@ import numpy as np
 from benchmarks.critics.estimates import Estimate, jackknife
 
 
-def returns_to_go(
-    rewards: np.ndarray, terminals: np.ndarray, ends: np.ndarray, last_values: np.ndarray, gamma: float
-) -> np.ndarray:
-    """
-    :param rewards: of rows, episode after episode, (n,)
-    :param terminals: whether nothing is earned after a row, (n,)
-    :param ends: whether a row is the last of its episode, (n,)
-    :param last_values: of each episode the value of its last next observation, which counts where the episode was cut off,
-        (n_episodes,)
-    :param gamma: discount factor
-    :return: the discounted return from each row on, within its episode, (n,)
-    """
-    following = np.zeros(len(rewards))
-    following[np.flatnonzero(ends)] = last_values
-    returns = np.empty(len(rewards))
-    later = 0.0
-    for row in reversed(range(len(rewards))):
-        later = following[row] if ends[row] else later
-        later = rewards[row] + gamma * (0.0 if terminals[row] else later)
-        returns[row] = later
-    return returns
-
-
 class LoggedCorrelations(NamedTuple):
     """
     :param advantage: of Q - V with return - V. Errors of V are in both, which raises it.

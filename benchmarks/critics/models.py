@@ -10,11 +10,12 @@ import numpy as np
 import torch as th
 
 from benchmarks.critics.estimates import Estimate
-from benchmarks.critics.logged import LoggedCorrelations, logged_correlations, returns_to_go
+from benchmarks.critics.logged import LoggedCorrelations, logged_correlations
 from benchmarks.critics.measure import folder_of
 from benchmarks.critics.scoring import AGGREGATIONS, Scores, discounted, overestimation, score
 from sb3_genpolicy import load_dataset
 from sb3_genpolicy.common.algorithms.registry import registered
+from sb3_genpolicy.common.transitions.returns import returns_to_go
 from sb3_genpolicy.common.transitions.rewards import transform_rewards
 from sb3_genpolicy.common.transitions.transforms import action_transforms, prepare
 
@@ -146,9 +147,10 @@ def logged_scores(model: Any, dataset: str) -> tuple[bool, dict[str, LoggedCorre
     data = chosen.data.select_rows(rows)
     ends = np.asarray(data.ends)
     v = values_of(model, data.observations)
-    last_values = values_of(model, data.next_observations[ends])
     rewards = transform_rewards(model.reward_function, data.rewards)
-    returns = returns_to_go(rewards, data.terminals > 0, ends, last_values, model.critic_gamma)
+    to_go = returns_to_go(data, rewards, model.critic_gamma)
+    last_values = values_of(model, data.next_observations)[to_go.last_rows]
+    returns = to_go.rewards + to_go.discounts * last_values
     scores = {}
     for network in NETWORKS:
         members = members_of(model, network, data.observations, data.actions.reshape(len(rewards), 1, -1))

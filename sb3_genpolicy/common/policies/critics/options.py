@@ -20,8 +20,8 @@ class CriticOptions(ABC):
 
     :param n_critics: number K of Q networks, >= 1; one batched product computes a layer of all of them
     :param aggregation: how their K values become one: ``minimum``, ``mean``, or ``lower_bound``, the mean minus ``rho``
-        standard deviations over the networks. The minimum is the usual pessimism; it never ranks actions better than the mean
-        (docs/guide/critics.md).
+        standard deviations over the networks. The minimum is the usual pessimism; it ranks actions no better than the
+        mean (docs/guide/critics.md).
     :param rho: standard deviations below the mean of ``lower_bound``, >= 0 (QAM, arXiv 2601.14234: 0.5 with ten networks)
     :param layer_norm: whether every hidden activation of Q and V is normalised over its entries
     :param net_arch: widths of the hidden layers of Q and V. Default: those of ``policy_kwargs`` (``net_arch``).
