@@ -89,7 +89,7 @@ class Critics(Transient):
         :return: the target networks' Q minus V, (batch_size, 1), without gradient
         """
         if self.options.learns_advantage:
-            return self.critic_target.aggregated(self.critic_target.advantages(batch.observations, batch.actions))
+            return self.critic_target.preferences(batch.observations, batch.actions)
         return self.critic_target.q_values(batch.observations, batch.actions) - self.value_net(batch.observations)
 
     # Losses
@@ -126,8 +126,7 @@ class Critics(Transient):
         """
         with th.no_grad():
             returns = self._targets(batch, gamma)
-            advantage = self.critic_target.advantages(batch.observations, batch.actions)
-            advantage = self.critic_target.aggregated(advantage)
+            advantage = self.critic_target.preferences(batch.observations, batch.actions)
         values = self.value_net(batch.observations)
         value_loss = expectile_loss((returns - values) / self.value_net.scale, self.options.value_expectile).mean()
         advantages = self.critic.advantages(batch.observations, batch.actions)
