@@ -26,7 +26,7 @@ import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from sb3_genpolicy import GMPG, GMPO, load_dataset, normalized_score
+from sb3_genpolicy import GMPG, GMPO, IQLCritic, load_dataset, normalized_score
 from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.objective import Objective
 
@@ -76,10 +76,12 @@ def train(args: argparse.Namespace, seed: int) -> None:
         print(args.dataset, args.policy, args.path, f"beta={model.beta:g}", f"seed {seed}", curve[-1], flush=True)
     name = "-".join([args.dataset.replace("/", "-"), args.policy, args.path or "", f"beta{model.beta:g}", str(seed)])
     model.save(MODELS / name)
+    # Rows without a critic are of release 0.1's
+    critic = "" if isinstance(model.critic_options, IQLCritic) else f", {type(model.critic_options).__name__}"
+    label = args.policy + (f" ({args.path})" if args.path else "") + (", GMPG" if args.algorithm == "GMPG" else "")
     row = {
         "dataset": args.dataset,
-        "policy": args.policy + (f" ({args.path})" if args.path else "") + (", GMPG" if args.algorithm == "GMPG" else ""),
-        "critic": str(model.critic_options),
+        "policy": label + critic,
         "beta": model.beta,
         "seed": seed,
         "steps": model.num_timesteps,
