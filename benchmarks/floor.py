@@ -8,7 +8,7 @@ from torch import nn
 
 from benchmarks.peers import seconds_of
 from sb3_genpolicy import GMPG, GMPO
-from sb3_genpolicy.common.policies.critics.ensemble import BatchedLinear
+from sb3_genpolicy.common.policies.critics.layers import BatchedLinear
 
 # Adam reads a parameter, its gradient and two moments, and writes three of these; an average reads two and writes one
 _ADAM_BYTES, _AVERAGE_BYTES = 7 * 4, 3 * 4

@@ -143,7 +143,7 @@ def bound_of(outputs):
 )
 def test_q_is_v_and_the_aggregated_advantage(options, aggregated, n_rows):
     """Of networks of torch's own layers, in numpy."""
-    options = OneStepCritic(n_critics=3, layer_norm=False, **options)
+    options = OneStepCritic(n_critics=3, layer_norm=False, relative_actions=False, **options)
     th.manual_seed(0)
     policy = chains.make_critics(options, 5, 2)
     n_out = options.n_quantiles or 1
@@ -326,6 +326,8 @@ def test_v_is_no_part_of_q(arrays, tmp_path):
     for policy in (model.policy, loaded.policy, copy.deepcopy(model.policy)):
         of_v = {id(parameter) for parameter in policy.value_net.parameters()}
         of_networks = {f"{layer}.{name}" for layer in ("layers.0", "norms.0", "layers.1") for name in ("weight", "bias")}
+        usual = {f"usual_action.layers.{place}.{name}" for place in (0, 2, 3) for name in ("weight", "bias")}
+        of_networks |= {*usual, "usual_action.log_deviation"}
         for network in (policy.critic, policy.critic_target):
             names = {name for name in network.state_dict() if not name.startswith("normalizer.")}
             assert names == of_networks | {"scale"}
@@ -335,7 +337,7 @@ def test_v_is_no_part_of_q(arrays, tmp_path):
         parameters = list(policy.parameters())
         assert len({parameter.data_ptr() for parameter in parameters}) == len(parameters)
         average = policy.polyak_averages()["critic_target"][1]
-        assert len(average.parameters) == len(average.averages) == 6 and not of_v & {id(p) for p in average.parameters}
+        assert len(average.parameters) == len(average.averages) == 13 and not of_v & {id(p) for p in average.parameters}
         # Q stands on the V that is trained beside it
         observations, actions = th.as_tensor(arrays["observations"]), th.as_tensor(arrays["actions"])
         with th.no_grad():
@@ -351,11 +353,11 @@ def test_a_name_keeps_the_form_of_a_saved_critic(arrays, tmp_path):
     for saved, name, expected in (
         (OneStepCritic(advantage=False, n_critics=3), "onestep", OneStepCritic(advantage=False, n_critics=3)),
         (OneStepCritic(n_critics=3), "onestep", OneStepCritic(n_critics=3)),
-        (IQLCritic(), "onestep", OneStepCritic(advantage=False, layer_norm=False)),
+        (IQLCritic(), "onestep", OneStepCritic(advantage=False, layer_norm=False, relative_actions=False)),
     ):
         model_of(arrays, saved).learn(1).save(tmp_path / "model")
         assert GMPO.load(tmp_path / "model", device="cpu", critic=name).critic_options == expected
     model_of(arrays).learn(1).save(tmp_path / "model")
     for other in ("iql", "policy", OneStepCritic(advantage=False)):
-        with pytest.raises(ValueError, match="keeps its networks, and advantage of .* would change them"):
+        with pytest.raises(ValueError, match="keeps its networks, and .*advantage of .* would change them"):
             GMPO.load(tmp_path / "model", device="cpu", critic=other)

@@ -160,20 +160,28 @@ def test_another_target_keeps_the_networks(tmp_path):
 
 
 CHANGES = [
-    ("iql", dict(critic="onestep"), OneStepCritic(advantage=False, layer_norm=False)),
+    ("iql", dict(critic="onestep"), OneStepCritic(advantage=False, layer_norm=False, relative_actions=False)),
     ("iql", dict(critic="policy"), PolicyCritic(layer_norm=False)),
     ("iql", dict(critic="iql"), IQLCritic()),
     ("iql", dict(expectile=0.9), IQLCritic(expectile=0.9)),
     ("iql", dict(critic="iql", expectile=0.9), IQLCritic(expectile=0.9)),
-    ("onestep", dict(critic="iql"), IQLCritic(n_critics=3, n_quantiles=4, layer_norm=True)),
-    ("onestep", dict(critic="iql", expectile=0.9), IQLCritic(n_critics=3, n_quantiles=4, layer_norm=True, expectile=0.9)),
+    ("onestep", dict(critic="iql"), IQLCritic(n_critics=3, n_quantiles=4, layer_norm=True, relative_actions=True)),
+    (
+        "onestep",
+        dict(critic="iql", expectile=0.9),
+        IQLCritic(n_critics=3, n_quantiles=4, layer_norm=True, relative_actions=True, expectile=0.9),
+    ),
     (
         "onestep",
         dict(critic=OneStepCritic(advantage=False, n_critics=3, n_quantiles=4, dropped_quantiles=2, n_steps=2)),
         OneStepCritic(advantage=False, n_critics=3, n_quantiles=4, dropped_quantiles=2, n_steps=2),
     ),
     ("densities", dict(critic="policy"), PolicyCritic(net_arch=[6])),
-    ("densities", dict(critic="onestep", policy_kwargs=TINY), OneStepCritic(advantage=False, net_arch=[6])),
+    (
+        "densities",
+        dict(critic="onestep", policy_kwargs=TINY),
+        OneStepCritic(advantage=False, net_arch=[6], relative_actions=False),
+    ),
 ]
 
 
@@ -209,7 +217,7 @@ REFUSED = [
     (
         "onestep",
         dict(critic=IQLCritic(n_critics=3)),
-        "keeps its networks, and layer_norm and n_quantiles of IQLCritic(n_critics=3) would change them: it is OneStep",
+        "keeps its networks, and layer_norm, relative_actions and n_quantiles of IQLCritic(n_critics=3) would change them",
     ),
     ("densities", dict(critic=PolicyCritic()), "keeps its networks, and net_arch of PolicyCritic() would change them"),
 ]
@@ -272,7 +280,7 @@ def test_options_that_are_a_pickle_load_with_trust(tmp_path):
     assert again.critic_options == critic and type(again.actor.model.network) is Network
     assert_same([go_on(again)], [go_on(model)], rtol=0.0, atol=0.0)
     assert load(policy_kwargs=given).critic_options == critic
-    assert load(critic="policy").critic_options == PolicyCritic(n_critics=3)
+    assert load(critic="policy").critic_options == PolicyCritic(n_critics=3, relative_actions=True)
     assert "n_critics and advantage of OneStepCritic() would change them" in answer(lambda: load(critic=OneStepCritic()))
     assert f"but this model has {critic}: give" in answer(lambda: load(expectile=0.9))
 
@@ -348,7 +356,7 @@ def test_files_of_release_0_1_have_the_critic_that_there_was(name, tmp_path):
     # The options that were given to its constructor
     given = {key: value for key, value in stored["policy_kwargs"].items() if key != "behaviour_model"}
     one_step = algorithm.load(path, critic="onestep", policy_kwargs=given)
-    assert one_step.critic_options == OneStepCritic(advantage=False, layer_norm=False)
+    assert one_step.critic_options == OneStepCritic(advantage=False, layer_norm=False, relative_actions=False)
     for key, value in model.policy.state_dict().items():
         assert th.equal(one_step.policy.state_dict()[key], value)
     one_step.save(tmp_path / "again")

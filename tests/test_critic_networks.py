@@ -9,7 +9,7 @@ from torch import nn
 
 from sb3_genpolicy.common.policies.critics import IQLCritic, OneStepCritic, PolicyCritic
 from sb3_genpolicy.common.policies.critics.aggregation import aggregate
-from sb3_genpolicy.common.policies.critics.ensemble import BatchedLayerNorm
+from sb3_genpolicy.common.policies.critics.layers import BatchedLayerNorm
 from tests.helpers.critics import copy_into, make_q, make_v
 from tests.helpers.tqc import update_tqc
 
@@ -54,7 +54,7 @@ def critic_and_networks(options, n_out=1, **kwargs):
 @pytest.mark.parametrize("n_critics", [1, 2, 5])
 def test_critics_with_layer_norm_are_networks_of_torchs_layers(n_critics, n_rows):
     """Values, and the gradient of every parameter and of the actions."""
-    critic, networks = critic_and_networks(OneStepCritic(advantage=False, n_critics=n_critics))
+    critic, networks = critic_and_networks(OneStepCritic(relative_actions=False, advantage=False, n_critics=n_critics))
     assert len(critic.norms) == 2
     obs, actions = rows_of(n_rows)
     ours, theirs = (actions.clone().requires_grad_() for _ in range(2))
@@ -84,7 +84,7 @@ def test_a_new_norm_of_several_layers_only_normalises():
 def test_a_state_value_with_layer_norm_is_a_network_of_torchs_layers(n_rows):
     th.manual_seed(0)
     network = plain_network(5)
-    value_net = make_v(OneStepCritic(advantage=False), 5)
+    value_net = make_v(OneStepCritic(relative_actions=False, advantage=False), 5)
     value_net.value_net.load_state_dict(network.state_dict())
     obs = rows_of(n_rows)[0]
     values, expected = value_net(obs), network(obs)
@@ -104,10 +104,10 @@ def test_published_critics_have_no_norms():
 
 
 def test_critics_without_hidden_layers():
-    critic, networks = critic_and_networks(OneStepCritic(advantage=False), net_arch=())
+    critic, networks = critic_and_networks(OneStepCritic(relative_actions=False, advantage=False), net_arch=())
     obs, actions = rows_of(9)
     assert_close(critic.values(obs, actions)[1], networks[1](th.cat([obs, actions], dim=1)))
-    assert make_v(OneStepCritic(advantage=False), 5, net_arch=())(obs).shape == (9, 1)
+    assert make_v(OneStepCritic(relative_actions=False, advantage=False), 5, net_arch=())(obs).shape == (9, 1)
 
 
 # Quantiles
@@ -115,7 +115,9 @@ def test_critics_without_hidden_layers():
 
 @pytest.mark.parametrize("n_rows", ROWS)
 def test_values_are_the_means_of_quantiles(n_rows):
-    critic, networks = critic_and_networks(OneStepCritic(advantage=False, n_critics=3, n_quantiles=6), n_out=6)
+    critic, networks = critic_and_networks(
+        OneStepCritic(relative_actions=False, advantage=False, n_critics=3, n_quantiles=6), n_out=6
+    )
     obs, actions = rows_of(n_rows)
     quantiles, values = critic.quantiles(obs, actions), critic.values(obs, actions)
     assert quantiles.shape == (3, n_rows, 6) and values.shape == (3, n_rows, 1)
@@ -130,7 +132,7 @@ def test_values_are_the_means_of_quantiles(n_rows):
 def test_the_largest_of_all_quantiles_are_left_out(dropped, n_rows):
     """Of all networks pooled: one network may lose all of its own, another none."""
     critic, _ = critic_and_networks(
-        OneStepCritic(advantage=False, n_critics=3, n_quantiles=4, dropped_quantiles=dropped), n_out=4
+        OneStepCritic(relative_actions=False, advantage=False, n_critics=3, n_quantiles=4, dropped_quantiles=dropped), n_out=4
     )
     critic.layers[-1].bias.data[1] += 0.5
     obs, actions = rows_of(n_rows)
@@ -177,7 +179,8 @@ def test_q_is_aggregated_as_the_options_say(n_rows):
             ("lower_bound", lambda values: values.mean(axis=0) - 2.0 * values.std(axis=0)),
         ):
             critic, _ = critic_and_networks(
-                OneStepCritic(advantage=False, aggregation=aggregation, rho=2.0, **options), n_quantiles or 1
+                OneStepCritic(relative_actions=False, advantage=False, aggregation=aggregation, rho=2.0, **options),
+                n_quantiles or 1,
             )
             expected = by_numpy(critic.values(obs, actions).detach().numpy())
             q_values = critic.q_values(obs, actions).detach()
@@ -201,7 +204,9 @@ def test_a_lower_bound_of_networks_that_agree_has_a_gradient():
 @pytest.mark.parametrize("n_rows", [7, 3000])
 @pytest.mark.parametrize("n_quantiles", [None, 4])
 def test_values_keep_their_digits_in_half_precision(n_quantiles, n_rows):
-    options = OneStepCritic(advantage=False, n_critics=3, n_quantiles=n_quantiles, aggregation="lower_bound")
+    options = OneStepCritic(
+        relative_actions=False, advantage=False, n_critics=3, n_quantiles=n_quantiles, aggregation="lower_bound"
+    )
     critic, _ = critic_and_networks(options, n_quantiles or 1)
     value_net = make_v(options, 5)
     obs, actions = rows_of(n_rows)

@@ -64,6 +64,7 @@ def test_the_default_is_one_step_of_advantages():
         aggregation="mean",
         rho=0.5,
         layer_norm=True,
+        relative_actions=True,
         net_arch=None,
         gamma="auto",
         n_steps=1,

@@ -23,7 +23,7 @@ class Choice:
     """Linear critics of the second action, set by hand, and what is chosen of the candidates for one observation."""
 
     def __init__(self, **critic):
-        options = OneStepCritic(net_arch=[], layer_norm=False, **critic)
+        options = OneStepCritic(net_arch=[], layer_norm=False, relative_actions=False, **critic)
         kwargs = dict(TINY, n_candidates=7)
         self.model = GMPO("FlowPolicy", dataset=ARRAYS, policy_kwargs=kwargs, critic=options, seed=0)
         policy, self.observation = self.model.policy, ARRAYS["observations"][:1]

@@ -64,10 +64,13 @@ def test_its_options_are_saved_with_the_second_model(other, tmp_path):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (dict(critic="policy"), PolicyCritic(n_critics=3, n_quantiles=3)),
-        (dict(critic="iql"), IQLCritic(n_critics=3, n_quantiles=3, layer_norm=True)),
-        (dict(critic="iql", expectile=0.9), IQLCritic(n_critics=3, n_quantiles=3, layer_norm=True, expectile=0.9)),
-        (dict(critic=PolicyCritic(n_critics=3, n_quantiles=3, penalty=0.1)), None),
+        (dict(critic="policy"), PolicyCritic(n_critics=3, n_quantiles=3, relative_actions=True)),
+        (dict(critic="iql"), IQLCritic(n_critics=3, n_quantiles=3, layer_norm=True, relative_actions=True)),
+        (
+            dict(critic="iql", expectile=0.9),
+            IQLCritic(n_critics=3, n_quantiles=3, layer_norm=True, relative_actions=True, expectile=0.9),
+        ),
+        (dict(critic=PolicyCritic(n_critics=3, n_quantiles=3, relative_actions=True, penalty=0.1)), None),
         (dict(policy_kwargs=dict(TINY, critic=replace(THREE, n_steps=2))), None),
     ],
     ids=str,
@@ -154,7 +157,10 @@ def test_advantages_stay_advantages(tmp_path):
         return GMPG.load(path, critic=critic)
 
     for take in (pretrained, loaded):
-        for name, shown in (("iql", "IQLCritic(layer_norm=True)"), ("policy", "PolicyCritic()")):
+        for name, shown in (
+            ("iql", "IQLCritic(layer_norm=True, relative_actions=True)"),
+            ("policy", "PolicyCritic(relative_actions=True)"),
+        ):
             with pytest.raises(ValueError) as caught:
                 take(name)
             assert str(caught.value) == (
@@ -172,7 +178,11 @@ def test_advantages_stay_advantages(tmp_path):
             second.learn(2, dataset=ARRAYS)
             assert not moved(second.critic, copies(model.critic)) and not moved(second.value_net, copies(model.value_net))
     # Objects of the other kinds
-    for other in (PolicyCritic(), IQLCritic(layer_norm=True), OneStepCritic(advantage=False)):
+    for other in (
+        PolicyCritic(relative_actions=True),
+        IQLCritic(layer_norm=True, relative_actions=True),
+        OneStepCritic(advantage=False),
+    ):
         with pytest.raises(ValueError, match=r"has another critic \(advantage\) \(True\) than this one \(False\)"):
             pretrained(other)
         with pytest.raises(ValueError, match="keeps its networks, and advantage of .* would change them: it is OneStepCritic"):

@@ -14,6 +14,9 @@ such critics are given to. Both append to ``benchmarks/results`` and leave out w
 
     python -m benchmarks.critics ablate --dataset rlzoo/hopper/medium-v0 --variants iql "advantage auto lambda"
     python -m benchmarks.critics act --dataset rlzoo/hopper/medium-v0 --variants iql "advantage auto lambda"
+
+``compare`` says how two kinds of critics that ``ablate`` trained differ, state by state; ``signal`` how far actions differ in
+truth, beside the noise of returns; ``table`` prints what there is, and draws it.
 """
 
 import argparse
@@ -23,6 +26,7 @@ import torch as th
 
 from benchmarks.critics.ablation import VARIANTS, ablate
 from benchmarks.critics.acting import act
+from benchmarks.critics.comparison import compare, signal
 from benchmarks.critics.measure import measure
 from benchmarks.critics.models import ceilings, score_model
 from benchmarks.critics.report import plot, table
@@ -53,7 +57,12 @@ def main() -> None:
     fifth.add_argument("--seeds", type=int, nargs="+", default=[0])
     fifth.add_argument("--episodes", type=int, default=20)
     fifth.add_argument("--steps", type=int, default=10_000)
-    for command in (first, second, third, fourth, fifth):
+    seventh = commands.add_parser("compare", help="two kinds of critics, state by state")
+    seventh.add_argument("--variants", nargs=2, choices=list(VARIANTS), default=["advantage auto lambda", "iql"])
+    seventh.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    eighth = commands.add_parser("signal", help="true spread of advantages beside the noise of returns and the number of rows")
+    eighth.add_argument("--horizon", type=int, default=None, help="count only so many steps of a rollout")
+    for command in (first, second, third, fourth, fifth, seventh, eighth):
         command.add_argument("--dataset", required=True)
         command.add_argument("--threads", type=int, default=1)
     sixth = commands.add_parser("table", help="what ablate and act gave so far")
@@ -72,6 +81,10 @@ def main() -> None:
         score_model(args.model, args.dataset, args.horizon)
     elif args.command == "ablate":
         ablate(args.dataset, args.variants, args.checkpoints, args.seeds)
+    elif args.command == "compare":
+        compare(args.dataset, *args.variants, seeds=args.seeds)
+    elif args.command == "signal":
+        signal(args.dataset, args.horizon)
     elif args.command == "act":
         act(args.dataset, args.variants, args.seeds, args.episodes, args.algorithms, args.steps)
     else:

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.critics.measure import behaviour_of, folder_of
 from benchmarks.critics.models import RESULTS, logged_scores, measured_scores, plain
-from sb3_genpolicy import GMPO, HeldOutEpisodes, IQLCritic, OneStepCritic, load_dataset
+from sb3_genpolicy import GMPO, HeldOutEpisodes, IQLCritic, OneStepCritic, PolicyCritic, load_dataset
 from sb3_genpolicy.common.policies.critics import CriticOptions
 from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.objective import Objective
@@ -28,26 +28,36 @@ VARIANTS: dict[str, CriticOptions] = {
     "iql layer norm": IQLCritic(aggregation="mean", layer_norm=True),
     "iql 0.9": IQLCritic(gamma=0.9),
     # The behaviour policy's Q, by networks of Q
-    "q": OneStepCritic(advantage=False),
-    "q 5 steps": OneStepCritic(advantage=False, n_steps=5),
-    "q 20 steps": OneStepCritic(advantage=False, n_steps=20),
-    "q 0.9": OneStepCritic(advantage=False, gamma=0.9),
-    "q 0.9 plain": OneStepCritic(advantage=False, gamma=0.9, layer_norm=False),
-    "q 0.9 lambda": OneStepCritic(advantage=False, gamma=0.9, return_lambda=0.8),
+    "q": OneStepCritic(relative_actions=False, return_lambda=0.0, advantage=False),
+    "q 5 steps": OneStepCritic(relative_actions=False, advantage=False, n_steps=5),
+    "q 20 steps": OneStepCritic(relative_actions=False, advantage=False, n_steps=20),
+    "q 0.9": OneStepCritic(relative_actions=False, return_lambda=0.0, advantage=False, gamma=0.9),
+    "q 0.9 plain": OneStepCritic(relative_actions=False, return_lambda=0.0, advantage=False, gamma=0.9, layer_norm=False),
+    "q 0.9 lambda": OneStepCritic(relative_actions=False, advantage=False, gamma=0.9, return_lambda=0.8),
     # By networks of the advantage
-    "advantage": OneStepCritic(),
-    "advantage 0.9": OneStepCritic(gamma=0.9),
-    "advantage 0.9 lambda": OneStepCritic(gamma=0.9, return_lambda=0.8),
-    "advantage 0.9 lambda plain": OneStepCritic(gamma=0.9, return_lambda=0.8, layer_norm=False),
-    "advantage 0.8 lambda": OneStepCritic(gamma=0.8, return_lambda=0.8),
-    "advantage 0.95 lambda": OneStepCritic(gamma=0.95, return_lambda=0.8),
-    "q auto": OneStepCritic(gamma="auto", advantage=False),
-    "q auto lambda": OneStepCritic(gamma="auto", advantage=False, return_lambda=0.8),
-    "advantage auto": OneStepCritic(gamma="auto"),
-    "advantage auto lambda": OneStepCritic(gamma="auto", return_lambda=0.8),
-    "advantage auto lambda 4": OneStepCritic(gamma="auto", return_lambda=0.8, n_critics=4),
-    "advantage auto lambda 10": OneStepCritic(gamma="auto", return_lambda=0.8, n_critics=10),
-    "advantage auto lambda quantiles": OneStepCritic(gamma="auto", return_lambda=0.8, n_quantiles=25),
+    "advantage": OneStepCritic(relative_actions=False, return_lambda=0.0),
+    "advantage 0.9": OneStepCritic(relative_actions=False, return_lambda=0.0, gamma=0.9),
+    "advantage 0.9 lambda": OneStepCritic(relative_actions=False, gamma=0.9, return_lambda=0.8),
+    "advantage 0.9 lambda plain": OneStepCritic(relative_actions=False, gamma=0.9, return_lambda=0.8, layer_norm=False),
+    "advantage 0.8 lambda": OneStepCritic(relative_actions=False, gamma=0.8, return_lambda=0.8),
+    "advantage 0.95 lambda": OneStepCritic(relative_actions=False, gamma=0.95, return_lambda=0.8),
+    "q auto": OneStepCritic(relative_actions=False, return_lambda=0.0, gamma="auto", advantage=False),
+    "q auto lambda": OneStepCritic(relative_actions=False, gamma="auto", advantage=False, return_lambda=0.8),
+    "advantage auto": OneStepCritic(relative_actions=False, return_lambda=0.0, gamma="auto"),
+    "advantage auto lambda": OneStepCritic(relative_actions=False, gamma="auto", return_lambda=0.8),
+    "advantage auto lambda plain": OneStepCritic(relative_actions=False, gamma="auto", return_lambda=0.8, layer_norm=False),
+    "advantage auto lambda 4": OneStepCritic(relative_actions=False, gamma="auto", return_lambda=0.8, n_critics=4),
+    "advantage auto lambda 10": OneStepCritic(relative_actions=False, gamma="auto", return_lambda=0.8, n_critics=10),
+    "advantage auto lambda quantiles": OneStepCritic(relative_actions=False, gamma="auto", return_lambda=0.8, n_quantiles=25),
+    # By how far actions are from the usual one
+    "onestep": OneStepCritic(),
+    "onestep 0.9": OneStepCritic(gamma=0.9),
+    "onestep 10": OneStepCritic(n_critics=10),
+    "onestep 4": OneStepCritic(n_critics=4),
+    "iql relative": IQLCritic(relative_actions=True, layer_norm=True, aggregation="mean"),
+    # By actions that are sampled from the clone
+    "policy auto": PolicyCritic(gamma="auto"),
+    "policy auto penalty": PolicyCritic(gamma="auto", penalty=0.1),
 }
 
 
@@ -84,7 +94,8 @@ def path_of(dataset: str, variant: str, seed: int) -> Path:
 
 def ablate(dataset: str, variants: list[str], checkpoints: list[int], seeds: list[int]) -> None:
     """
-    Train critics and append a line to the results at every checkpoint. What is there already is left out.
+    Train critics and append a line to the results at every checkpoint. What is there already is left out, and a training that
+    was saved goes on.
 
     :param dataset: its id
     :param variants: names of kinds of critics
@@ -106,15 +117,14 @@ def results() -> list[dict[str, Any]]:
 
 
 def _train(dataset: str, variant: str, checkpoints: list[int], seed: int) -> None:
-    cloned = behaviour_of(dataset)
-    options: dict[str, Any] = dict(critic=VARIANTS[variant], transforms=[HeldOutEpisodes(0.1)], beta=0.0)
-    model = CriticsAlone("FlowPolicy", load_dataset(dataset).env_id, dataset=dataset, seed=seed, device="cpu", **options)
-    model.take_behaviour(cloned)
-    seconds, step = 0.0, 0
-    for checkpoint in checkpoints:
+    model = _begun(dataset, variant, seed)
+    first = model.num_timesteps
+    seconds = 0.0
+    for checkpoint in (each for each in checkpoints if each > first):
+        step = model.num_timesteps
         start = time.perf_counter()
         model.learn(checkpoint - step, reset_num_timesteps=step == 0, log_interval=None)
-        seconds, step = seconds + time.perf_counter() - start, checkpoint
+        seconds += time.perf_counter() - start
         _, logged = logged_scores(model, dataset)
         measured = {gamma: measured_scores(model, dataset, gamma=gamma) for gamma in DISCOUNTS}
         scores = {
@@ -124,10 +134,21 @@ def _train(dataset: str, variant: str, checkpoints: list[int], seed: int) -> Non
         }
         row = dict(dataset=dataset, variant=variant, critic=str(VARIANTS[variant]), seed=seed, steps=checkpoint)
         with ABLATION.open("a") as file:
-            file.write(json.dumps({**row, "seconds_per_step": seconds / checkpoint, "scores": scores}) + "\n")
+            file.write(json.dumps({**row, "seconds_per_step": seconds / (checkpoint - first), "scores": scores}) + "\n")
         shown = {
             gamma: f"{of_gamma[SHOWN][0].within.share} of the ceiling, ranks {of_gamma[SHOWN][0].rank.value}"
             for gamma, of_gamma in measured.items()
         }
-        print(dataset, variant, seed, checkpoint, shown, f"{seconds / checkpoint * 1e3:.1f} ms", flush=True)
-    model.save(path_of(dataset, variant, seed))
+        print(dataset, variant, seed, checkpoint, shown, f"{seconds / (checkpoint - first) * 1e3:.1f} ms", flush=True)
+        model.save(path_of(dataset, variant, seed))
+
+
+def _begun(dataset: str, variant: str, seed: int) -> CriticsAlone:
+    """A new model, or the one that was saved at the last checkpoint, to go on with."""
+    path = path_of(dataset, variant, seed)
+    if path.exists():
+        return CriticsAlone.load(path, env=load_dataset(dataset).env_id, device="cpu", dataset=dataset)
+    options: dict[str, Any] = dict(critic=VARIANTS[variant], transforms=[HeldOutEpisodes(0.1)], beta=0.0)
+    model = CriticsAlone("FlowPolicy", load_dataset(dataset).env_id, dataset=dataset, seed=seed, device="cpu", **options)
+    model.take_behaviour(behaviour_of(dataset))
+    return model

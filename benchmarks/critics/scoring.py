@@ -84,8 +84,12 @@ def _products(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.stack([(one * other).mean(axis=-1), np.square(one).mean(axis=-1), np.square(other).mean(axis=-1)], axis=-1)
 
 
-def _rank_correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Spearman's correlation in each state, 0 where all values are the same."""
+def rank_correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """
+    :param one: (states, actions)
+    :param other: (states, actions)
+    :return: Spearman's correlation in each state, 0 where all values are the same, (states,)
+    """
     return np.nan_to_num(quotient(_products(rankdata(one, axis=-1), rankdata(other, axis=-1))))
 
 
@@ -142,8 +146,8 @@ def rank_correlation(q: np.ndarray, returns: np.ndarray) -> RankCorrelation:
     :param returns: (states, actions, rollouts)
     :return: Spearman's correlation, of each state by itself, and the bounds of its ceiling
     """
-    halved = np.mean([_rank_correlations(*both) for both in halves(returns)], axis=0)
-    columns = np.stack([_rank_correlations(q, returns.mean(axis=-1)), halved], axis=1)
+    halved = np.mean([rank_correlations(*both) for both in halves(returns)], axis=0)
+    columns = np.stack([rank_correlations(q, returns.mean(axis=-1)), halved], axis=1)
     factor = returns.shape[-1] / (returns.shape[-1] // 2)
     return RankCorrelation(
         jackknife(columns, lambda means: means[..., 0]),

@@ -2,8 +2,6 @@
 Several Q networks computed as one: their layers are batches of matrices.
 """
 
-from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 
 import torch as th
@@ -15,7 +13,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_genpolicy.common.policies.critics.aggregation import aggregate, smallest_quantiles
+from sb3_genpolicy.common.policies.critics.layers import BatchedLayerNorm, BatchedLinear, in_place
 from sb3_genpolicy.common.policies.critics.options import CriticOptions, IQLCritic
+from sb3_genpolicy.common.policies.critics.usual_action import UsualAction
 from sb3_genpolicy.common.policies.normalization import NormalizedModel, ObservationNormalizer
 from sb3_genpolicy.generative.networks import in_float32
 from sb3_genpolicy.generative.tracing import sizes_are_known
@@ -27,68 +27,6 @@ _TOGETHER = 1024
 
 # As SB3's: two plain networks
 _TWINS = IQLCritic()
-
-
-class BatchedLinear(nn.Module):
-    """
-    Several linear layers of one shape, each with its own parameters, computed by one batched product.
-
-    The parameters are initialised as in ``nn.Linear``.
-
-    :param layers: the layers to hold, all of one shape
-    """
-
-    def __init__(self, layers: list[nn.Linear]):
-        super().__init__()
-        self.weight = nn.Parameter(th.stack([layer.weight.detach().T for layer in layers]))
-        self.bias = nn.Parameter(th.stack([layer.bias.detach()[None] for layer in layers]))
-
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        """
-        :param x: (n_layers, batch_size, n_in)
-        :return: (n_layers, batch_size, n_out)
-        """
-        return th.baddbmm(self.bias, x, self.weight)
-
-    def unbind(self) -> list[Callable[[th.Tensor], th.Tensor]]:
-        """
-        :return: the layers one by one, functions of (batch_size, n_in)
-        """
-        pairs = zip(self.bias.unbind(), self.weight.unbind(), strict=True)
-        return [partial(_linear, bias, weight) for bias, weight in pairs]
-
-
-class BatchedLayerNorm(nn.Module):
-    """
-    Several layer norms of one width, each with its own scale and shift.
-
-    :param n_layers: how many
-    :param width: entries that are normalised
-    """
-
-    def __init__(self, n_layers: int, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(th.ones(n_layers, 1, width))
-        self.bias = nn.Parameter(th.zeros(n_layers, 1, width))
-
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        """
-        :param x: (n_layers, batch_size, width)
-        :return: the same shape
-        """
-        return th.addcmul(self.bias, nn.functional.layer_norm(x, x.shape[-1:]), self.weight)
-
-    def of_one(self, index: int, x: th.Tensor) -> th.Tensor:
-        """
-        :param index: of a layer
-        :param x: (batch_size, width)
-        :return: the same shape, by that layer
-        """
-        return nn.functional.layer_norm(x, x.shape[-1:], self.weight[index, 0], self.bias[index, 0])
-
-
-def _linear(bias: th.Tensor, weight: th.Tensor, x: th.Tensor) -> th.Tensor:
-    return th.addmm(bias, x, weight)
 
 
 class CriticEnsemble(NormalizedModel, ContinuousCritic):
@@ -143,6 +81,11 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         self._baseline: list[NormalizedModel] = []
         if options.learns_advantage:
             self.register_buffer("scale", th.ones(()))
+        self.usual_action: UsualAction | None = None
+        if options.relative_actions:
+            self.usual_action = UsualAction(
+                features_dim, get_action_dim(action_space), net_arch, activation_fn, options.layer_norm
+            )
 
     def stand_on(self, value_net: NormalizedModel) -> None:
         """
@@ -214,10 +157,28 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         values = outputs if options.n_quantiles is None else outputs.mean(dim=2, keepdim=True)
         return aggregate(values, options.aggregation, options.rho)
 
-    def _outputs(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+    def usual_action_loss(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor | None:
+        """
+        :param obs: observations
+        :param actions: logged, (batch_size, action_dim), scaled
+        :return: loss of what is usually done, a scalar; None where networks are given actions as they are
+        """
+        if self.usual_action is None:
+            return None
+        # The extractor learns what Q needs
+        with th.no_grad():
+            features = self._features(obs)
+        return self.usual_action.losses(features, actions).mean()
+
+    def _features(self, obs: PyTorchObs) -> th.Tensor:
         # Learn the features extractor using the policy loss only when it is shared with the actor
         with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
-            features = self.extract_features(obs, self.features_extractor)
+            return self.extract_features(obs, self.features_extractor)
+
+    def _outputs(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        features = self._features(obs)
+        if self.usual_action is not None:
+            actions = self.usual_action.relative(features, actions)
         inputs = th.cat([features, actions], dim=1)
         if inputs.device.type == "cpu" and sizes_are_known() and len(inputs) > _TOGETHER:
             return self._one_by_one(inputs)
@@ -251,14 +212,6 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         :return: Q by the first network, (batch_size, 1)
         """
         return self.values(obs, actions)[0]
-
-
-def in_place(activation_fn: type[nn.Module]) -> Callable[[], nn.Module]:
-    """
-    :param activation_fn: class of an activation function
-    :return: function that builds it, as an in-place operation if its gradient allows that
-    """
-    return partial(nn.ReLU, inplace=True) if activation_fn is nn.ReLU else activation_fn
 
 
 #: Release 0.1's name

@@ -114,10 +114,8 @@ class Critics(Transient):
             critic_loss = squared_loss(self.critic.values(batch.observations, batch.actions), targets)
         else:
             critic_loss = quantile_loss(self.critic.quantiles(batch.observations, batch.actions), targets)
-        penalty = self._density_penalty(batch)
-        means = {} if penalty is None else dict(density_penalty=penalty.detach())
-        critic_loss = critic_loss if penalty is None else critic_loss + penalty
-        return CriticLosses(value_loss, critic_loss, target_q, advantage.detach(), means)
+        further = self._further_losses(batch)
+        return CriticLosses(value_loss, critic_loss + sum(further.values()), target_q, advantage.detach(), _detached(further))
 
     def _losses_of_advantage(self, batch: Batch, gamma: float) -> CriticLosses:
         """
@@ -136,7 +134,17 @@ class Critics(Transient):
             critic_loss = squared_loss(advantages / scale, targets / scale)
         else:
             critic_loss = quantile_loss(advantages, targets) / scale
-        return CriticLosses(value_loss, critic_loss, values.detach() + advantage, advantage, {})
+        further = self._further_losses(batch)
+        q_value = values.detach() + advantage
+        return CriticLosses(value_loss, critic_loss + sum(further.values()), q_value, advantage, _detached(further))
+
+    def _further_losses(self, batch: Batch) -> dict[str, th.Tensor]:
+        """What else Q's parameters descend on, scalars by name."""
+        named = {
+            "density_penalty": self._density_penalty(batch),
+            "usual_action_loss": self.critic.usual_action_loss(batch.observations, batch.actions),
+        }
+        return {name: loss for name, loss in named.items() if loss is not None}
 
     def _targets(self, batch: Batch, gamma: float) -> th.Tensor:
         """What Q is trained towards, (batch_size, 1), or samples of the return, (batch_size, n_samples)."""
@@ -192,3 +200,7 @@ class Critics(Transient):
         """
         self.critic.set_training_mode(mode)
         self.value_net.set_training_mode(mode)
+
+
+def _detached(losses: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
+    return {name: loss.detach() for name, loss in losses.items()}

@@ -24,6 +24,11 @@ class CriticOptions(ABC):
         mean (docs/guide/critics.md).
     :param rho: standard deviations below the mean of ``lower_bound``, >= 0 (QAM, arXiv 2601.14234: 0.5 with ten networks)
     :param layer_norm: whether every hidden activation of Q and V is normalised over its entries
+    :param relative_actions: whether the Q networks are given how far an action is from the mean of the logged ones in its
+        state, in standard deviations, instead of the action, see
+        :class:`~sb3_genpolicy.common.policies.critics.usual_action.UsualAction`; that mean is learnt beside Q. An agent's
+        noise is often a small part of what its actions differ by between states, and learnt slowly where actions are given
+        as they are.
     :param net_arch: widths of the hidden layers of Q and V. Default: those of ``policy_kwargs`` (``net_arch``).
     :param gamma: discount factor of Q and V, in [0, 1]. What lies far ahead is mostly noise: a smaller one than that of the
         returns one is interested in often ranks actions better by these. ``auto``: such that critics look ten steps ahead
@@ -46,6 +51,7 @@ class CriticOptions(ABC):
     aggregation: Aggregation = "mean"
     rho: float = 0.5
     layer_norm: bool = True
+    relative_actions: bool = False
     net_arch: tuple[int, ...] | None = None
     gamma: float | Literal["auto"] | None = None
     n_steps: int = 1
@@ -58,7 +64,7 @@ class CriticOptions(ABC):
     #: ``return_lambda`` where neither that nor ``n_steps`` is given
     default_lambda: ClassVar[float] = 0.0
     #: Fields that say which networks there are; the others can be changed in a model that is loaded
-    of_networks: ClassVar[tuple[str, ...]] = ("n_critics", "layer_norm", "net_arch", "n_quantiles")
+    of_networks: ClassVar[tuple[str, ...]] = ("n_critics", "layer_norm", "relative_actions", "net_arch", "n_quantiles")
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -66,6 +72,7 @@ class CriticOptions(ABC):
         check_choice(f"{name}: aggregation", self.aggregation, AGGREGATIONS)
         check_number(f"{name}: rho", self.rho, low=0.0)
         check_flag(f"{name}: layer_norm", self.layer_norm)
+        check_flag(f"{name}: relative_actions", self.relative_actions)
         if isinstance(self.gamma, str):
             check_choice(f"{name}: gamma", self.gamma, ("auto",))
         elif self.gamma is not None:
@@ -171,6 +178,7 @@ class OneStepCritic(CriticOptions):
         dataset's actions; both have the same fixed point.
     """
 
+    relative_actions: bool = True
     gamma: float | Literal["auto"] | None = "auto"
     advantage: bool = True
     default_lambda: ClassVar[float] = 0.8
@@ -305,9 +313,9 @@ def _check_networks(saved: CriticOptions, given: CriticOptions) -> None:
     theirs = saved.networks()
     others = [name for name, value in given.networks().items() if value != theirs[name]]
     if others:
+        listed = " and ".join([", ".join(others[:-1]), others[-1]] if len(others) > 1 else others)
         raise ValueError(
-            f"The critic of a trained model keeps its networks, and {' and '.join(others)} of {given} would change them: it "
-            f"is {saved}."
+            f"The critic of a trained model keeps its networks, and {listed} of {given} would change them: it " f"is {saved}."
         )
 
 

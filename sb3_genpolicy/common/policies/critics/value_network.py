@@ -4,11 +4,11 @@ The state value.
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_genpolicy.common.policies.critics.ensemble import in_place
+from sb3_genpolicy.common.policies.critics.layers import dense_layers
 from sb3_genpolicy.common.policies.normalization import NormalizedModel, ObservationNormalizer
 from sb3_genpolicy.generative.networks import in_float32
 
@@ -55,9 +55,7 @@ class ValueNetwork(NormalizedModel):
         )
         self.normalizer = normalizer
         self.share_features_extractor = share_features_extractor
-        layers = create_mlp(features_dim, 1, net_arch, in_place(activation_fn))  # type: ignore[arg-type]
-        self.value_net = nn.Sequential(*(_with_layer_norm(layers) if layer_norm else layers))
-
+        self.value_net = nn.Sequential(*dense_layers(features_dim, 1, net_arch, activation_fn, layer_norm))
         self.scaled = scaled
         if scaled:
             self.register_buffer("shift", th.zeros(()))
@@ -75,11 +73,3 @@ class ValueNetwork(NormalizedModel):
             features = layer(features)
         values = in_float32(head, features)
         return self.shift + self.scale * values if self.scaled else values
-
-
-def _with_layer_norm(layers: list[nn.Module]) -> list[nn.Module]:
-    """The layers of a network, each hidden activation followed by its normalisation."""
-    *hidden, head = layers
-    pairs = zip(hidden[::2], hidden[1::2], strict=True)
-    normalized = [[linear, activation, nn.LayerNorm(linear.out_features)] for linear, activation in pairs]  # type: ignore[arg-type]
-    return [*(layer for three in normalized for layer in three), head]
