@@ -28,7 +28,7 @@ def model_of(arrays, critic, algorithm=GMPO, **options):
 
 @pytest.mark.parametrize("rewards", [stats.uniform(-3, 7), stats.norm(5, 2), stats.arcsine(0, 1), stats.bernoulli(0.5)])
 def test_dense_rewards_ask_for_ten_steps(rewards):
-    """Those with a kurtosis of at most 3, of which normal ones are the last."""
+    """Of a kurtosis up to 10; normal ones have 3."""
     assert rewards.stats(moments="k") <= 0.0
     if rewards.dist.name == "bernoulli":
         drawn = np.repeat([0.0, 1.0], 500)
@@ -37,30 +37,30 @@ def test_dense_rewards_ask_for_ten_steps(rewards):
     assert horizon_of(drawn.astype(np.float32)) == pytest.approx(10.0, rel=1e-6)
 
 
-@pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 0.25])
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.05])
 def test_rare_rewards_ask_for_as_many_steps_as_lie_between_them(share):
-    """10 / 3 of these."""
+    """Where they are rarer than one in ten, whose kurtosis is 10."""
     rewards = (np.arange(10_000) < 10_000 * share).astype(np.float32)
-    assert horizon_of(rewards) == pytest.approx(10.0 / 3.0 / share, rel=1e-5)
+    assert horizon_of(rewards) == pytest.approx(1.0 / share, rel=1e-5)
     # A step that is not rewarded may cost something, or be the one that is rare
-    assert horizon_of(3.0 - 2.0 * rewards) == pytest.approx(10.0 / 3.0 / share, rel=1e-5)
+    assert horizon_of(3.0 - 2.0 * rewards) == pytest.approx(1.0 / share, rel=1e-5)
 
 
 def test_rewards_in_between_are_measured_by_their_kurtosis():
     """About the median: beside those of a rare event, everyday ones count little."""
     rng = np.random.default_rng(0)
     for rewards in (
-        rng.laplace(size=20_000),
+        rng.standard_t(3.0, size=20_000),
         rng.normal(size=20_000) + 30.0 * (np.arange(20_000) < 200),
-        rng.gamma(1.0, size=20_000),
+        rng.gamma(0.3, size=20_000),
     ):
-        expected = 10.0 / 3.0 * stats.kurtosis(np.append(rewards, 2.0 * np.median(rewards) - rewards), fisher=False)
+        expected = stats.kurtosis(np.append(rewards, 2.0 * np.median(rewards) - rewards), fisher=False)
         assert horizon_of(rewards) == pytest.approx(expected, rel=1e-6) and expected > 15.0
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-3, -7.0, 1e30, 1e37])
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, -7.0, 1e30, 1e36])
 def test_units_do_not_matter(scale):
-    rewards = np.random.default_rng(0).exponential(size=1000).astype(np.float32)
+    rewards = (np.random.default_rng(0).exponential(size=1000) ** 2).astype(np.float32)
     assert horizon_of(np.float32(scale) * rewards) == pytest.approx(horizon_of(rewards), rel=1e-4)
     assert horizon_of(rewards + np.float32(5.0)) == pytest.approx(horizon_of(rewards), rel=1e-4) and horizon_of(rewards) > 20.0
 
@@ -99,7 +99,7 @@ def test_the_discount_is_the_option_s_or_the_algorithm_s(arrays):
 @pytest.mark.parametrize("n", [2, 13])
 def test_auto_looks_as_far_ahead_as_the_rewards_ask_for(n):
     """Of transformed rewards: a scale and a shift change nothing."""
-    expected = 1.0 - 1.0 / max(10.0, 10.0 / 3.0 * n)
+    expected = 1.0 - 1.0 / max(10.0, n)
     for transform in (None, AffineReward(300.0, -7.0), "locomotion"):
         model = model_of(with_rewards(one_in(n)), OneStepCritic(gamma="auto"), reward_transform=transform)
         assert model.critic_gamma == model.gamma == 0.99
@@ -114,7 +114,7 @@ def test_auto_looks_as_far_ahead_as_the_rewards_ask_for(n):
 
 @pytest.mark.filterwarnings("ignore:Q is")
 def test_auto_never_looks_further_than_the_algorithm():
-    for rewards in (one_in(13), np.zeros(26)):
+    for rewards in (one_in(26), np.zeros(26)):
         assert model_of(with_rewards(rewards), OneStepCritic(), gamma=0.95).learn(0).critic_gamma == 0.95
     assert model_of(with_rewards(one_in(2)), OneStepCritic(), gamma=0.95).learn(0).critic_gamma == pytest.approx(0.9)
 
@@ -199,7 +199,7 @@ def test_whole_returns_and_what_is_held_out_are_discounted_by_it(arrays):
 def test_it_is_fitted_to_the_first_dataset_alone(arrays, tmp_path):
     model = model_of(with_rewards(one_in(13)), OneStepCritic())
     fitted = model.learn(0).critic_gamma
-    assert fitted == pytest.approx(1.0 - 1.0 / (130.0 / 3.0))
+    assert fitted == pytest.approx(1.0 - 1.0 / (13.0))
     # Neither before nor after the first update
     for _ in range(2):
         assert model.learn(1, dataset=with_rewards(one_in(2))).critic_gamma == fitted
@@ -220,7 +220,7 @@ def test_a_pretrained_critic_brings_its_discount(algorithm, tmp_path):
         model = algorithm("FlowPolicy", dataset=with_rewards(one_in(2)), pretrained=source, **OPTIONS)
         assert model.critic_gamma == pretrained.critic_gamma
         model.learn(1)
-        assert model.critic_gamma == model.fitted_gamma == pretrained.fitted_gamma == pytest.approx(1.0 - 3.0 / 130.0)
+        assert model.critic_gamma == model.fitted_gamma == pretrained.fitted_gamma == pytest.approx(1.0 - 1.0 / 13.0)
 
 
 def test_a_loaded_model_may_have_another(arrays, tmp_path):

@@ -51,7 +51,9 @@ VARIANTS: dict[str, CriticOptions] = {
     "advantage auto lambda quantiles": OneStepCritic(relative_actions=False, gamma="auto", return_lambda=0.8, n_quantiles=25),
     # By how far actions are from the usual one
     "onestep": OneStepCritic(),
-    "onestep 0.9": OneStepCritic(gamma=0.9),
+    "onestep 0.966": OneStepCritic(gamma=0.966),
+    "onestep 0.95": OneStepCritic(gamma=0.95),
+    "onestep 0.8": OneStepCritic(gamma=0.8),
     "onestep 10": OneStepCritic(n_critics=10),
     "onestep 4": OneStepCritic(n_critics=4),
     "iql relative": IQLCritic(relative_actions=True, layer_norm=True, aggregation="mean"),

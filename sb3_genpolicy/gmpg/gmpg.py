@@ -22,6 +22,7 @@ from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.dependence import Dependence
 from sb3_genpolicy.common.updates.objective import Objective
 from sb3_genpolicy.common.updates.precision import Precision
+from sb3_genpolicy.common.updates.temperature import change_towards, changed
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative import KLEstimator
 from sb3_genpolicy.generative.checks import check_choice, check_flag, check_number, named_options
@@ -41,8 +42,6 @@ from sb3_genpolicy.gmpg.policies import POLICY_ALIASES
 
 # The share of the first `learn` that is the first phase
 _PRETRAINING_SHARE = 0.8
-# With a KL target, log beta moves by at most this much in a step
-_LOG_BETA_RATE = 0.01
 
 
 class PolicyLoss(NamedTuple):
@@ -240,9 +239,8 @@ class GMPG(PretrainingAlgorithm):
         parameters = [parameter for parameter in self.actor.optimizer.param_groups[0]["params"] if parameter.grad is not None]
         norm = th.nn.utils.clip_grad_norm_(parameters, math.inf if self.max_grad_norm is None else self.max_grad_norm)
         if self.target_kl is not None and "kl" in objective.extras:
-            # Beta grows while the policy may still move away, and falls where it went too far
-            change = _LOG_BETA_RATE * (1.0 - objective.extras["kl"].detach() / self.target_kl).clamp(-1.0, 1.0)
-            self.log_beta += self.descent.guard.unless_broken(change)
+            change = change_towards(self.target_kl, objective.extras["kl"])
+            changed(self.log_beta, self.descent.guard.unless_broken(change))
         return dict(gradient_norm=norm)
 
     def policy_loss(self, batch: Batch) -> PolicyLoss:

@@ -2,6 +2,7 @@
 GMPO: generative model policy optimization by advantage-weighted matching.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -20,7 +21,8 @@ from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.dependence import Dependence, Scope
 from sb3_genpolicy.common.updates.objective import Objective
 from sb3_genpolicy.common.updates.precision import Precision
-from sb3_genpolicy.common.updates.weights import describe_weights, exponential_weights
+from sb3_genpolicy.common.updates.temperature import change_towards, changed
+from sb3_genpolicy.common.updates.weights import describe_weights, exponential_weights, kl_from_uniform
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative.checks import check_choice, check_flag, check_number, named_options
 from sb3_genpolicy.gmpo.behaviour_actions import BehaviourActions
@@ -54,6 +56,9 @@ class GMPO(PretrainingAlgorithm):
     :param beta: inverse temperature of the weights, >= 0, in units of the transformed reward. 0 clones the behaviour policy.
         Advantages of critics that look less far ahead than ``gamma`` are multiplied by how many times, so that beta means the
         same for all critics.
+    :param target_kl: KL divergence of the weighted rows from the rows as they are, in nats, that ``beta`` is adapted to hold,
+        > 0: how far the policy leaves the behaviour policy, whatever the unit and the spread of the advantages. 0.5 leaves an
+        effective sample size of about a half, 1.5 of a tenth. It starts at the given ``beta``. Default: beta is fixed.
     :param weight_clamp: largest weight of a sample, > 0 (paper: 100); the softmax needs none
     :param weighting: ``advantage``, of the dataset's actions, or ``softmax``, of actions drawn from a behaviour model
     :param n_actions: with ``softmax``, the actions of each state, >= 2 (published: 16)
@@ -93,7 +98,7 @@ class GMPO(PretrainingAlgorithm):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICY_ALIASES
-    batched_settings: ClassVar[tuple[str, ...]] = ("beta",)
+    batched_settings: ClassVar[tuple[str, ...]] = ("beta", "log_beta")
 
     @named_options
     def __init__(
@@ -105,6 +110,7 @@ class GMPO(PretrainingAlgorithm):
         tau: float = 0.01,
         gamma: float = 0.99,
         beta: float = 1.0,
+        target_kl: float | None = None,
         weight_clamp: float = 100.0,
         expectile: float | None = None,
         actor_tau: float = 0.001,
@@ -158,6 +164,7 @@ class GMPO(PretrainingAlgorithm):
         check_number("n_actions", n_actions, low=2, whole=True)
         check_flag("redraw_actions", redraw_actions)
         self.beta = beta
+        self.target_kl = _checked_target(target_kl, beta)
         self.weight_clamp = weight_clamp
         self.weighting = weighting
         self.n_actions = n_actions
@@ -166,6 +173,18 @@ class GMPO(PretrainingAlgorithm):
 
         if _init_setup_model:
             self._setup_model()
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        # What `target_kl` adapts, a tensor, which files have; without it beta is as given
+        self.log_beta: Any = 0.0
+        if self.target_kl is not None:
+            self.log_beta = th.tensor(math.log(self.beta), device=self.device)
+
+    @property
+    def current_beta(self) -> float | th.Tensor:
+        """The given beta, or where it has come to with ``target_kl``."""
+        return self.beta if self.target_kl is None else self.log_beta.exp()
 
     def objective(self, batch: Batch) -> Objective:
         if self.pretraining:
@@ -190,18 +209,34 @@ class GMPO(PretrainingAlgorithm):
         )
         means = dict(describe_weights(weights, batch.mean), matching_loss=matching_loss, advantage=advantage.mean())
         means.update(weight_clamped=(weights >= 0.999 * self.weight_clamp).float().mean())
-        return critics + Objective(dict(actor_loss=actor_loss), ("actor",), means)
+        return critics + self._policy_objective(actor_loss, weights, means, batch)
 
     def _objective_on_behaviour_actions(self, batch: Batch) -> Objective:
         # Policy: matching loss of K actions of the behaviour model for each state, weighted by the softmax of beta Q
         drawn = self._actions_of_behaviour().draw(batch, self.replay_buffer, self._vec_normalize_env)
-        weights = (self.beta * self.horizon_ratio * drawn.q_values).softmax(dim=1).flatten() * self.n_actions
+        weights = (self.current_beta * self.horizon_ratio * drawn.q_values).softmax(dim=1).flatten() * self.n_actions
         observations = tree_map(lambda array: array.repeat_interleave(self.n_actions, dim=0), batch.observations)
         actor_loss, matching_loss = self.actor.weighted_matching_loss(
             observations, drawn.actions.flatten(0, 1), weights, batch.generator
         )
         means = dict(describe_weights(weights, batch.mean), matching_loss=matching_loss, q_value=drawn.q_values.mean())
-        return Objective(dict(actor_loss=actor_loss), ("actor",), means)
+        return self._policy_objective(actor_loss, weights, means, batch)
+
+    def _policy_objective(
+        self, actor_loss: th.Tensor, weights: th.Tensor, means: dict[str, th.Tensor], batch: Batch
+    ) -> Objective:
+        """The policy's objective, with what `target_kl` looks at."""
+        extras: dict[str, th.Tensor] = {}
+        if self.target_kl is not None:
+            extras.update(weight_kl=kl_from_uniform(weights.detach(), batch.mean))
+            means.update(weight_kl=extras["weight_kl"], beta=self.log_beta.exp())
+        return Objective(dict(actor_loss=actor_loss), ("actor",), means, extras)
+
+    def before_step(self, objective: Objective) -> dict[str, th.Tensor]:
+        if self.target_kl is not None and "weight_kl" in objective.extras:
+            change = change_towards(self.target_kl, objective.extras["weight_kl"])
+            changed(self.log_beta, self.descent.guard.unless_broken(change))
+        return super().before_step(objective)
 
     def _actions_of_behaviour(self) -> BehaviourActions:
         if self._behaviour_actions is None:
@@ -215,7 +250,7 @@ class GMPO(PretrainingAlgorithm):
         :param advantage: Q - V, (batch_size, 1)
         :return: ``min(exp(beta advantage), weight_clamp)``, (batch_size,)
         """
-        return exponential_weights(advantage.squeeze(1), self.beta, self.weight_clamp)
+        return exponential_weights(advantage.squeeze(1), self.current_beta, self.weight_clamp)
 
     def dependences(self) -> tuple[Dependence, ...]:
         if self.weighting != "softmax":
@@ -230,3 +265,13 @@ class GMPO(PretrainingAlgorithm):
         # Of the dataset that there was
         self._behaviour_actions = None
         super().fill_replay_buffer(dataset)
+
+
+def _checked_target(target_kl: float | None, beta: float) -> float | None:
+    """A divergence that can be held, or None."""
+    if target_kl is None:
+        return None
+    check_number("target_kl", target_kl, low=0.0, low_open=True)
+    if beta == 0.0:
+        raise ValueError("target_kl adapts beta by factors: it must start above 0.")
+    return target_kl

@@ -50,8 +50,8 @@ def returns_to_go(data: Transitions, rewards: np.ndarray, gamma: float) -> Retur
 
 # Steps that a critic looks ahead where every reward tells something
 _LEAST_HORIZON = 10.0
-# The kurtosis of normal rewards, about as that of most dense ones
-_DENSE = 3.0
+# Kurtosis of rewards that are dense: a normal distribution's is 3, those of running robots go up to 9
+_DENSE = 10.0
 
 
 def horizon_of(rewards: np.ndarray) -> float:

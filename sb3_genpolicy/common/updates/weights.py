@@ -33,6 +33,20 @@ def effective_sample_size(weights: th.Tensor, mean: Callable[[th.Tensor], th.Ten
     return average.square() / squared
 
 
+def kl_from_uniform(weights: th.Tensor, mean: Callable[[th.Tensor], th.Tensor] = mean_of_rows) -> th.Tensor:
+    """
+    KL divergence of the rows as the weights count them from the rows as they are, ``mean(w log w)`` with weights of mean 1. It
+    is what weights take from the data: of equal weights 0, of one that counts alone the logarithm of the batch size. Normal
+    advantages of standard deviation d give ``(beta d)^2 / 2``.
+
+    :param weights: (batch_size,), positive
+    :param mean: over the whole batch
+    :return: in nats, a scalar
+    """
+    average, weighted = mean(th.stack([weights, th.special.xlogy(weights, weights)]))
+    return weighted / average - average.log()
+
+
 def describe_weights(weights: th.Tensor, mean: Callable[[th.Tensor], th.Tensor] = mean_of_rows) -> dict[str, th.Tensor]:
     """
     :param weights: (batch_size,)

@@ -1,0 +1,31 @@
+"""
+An inverse temperature that is found, not given: beta moves until the policy is as far from the behaviour policy as was asked.
+"""
+
+from typing import Any
+
+import torch as th
+
+# Log beta moves by at most this much in a step
+_LOG_BETA_RATE = 0.01
+# Where nothing tells actions apart, beta would grow for ever
+_LARGEST_LOG_BETA = 20.0
+
+
+def change_towards(target_kl: float, kl: th.Tensor) -> th.Tensor:
+    """
+    Beta grows while the policy may still move away, and falls where it went too far.
+
+    :param target_kl: divergence that is to be held, in nats
+    :param kl: divergence at the present beta, a scalar
+    :return: by how much log beta changes in this step, a scalar
+    """
+    return _LOG_BETA_RATE * (1.0 - kl.detach() / target_kl).clamp(-1.0, 1.0)
+
+
+def changed(log_beta: th.Tensor, change: Any) -> None:
+    """
+    :param log_beta: what changes, in place
+    :param change: by how much
+    """
+    log_beta.add_(change).clamp_(-_LARGEST_LOG_BETA, _LARGEST_LOG_BETA)
