@@ -153,13 +153,13 @@ class _Slopes(nn.Module):
         super().__init__()
         self.slopes = nn.Parameter(th.tensor([slopes, slopes]))
 
-    def values(self, obs, actions):
+    def values(self, obs, actions, usual=None):
         return self.slopes[:, obs.argmax(dim=1), None] * actions
 
     def q_values(self, obs, actions):
         return self.values(obs, actions).mean(dim=0)
 
-    def usual_action_loss(self, obs, actions):
+    def usual_actions(self, obs):
         return None
 
 

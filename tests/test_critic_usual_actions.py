@@ -30,7 +30,7 @@ def learnt():
     for _ in range(1500):
         states, _, actions = logged(256, generator)
         optimizer.zero_grad()
-        network.losses(states, actions).mean().backward()
+        network.losses(network(states), actions).mean().backward()
         optimizer.step()
     return network
 
@@ -41,7 +41,7 @@ def test_it_is_the_mean_and_the_deviation_of_what_was_logged(learnt):
         assert (learnt(states) - mean).square().mean().sqrt() < 0.08
         # Errors of the mean are part of it
         np.testing.assert_allclose(learnt.deviation, DEVIATIONS, rtol=0.4)
-        relative = learnt.relative(states, actions)
+        relative = learnt.relative(learnt(states), actions)
     assert relative.mean(dim=0).abs().max() < 0.5
     np.testing.assert_allclose(relative.std(dim=0), 1.0, atol=0.15)
     noise = (actions - mean) / DEVIATIONS
@@ -56,10 +56,10 @@ def test_deviations_of_an_agent_without_noise_stay_above_zero():
     optimizer = th.optim.Adam([network.log_deviation], 1e-2)
     for _ in range(400):
         optimizer.zero_grad()
-        network.losses(states, actions).mean().backward()
+        network.losses(network(states), actions).mean().backward()
         optimizer.step()
     np.testing.assert_allclose(network.deviation.detach(), 0.01, rtol=0.2)
-    assert network.relative(states, actions).abs().max() == 0.0
+    assert network.relative(network(states), actions).abs().max() == 0.0
 
 
 def test_q_is_of_how_far_actions_are_from_the_usual_one():
@@ -88,9 +88,11 @@ def test_q_s_own_loss_leaves_the_usual_action_alone():
     obs, actions = th.randn(9, 5), th.rand(9, 2)
     critic.values(obs, actions).sum().backward()
     assert all(parameter.grad is None for parameter in critic.usual_action.parameters())
-    critic.usual_action_loss(obs, actions).backward()
+    usual = critic.usual_actions(obs)
+    critic.usual_action.losses(usual, actions).mean().backward()
     assert all(parameter.grad is not None for parameter in critic.usual_action.parameters())
-    assert make_q(IQLCritic(), 5, 2).usual_action_loss(obs, actions) is None
+    th.testing.assert_close(critic.values(obs, actions, usual), critic.values(obs, actions))
+    assert make_q(IQLCritic(), 5, 2).usual_actions(obs) is None
 
 
 @pytest.mark.parametrize(

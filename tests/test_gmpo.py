@@ -47,8 +47,11 @@ class _Fixed(nn.Module):
         outs = tuple(obs[:, :1] * 0 + answer(obs[:, :1]) for answer in self.answers)
         return outs if actions is not None else outs[0]
 
-    def values(self, obs, actions):
+    def values(self, obs, actions, usual=None):
         return th.stack(self(obs, actions))
+
+    def usual_actions(self, obs):
+        return None
 
     def q_values(self, obs, actions):
         return th.minimum(*self(obs, actions))

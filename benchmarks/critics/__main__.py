@@ -16,7 +16,7 @@ such critics are given to. Both append to ``benchmarks/results`` and leave out w
     python -m benchmarks.critics act --dataset rlzoo/hopper/medium-v0 --variants iql "advantage auto lambda"
 
 ``compare`` says how two kinds of critics that ``ablate`` trained differ, state by state; ``signal`` how far actions differ in
-truth, beside the noise of returns; ``table`` prints what there is, and draws it.
+truth, beside the noise of returns; ``cost`` what an update takes; ``table`` prints what there is, and draws it.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import torch as th
 from benchmarks.critics.ablation import VARIANTS, ablate
 from benchmarks.critics.acting import act
 from benchmarks.critics.comparison import compare, signal
+from benchmarks.critics.cost import cost
 from benchmarks.critics.measure import measure
 from benchmarks.critics.models import ceilings, score_model
 from benchmarks.critics.report import plot, table
@@ -62,6 +63,9 @@ def main() -> None:
     seventh.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     eighth = commands.add_parser("signal", help="true spread of advantages beside the noise of returns and the number of rows")
     eighth.add_argument("--horizon", type=int, default=None, help="count only so many steps of a rollout")
+    ninth = commands.add_parser("cost", help="time of a whole update with each critic, in turns")
+    ninth.add_argument("--turns", type=int, default=15)
+    ninth.add_argument("--threads", type=int, default=1)
     for command in (first, second, third, fourth, fifth, seventh, eighth):
         command.add_argument("--dataset", required=True)
         command.add_argument("--threads", type=int, default=1)
@@ -81,6 +85,8 @@ def main() -> None:
         score_model(args.model, args.dataset, args.horizon)
     elif args.command == "ablate":
         ablate(args.dataset, args.variants, args.checkpoints, args.seeds)
+    elif args.command == "cost":
+        cost(args.turns)
     elif args.command == "compare":
         compare(args.dataset, *args.variants, seeds=args.seeds)
     elif args.command == "signal":

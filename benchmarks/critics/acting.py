@@ -26,7 +26,7 @@ def act(dataset: str, variants: list[str], seeds: list[int], episodes: int, algo
     :param variants: names of kinds of critics, which were trained
     :param seeds: of these trainings
     :param episodes: of each evaluation
-    :param algorithms: ``best of 1``, ``best of 8``, ``gmpo``, ``gmpg``
+    :param algorithms: ``best of 1``, ``best of 8``, ``gmpo``, ``gmpg``, and with a divergence asked for, ``gmpo of 0.5 nats``
     :param steps: of GMPO; GMPG has a fifth of them
     """
     lines = ACTING.read_text().splitlines() if ACTING.exists() else []
@@ -51,7 +51,10 @@ def _policy(dataset: str, variant: str, seed: int, algorithm: str, steps: int) -
         return model
     env = load_dataset(dataset).env_id
     options: dict[str, Any] = dict(dataset=dataset, pretrained=path, seed=seed, device="cpu")
-    if algorithm == "gmpo":
+    name, _, target = algorithm.partition(" of ")
+    if target:
+        options.update(target_kl=float(target.removesuffix(" nats")))
+    if name == "gmpo":
         return GMPO("FlowPolicy", env, **options).learn(steps, log_interval=None)
     return GMPG("FlowPolicy", env, **options).learn(steps // 5, log_interval=None)
 

@@ -16,7 +16,12 @@ from benchmarks.critics.acting import ACTING
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-_COLOURS = {"iql": "tab:grey", "advantage auto lambda": "tab:blue"}
+#: Kinds that are drawn: how they are called there, and their colours
+_SHOWN_KINDS = {
+    "iql": ("iql (0.1)", "tab:grey"),
+    "advantage auto lambda": ("onestep, actions as they are", "tab:cyan"),
+    "onestep": ("onestep", "tab:blue"),
+}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -33,26 +38,41 @@ def _estimate(estimate: dict[str, float], digits: int = 2) -> str:
 
 def table(steps: int) -> None:
     """
-    Print a table of all datasets and kinds of critics, and one of the policies that they were given to.
+    Print a table of all datasets and kinds of critics, means over seeds, and one of the policies that they were given to.
 
     :param steps: after how many updates
     """
     for gamma in DISCOUNTS:
         print(f"\nReturns of discount {gamma:g}, after {steps:,} updates\n")
-        print("| dataset | critic | correlation | of its ceiling | ranks | of their ceiling, at least | gain |")
-        print("|" + 7 * "---|")
-        for row in _rows(ABLATION):
-            if row["steps"] == steps:
-                scores = row["scores"][f"{SHOWN}, {gamma:g}"]
-                within, rank = scores["within"], scores["rank"]
-                share = f"{rank['value']['value'] / rank['most']['value']:.2f}"
-                cells = [_short(row["dataset"]), row["variant"], _estimate(within["value"]), _estimate(within["share"])]
-                print("| " + " | ".join([*cells, _estimate(rank["value"]), share, _estimate(scores["gain"]["value"])]) + " |")
+        print("| dataset | critic | seeds | correlation | of its ceiling | ranks | of their ceiling, at least | gain |")
+        print("|" + 8 * "---|")
+        for (dataset, variant), rows in _by_critic(steps).items():
+            scores = [row["scores"][f"{SHOWN}, {gamma:g}"] for row in rows]
+            ranks = _mean([each["rank"]["value"] for each in scores])
+            share = f"{ranks['value'] / scores[0]['rank']['most']['value']:.2f}"
+            within, gain = ([each[name] for each in scores] for name in ("within", "gain"))
+            cells = [_short(dataset), variant, str(len(rows)), _estimate(_mean([each["value"] for each in within]))]
+            cells += [_estimate(_mean([each["share"] for each in within])), _estimate(ranks), share]
+            print("| " + " | ".join([*cells, _estimate(_mean([each["value"] for each in gain]))]) + " |")
     print("\n| dataset | critic | policy | sampled | fixed noise |\n|---|---|---|---|---|")
     for row in _rows(ACTING):
         cells = [_short(row["dataset"]), row["variant"], row["algorithm"]]
-        scores = [f"{row[kind]['mean']:.0f} ± {row[kind]['error']:.0f}" for kind in ("sampled", "fixed")]
-        print("| " + " | ".join([*cells, *scores]) + " |")
+        acted = [f"{row[kind]['mean']:.0f} ± {row[kind]['error']:.0f}" for kind in ("sampled", "fixed")]
+        print("| " + " | ".join([*cells, *acted]) + " |")
+
+
+def _by_critic(steps: int) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Lines of the ablation after so many updates, by dataset and kind."""
+    found = defaultdict(list)
+    for row in sorted(_rows(ABLATION), key=lambda row: row["dataset"]):
+        if row["steps"] == steps:
+            found[row["dataset"], row["variant"]].append(row)
+    return found
+
+
+def _mean(estimates: list[dict[str, float]]) -> dict[str, float]:
+    """Over seeds, which share their states: errors over states do not get smaller by it."""
+    return {name: float(np.mean([each[name] for each in estimates])) for name in ("value", "error")}
 
 
 def plot(path: Path) -> None:
@@ -62,23 +82,36 @@ def plot(path: Path) -> None:
     :param path: the picture
     """
     rows = _rows(ABLATION)
-    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
-    figure, axes = plt.subplots(1, len(datasets) + 1, figsize=(2.3 * (len(datasets) + 1), 2.6), layout="constrained")
-    for axis, dataset in zip(axes, datasets, strict=False):
-        curves = defaultdict(list)
-        for row in rows:
-            if row["dataset"] == dataset and row["variant"] in _COLOURS:
-                curves[row["variant"]].append((row["steps"], row["scores"][f"{SHOWN}, {DISCOUNTS[1]:g}"]["rank"]))
-        for variant, points in curves.items():
-            steps, ranks = zip(*sorted(points, key=lambda point: point[0]), strict=True)
-            values, errors = ([rank["value"][name] for rank in ranks] for name in ("value", "error"))
-            axis.errorbar(steps, values, errors, color=_COLOURS[variant], marker="o", label=variant)
-        axis.axhline(0.0, color="black", linewidth=0.5)
-        axis.set(title=_short(dataset), xscale="log", xlabel="updates")
-    axes[0].set_ylabel("rank correlation within states")
-    axes[0].legend(fontsize=7)
-    _plot_gains(axes[-1], rows)
+    datasets = sorted({row["dataset"] for row in rows})
+    figure, axes = plt.subplots(2, 4, figsize=(11, 5), layout="constrained")
+    panels = axes.flatten()
+    for axis, dataset in zip(panels, datasets, strict=False):
+        _plot_ranks(axis, dataset, rows)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("rank correlation within states,\nshare of its ceiling")
+    panels[0].legend(fontsize=7)
+    _plot_gains(panels[len(datasets)], rows)
+    for axis in panels[len(datasets) + 1 :]:
+        axis.set_axis_off()
     figure.savefig(path, dpi=130)
+
+
+def _plot_ranks(axis: Any, dataset: str, rows: list[dict[str, Any]]) -> None:
+    for variant, (label, colour) in _SHOWN_KINDS.items():
+        points = defaultdict(list)
+        for row in rows:
+            if row["dataset"] == dataset and row["variant"] == variant:
+                points[row["steps"]].append(row["scores"][f"{SHOWN}, {DISCOUNTS[1]:g}"]["rank"])
+        if points:
+            steps = sorted(points)
+            means = [_mean([rank["value"] for rank in points[step]]) for step in steps]
+            ceiling = points[steps[0]][0]["most"]["value"]
+            values, errors = ([mean[name] / ceiling for mean in means] for name in ("value", "error"))
+            thousands = [step / 1000 for step in steps]
+            axis.errorbar(thousands, values, errors, color=colour, marker="o", markersize=3, label=label)
+    axis.axhline(0.0, color="black", linewidth=0.5)
+    axis.set(title=_short(dataset), xlabel="thousand updates", ylim=(-0.15, 1.0))
+    axis.set_xlim(left=0.0)
 
 
 def _plot_gains(axis: Any, rows: list[dict[str, Any]]) -> None:
@@ -86,10 +119,11 @@ def _plot_gains(axis: Any, rows: list[dict[str, Any]]) -> None:
     scores = {(row["dataset"], row["variant"], row["seed"], row["algorithm"]): row["sampled"] for row in _rows(ACTING)}
     for key, row in last.items():
         one, eight = scores.get((*key, "best of 1")), scores.get((*key, "best of 8"))
-        if one and eight and row["variant"] in _COLOURS:
+        if one and eight and row["variant"] in _SHOWN_KINDS:
             rank = row["scores"][f"{SHOWN}, {DISCOUNTS[1]:g}"]["rank"]["value"]
             error = np.hypot(one["error"], eight["error"])
-            gain = eight["mean"] - one["mean"]
-            axis.errorbar(rank["value"], gain, error, rank["error"], color=_COLOURS[row["variant"]], marker="o")
+            gain, colour = eight["mean"] - one["mean"], _SHOWN_KINDS[row["variant"]][1]
+            axis.errorbar(rank["value"], gain, error, rank["error"], color=colour, marker="o", markersize=3)
+            axis.annotate(_short(row["dataset"]), (rank["value"], gain), fontsize=6, xytext=(3, 3), textcoords="offset points")
     axis.axhline(0.0, color="black", linewidth=0.5)
     axis.set(title="score, best of 8 minus one", xlabel="rank correlation")

@@ -93,32 +93,35 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         """
         self._baseline = [value_net]
 
-    def advantages(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+    def advantages(self, obs: PyTorchObs, actions: th.Tensor, usual: th.Tensor | None = None) -> th.Tensor:
         """
         :param obs: observations
         :param actions: (batch_size, action_dim), scaled
+        :param usual: the usual actions, where they are known already
         :return: what Q is above V, by every network and quantile, (n_critics, batch_size, n_quantiles or 1)
         """
-        return self.scale * self._outputs(obs, actions)
+        return self.scale * self._outputs(obs, actions, usual)
 
-    def values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+    def values(self, obs: PyTorchObs, actions: th.Tensor, usual: th.Tensor | None = None) -> th.Tensor:
         """
         :param obs: observations
         :param actions: (batch_size, action_dim), scaled
+        :param usual: the usual actions, where they are known already
         :return: Q by every network, (n_critics, batch_size, 1), in float32 at any precision
         """
-        outputs = self.quantiles(obs, actions)
+        outputs = self.quantiles(obs, actions, usual)
         return outputs if self.options.n_quantiles is None else outputs.mean(dim=2, keepdim=True)
 
-    def quantiles(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+    def quantiles(self, obs: PyTorchObs, actions: th.Tensor, usual: th.Tensor | None = None) -> th.Tensor:
         """
         :param obs: observations
         :param actions: (batch_size, action_dim), scaled
+        :param usual: the usual actions, where they are known already
         :return: quantiles of the return by every network, (n_critics, batch_size, n_quantiles); without quantiles, the values
         """
         if self.options.learns_advantage:
-            return self._baseline[0](obs) + self.advantages(obs, actions)
-        return self._outputs(obs, actions)
+            return self._baseline[0](obs) + self.advantages(obs, actions, usual)
+        return self._outputs(obs, actions, usual)
 
     def pooled_quantiles(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
@@ -157,28 +160,31 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         values = outputs if options.n_quantiles is None else outputs.mean(dim=2, keepdim=True)
         return aggregate(values, options.aggregation, options.rho)
 
-    def usual_action_loss(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor | None:
+    def usual_actions(self, obs: PyTorchObs) -> th.Tensor | None:
         """
         :param obs: observations
-        :param actions: logged, (batch_size, action_dim), scaled
-        :return: loss of what is usually done, a scalar; None where networks are given actions as they are
+        :return: mean of the logged actions there, scaled, (batch_size, action_dim); None where networks are given actions as
+            they are
         """
         if self.usual_action is None:
             return None
         # The extractor learns what Q needs
         with th.no_grad():
             features = self._features(obs)
-        return self.usual_action.losses(features, actions).mean()
+        return self.usual_action(features)
 
     def _features(self, obs: PyTorchObs) -> th.Tensor:
         # Learn the features extractor using the policy loss only when it is shared with the actor
         with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
             return self.extract_features(obs, self.features_extractor)
 
-    def _outputs(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+    def _outputs(self, obs: PyTorchObs, actions: th.Tensor, usual: th.Tensor | None = None) -> th.Tensor:
         features = self._features(obs)
         if self.usual_action is not None:
-            actions = self.usual_action.relative(features, actions)
+            if usual is None:
+                with th.no_grad():
+                    usual = self.usual_action(features)
+            actions = self.usual_action.relative(usual, actions)
         inputs = th.cat([features, actions], dim=1)
         if inputs.device.type == "cpu" and sizes_are_known() and len(inputs) > _TOGETHER:
             return self._one_by_one(inputs)

@@ -110,11 +110,12 @@ class Critics(Transient):
             targets = self._targets(batch, gamma)
         advantage = target_q - self.value_net(batch.observations)
         value_loss = expectile_loss(advantage, self.options.value_expectile).mean()
+        usual = self.critic.usual_actions(batch.observations)
         if self.options.n_quantiles is None:
-            critic_loss = squared_loss(self.critic.values(batch.observations, batch.actions), targets)
+            critic_loss = squared_loss(self.critic.values(batch.observations, batch.actions, usual), targets)
         else:
-            critic_loss = quantile_loss(self.critic.quantiles(batch.observations, batch.actions), targets)
-        further = self._further_losses(batch)
+            critic_loss = quantile_loss(self.critic.quantiles(batch.observations, batch.actions, usual), targets)
+        further = self._further_losses(batch, usual)
         return CriticLosses(value_loss, critic_loss + sum(further.values()), target_q, advantage.detach(), _detached(further))
 
     def _losses_of_advantage(self, batch: Batch, gamma: float) -> CriticLosses:
@@ -127,24 +128,28 @@ class Critics(Transient):
             advantage = self.critic_target.preferences(batch.observations, batch.actions)
         values = self.value_net(batch.observations)
         value_loss = expectile_loss((returns - values) / self.value_net.scale, self.options.value_expectile).mean()
-        advantages = self.critic.advantages(batch.observations, batch.actions)
+        usual = self.critic.usual_actions(batch.observations)
+        advantages = self.critic.advantages(batch.observations, batch.actions, usual)
         targets = returns - values.detach()
         scale = self.critic.scale
         if self.options.n_quantiles is None:
             critic_loss = squared_loss(advantages / scale, targets / scale)
         else:
             critic_loss = quantile_loss(advantages, targets) / scale
-        further = self._further_losses(batch)
+        further = self._further_losses(batch, usual)
         q_value = values.detach() + advantage
         return CriticLosses(value_loss, critic_loss + sum(further.values()), q_value, advantage, _detached(further))
 
-    def _further_losses(self, batch: Batch) -> dict[str, th.Tensor]:
+    def _further_losses(self, batch: Batch, usual: th.Tensor | None) -> dict[str, th.Tensor]:
         """What else Q's parameters descend on, scalars by name."""
-        named = {
-            "density_penalty": self._density_penalty(batch),
-            "usual_action_loss": self.critic.usual_action_loss(batch.observations, batch.actions),
-        }
-        return {name: loss for name, loss in named.items() if loss is not None}
+        losses = {}
+        penalty = self._density_penalty(batch)
+        if penalty is not None:
+            losses["density_penalty"] = penalty
+        if usual is not None:
+            assert self.critic.usual_action is not None
+            losses["usual_action_loss"] = self.critic.usual_action.losses(usual, batch.actions).mean()
+        return losses
 
     def _targets(self, batch: Batch, gamma: float) -> th.Tensor:
         """What Q is trained towards, (batch_size, 1), or samples of the return, (batch_size, n_samples)."""

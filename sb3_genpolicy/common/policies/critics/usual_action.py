@@ -53,25 +53,23 @@ class UsualAction(nn.Module):
         """Standard deviation of scaled actions about their mean, (action_dim,)."""
         return (_LOG_UNIT * self.log_deviation).exp()
 
-    def relative(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    def relative(self, mean: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """
-        :param features: (batch_size, features_dim)
+        :param mean: the usual actions, (batch_size, action_dim)
         :param actions: scaled, (batch_size, action_dim)
         :return: how far they are from the usual action, in standard deviations; gradients reach the actions alone
         """
-        with th.no_grad():
-            mean, deviation = self(features), self.deviation
-        return (actions - mean) / deviation
+        return (actions - mean.detach()) / self.deviation.detach()
 
-    def losses(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    def losses(self, mean: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """
         Squared error of the mean, and the negative log-likelihood of a normal distribution of that mean for its deviation.
 
-        :param features: (batch_size, features_dim)
+        :param mean: the usual actions, (batch_size, action_dim)
         :param actions: logged, scaled, (batch_size, action_dim)
         :return: one loss for each row, (batch_size,)
         """
-        squares = (actions - self(features)).square()
+        squares = (actions - mean).square()
         variance = squares.detach() + _LEAST_DEVIATION**2
         log_deviation = _LOG_UNIT * self.log_deviation
         likelihood = 0.5 * variance * (-2.0 * log_deviation).exp() + log_deviation
