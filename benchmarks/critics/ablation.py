@@ -53,7 +53,12 @@ VARIANTS: dict[str, CriticOptions] = {
     "onestep": OneStepCritic(),
     "onestep 0.966": OneStepCritic(gamma=0.966),
     "onestep 0.95": OneStepCritic(gamma=0.95),
-    "onestep 0.8": OneStepCritic(gamma=0.8),
+    "onestep 0.97": OneStepCritic(gamma=0.97),
+    "onestep 0.99": OneStepCritic(gamma=0.99),
+    # Without lambda-returns, which credit an action with what its agent did later
+    "onestep td 0.9": OneStepCritic(gamma=0.9, return_lambda=0.0),
+    "onestep td 0.97": OneStepCritic(gamma=0.97, return_lambda=0.0),
+    "onestep td 0.99": OneStepCritic(gamma=0.99, return_lambda=0.0),
     "onestep 10": OneStepCritic(n_critics=10),
     "onestep 4": OneStepCritic(n_critics=4),
     "iql relative": IQLCritic(relative_actions=True, layer_norm=True, aggregation="mean"),

@@ -56,7 +56,7 @@ def compare(dataset: str, one: str, other: str, seeds: list[int]) -> None:
             for name, each in models.items()
         }
         found = _difference(ranks[one], ranks[other], rank_ceiling(returns))
-        row = dict(dataset=dataset, one=one, other=other, gamma=gamma, seeds=there, steps=steps[0], **plain(found))
+        row = dict(dataset=dataset, variants=[one, other], gamma=gamma, seeds=there, steps=steps[0], **plain(found))
         _keep(row)
         print(f"{dataset}, {gamma:g}, seeds {there}, {steps[0]:,} updates: {one} {found.one}, {other} {found.other},", end=" ")
         print(f"difference {found.difference}, shares {found.share} and {found.other_share}", flush=True)
@@ -89,7 +89,7 @@ def rank_ceiling(returns: np.ndarray) -> float:
 
 def _keep(row: dict[str, Any]) -> None:
     """In place of an older line of the same comparison."""
-    names = ("dataset", "one", "other", "gamma", "seeds", "steps")
+    names = ("dataset", "variants", "gamma", "seeds", "steps")
     lines = [json.loads(line) for line in DIFFERENCES.read_text().splitlines()] if DIFFERENCES.exists() else []
     others = [each for each in lines if any(each[name] != row[name] for name in names)]
     DIFFERENCES.write_text("".join(json.dumps(each) + "\n" for each in [*others, row]))
