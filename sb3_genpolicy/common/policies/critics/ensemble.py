@@ -214,13 +214,47 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         values = outputs if options.n_quantiles is None else outputs.mean(dim=2, keepdim=True)
         return aggregate(values, options.aggregation, options.rho)
 
-    def _outputs(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+    def features_of(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: observations
+        :return: what the networks see of them beside the actions, (batch_size, features_dim)
+        """
         # Learn the features extractor using the policy loss only when it is shared with the actor
         with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
-            features = self.extract_features(obs, self.features_extractor)
+            return self.extract_features(obs, self.features_extractor)
+
+    def preferences_of_members(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        :param features: see :meth:`features_of`, (batch_size, features_dim)
+        :param actions: (batch_size, action_dim), scaled
+        :return: as :meth:`preferences`, by every network and quantile, (n_critics, batch_size, n_quantiles or 1)
+        """
+        outputs = self._of_features(features, actions)
+        return self.scale * outputs if self.options.learns_advantage else outputs
+
+    def slopes(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        :param features: see :meth:`features_of`, (batch_size, features_dim)
+        :param actions: (batch_size, action_dim), scaled
+        :return: the gradient of Q, as the options aggregate it, in the actions, (batch_size, action_dim); no gradient passes
+        """
+        with th.enable_grad():
+            actions = actions.detach().requires_grad_()
+            # V, where Q is a sum with it, does not change with the action
+            preferences = self.aggregated(self._together(th.cat([features.detach(), actions], dim=1)))
+            (slopes,) = th.autograd.grad(preferences.sum(), actions)
+        return slopes * self.scale if self.options.learns_advantage else slopes
+
+    def _outputs(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        return self._of_features(self.features_of(obs), actions)
+
+    def _of_features(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         inputs = th.cat([features, actions], dim=1)
         if inputs.device.type == "cpu" and sizes_are_known() and len(inputs) > _TOGETHER:
             return self._one_by_one(inputs)
+        return self._together(inputs)
+
+    def _together(self, inputs: th.Tensor) -> th.Tensor:
         h = inputs.expand(self.n_critics, -1, -1)
         *hidden, head = self.layers
         for index, layer in enumerate(hidden):
