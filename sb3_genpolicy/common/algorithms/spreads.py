@@ -26,8 +26,9 @@ def fit_spreads(model: Any) -> None:
     was_training = model.policy.training
     model.policy.set_training_mode(False)
     rows = th.as_tensor(evenly(buffer.size(), _ROWS))
+    observations = buffer.rows(rows, model.get_vec_normalize_env()).observations
     try:
-        model.policy.fit_spreads(buffer.rows(rows, model.get_vec_normalize_env()).observations)
+        model.policy.spreads.fit(model.policy.actor_ema, model.policy.critic, observations)
     except ValueError:
         # Networks that are not finite, of which acting says more
         pass
