@@ -7,6 +7,7 @@ import pytest
 import torch as th
 
 from sb3_genpolicy import GMPO
+from sb3_genpolicy.common.policies import deterministic
 from sb3_genpolicy.common.policies.deterministic import DETERMINISTIC_ACTIONS, two_halves
 from sb3_genpolicy.common.policies.fixed_draws import fixed_draws
 from sb3_genpolicy.generative import Likelihood
@@ -47,9 +48,19 @@ def test_of_two_modes_the_mean_is_between_and_others_are_in_one():
     np.testing.assert_allclose(acted(policy, "mean"), (centre, 0.2), atol=0.15)
     assert np.abs(acted(policy, "mean")[0] - [-0.6, 0.6]).min() > 0.2
     np.testing.assert_allclose(acted(policy, "mode_mean"), (-0.6, 0.2), atol=0.03)
-    # Critics that do not agree leave the mode with more draws
-    policy.critic.layers[0].weight.data[1] *= -1.0
+    # Critics that do not agree, even if their mean wants the other mode by far, leave the one with more draws
+    policy = exact_policy(**MODES, slopes=((5.0, 0.0), (-1.0, 0.0)))
     np.testing.assert_allclose(acted(policy, "auto"), (-0.6, 0.2), atol=0.03)
+
+
+def test_an_error_of_a_noise_network_counts_ten_times_at_most_in_the_one_step_mean():
+    policy = exact_policy([MEAN], STD, path="vp", prediction="noise")
+    np.testing.assert_allclose(acted(policy, "one_step_mean"), MEAN, atol=2e-3)
+    network = policy.actor_ema.model.network
+    network.register_forward_hook(lambda module, inputs, output: output + 5e-3)
+    # At t = 0 it would count 150 times
+    off = np.abs(acted(policy, "one_step_mean") - MEAN)
+    assert 0.03 < off.min() and off.max() < 0.06
 
 
 def test_critics_that_agree_choose_the_mode():
@@ -61,6 +72,20 @@ def test_critics_that_agree_choose_the_mode():
     policy.spreads.q.fill_(1e3)
     policy.critic.layers[0].weight.data *= -1.0
     np.testing.assert_allclose(acted(policy, "auto"), (-0.6, 0.2), atol=0.03)
+
+
+def test_the_medoid_need_not_be_of_the_half_with_more_draws(monkeypatch):
+    """Two groups at the right are one half, whose draws are more; the medoid is in the group at the left."""
+    groups = [[0.15, 0.48]] * 5 + [[0.84, 0.84]] * 4 + [[0.87, 0.32]] * 3
+    draws = th.tensor(groups) + 0.01 * th.randn(12, 2, generator=th.Generator().manual_seed(0))
+    halves = two_halves(draws[None])
+    assert halves.shares[0, 0] == 5 / 12 and halves.are_modes().item()
+    monkeypatch.setattr(deterministic, "fixed_draws", lambda *_: draws[None])
+    left, right = draws[:5].mean(dim=0), draws[5:].mean(dim=0)
+    for slopes, chosen in (((-5.0, -5.0), left), ((5.0, 5.0), right), ((-5.0, 1.0), right)):
+        policy = exact_policy(**MODES, slopes=[(slope, 0.0) for slope in slopes])
+        policy.spreads.q.fill_(1.0)
+        np.testing.assert_allclose(acted(policy, "auto"), chosen, atol=1e-6)
 
 
 def test_the_densest_has_the_highest_log_probability():

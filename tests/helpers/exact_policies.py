@@ -13,17 +13,18 @@ from tests.helpers.arrays import make_arrays
 
 class MixtureMean(nn.Module):
     """
-    Says the mean of the data at a point of the path, whatever the observation.
+    Says the mean of the data at a point of the path, or of the noise, whatever the observation.
 
     :param path: the path
+    :param prediction: ``data`` or ``noise``
     :param means: of the components, (n, dim)
     :param std: of all, (dim,)
     :param weights: of the components, (n,)
     """
 
-    def __init__(self, path, means, std, weights):
+    def __init__(self, path, prediction, means, std, weights):
         super().__init__()
-        self.path = path
+        self.path, self.prediction = path, prediction
         for name, value in dict(means=means, std=std, weights=weights).items():
             setattr(self, name, nn.Parameter(th.tensor(value, dtype=th.float32), requires_grad=False))
 
@@ -33,7 +34,8 @@ class MixtureMean(nn.Module):
         off = x[:, None] - alpha[:, None] * self.means
         logits = self.weights.log() - 0.5 * (off.square() / variance[:, None]).sum(dim=2)
         conditional = self.means + (alpha * self.std.square() / variance)[:, None] * off
-        return (logits.softmax(dim=1)[:, :, None] * conditional).sum(dim=1)
+        data = (logits.softmax(dim=1)[:, :, None] * conditional).sum(dim=1)
+        return data if self.prediction == "data" else (x - alpha * data) / sigma
 
 
 def exact_policy(means, std, weights=(1.0,), path="linear", slopes=((1.0, 0.0), (1.0, 0.0)), **policy_kwargs):
@@ -47,7 +49,7 @@ def exact_policy(means, std, weights=(1.0,), path="linear", slopes=((1.0, 0.0), 
     policy = "FlowPolicy" if path == "linear" else "DiffusionPolicy"
     model = GMPO(policy, dataset=arrays, critic=critic, policy_kwargs={**kwargs, **policy_kwargs}, seed=0, device="cpu")
     policy = model.policy
-    policy.actor_ema.model.network = MixtureMean(policy.path, means, std, weights)
+    policy.actor_ema.model.network = MixtureMean(policy.path, policy.prediction, means, std, weights)
     (layer,) = policy.critic.layers
     with th.no_grad():
         layer.weight.zero_()

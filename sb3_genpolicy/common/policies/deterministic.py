@@ -72,29 +72,25 @@ def mean(choice: Choice) -> th.Tensor:
 
 def one_step_mean(choice: Choice) -> th.Tensor:
     """
-    The mean by the model's own word, its prediction of the data where nothing is known of them. Where the path is all noise
-    at its beginning, that is one Euler step from zero noise. Where a network's error would count more than ten times there
-    (a noise network on a diffusion path), it is asked a little later, at the point of the mean that it gave before.
+    The mean by the model's own word, its prediction of the data at x = 0 where nothing is known of them. Where the path is all
+    noise at its beginning, that is one Euler step from zero noise. Where a network's error would count more than ten times
+    there (a noise network on a diffusion path), it is asked a little later, when noise outweighs the data ten to one still: what
+    is known of them then moves the mean by 1 in 100 at most.
     """
     model = choice.actor.model
-    point, is_all_noise = _beginning(model.path, model.prediction, choice.features.dtype, choice.features.device)
-
-    def expected(x: th.Tensor) -> th.Tensor:
-        velocity = model.velocity(point.t, x, choice.features, point.coefficients)
-        velocity = velocity if choice.guide is None else choice.guide(point, x, velocity)
-        return to_parts("velocity", velocity, point.coefficients, x).data.clamp(-1.0, 1.0)
-
-    found = expected(choice.features.new_zeros((choice.features.shape[0], choice.actor.action_dim)))
-    return found if is_all_noise else expected(point.coefficients.alpha * found)
+    point = _beginning(model.path, model.prediction, choice.features.dtype, choice.features.device)
+    x = choice.features.new_zeros((choice.features.shape[0], choice.actor.action_dim))
+    velocity = model.velocity(point.t, x, choice.features, point.coefficients)
+    velocity = velocity if choice.guide is None else choice.guide(point, x, velocity)
+    return to_parts("velocity", velocity, point.coefficients, x).data.clamp(-1.0, 1.0)
 
 
 @kept
-def _beginning(path: Path, prediction: Prediction, dtype: th.dtype, device: th.device) -> tuple[TimePoint, bool]:
+def _beginning(path: Path, prediction: Prediction, dtype: th.dtype, device: th.device) -> TimePoint:
     t = th.linspace(0.0, 1.0, 2001, dtype=th.float64)[:, None]
     worst = error_scale(prediction, "data", path(t))[:, 0]
     first = t[(worst <= _WORST).nonzero()[0]].to(device, dtype)
-    coefficients = path(first)
-    return TimePoint(first, coefficients), float(coefficients.alpha) == 0.0
+    return TimePoint(first, path(first))
 
 
 def densest(choice: Choice) -> th.Tensor:
