@@ -74,8 +74,8 @@ def one_step_mean(choice: Choice) -> th.Tensor:
     """
     The mean by the model's own word, its prediction of the data at x = 0 where nothing is known of them. Where the path is all
     noise at its beginning, that is one Euler step from zero noise. Where a network's error would count more than ten times
-    there (a noise network on a diffusion path), it is asked a little later, when noise outweighs the data ten to one still: what
-    is known of them then moves the mean by 1 in 100 at most.
+    there (a noise network on a diffusion path), it is asked a little later, when noise still outweighs the data ten to one:
+    what is known of them then moves the mean by 1 in 100 at most.
     """
     model = choice.actor.model
     point = _beginning(model.path, model.prediction, choice.features.dtype, choice.features.device)
