@@ -110,7 +110,7 @@ def test_every_critic_learns_it(algorithm, critic):
         observations = th.as_tensor(arrays["observations"], dtype=th.float32)
         scaled = th.as_tensor(model.policy.scale_action(arrays["actions"]), dtype=th.float32)
         with th.no_grad():
-            return (network.usual_action(network._features(observations)) - scaled).square().mean().item()
+            return (network.usual_action(network.features_of(observations)) - scaled).square().mean().item()
 
     model.learn(1)
     before = [error(network) for network in (model.critic, model.policy.critic_target)]

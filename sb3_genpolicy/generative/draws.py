@@ -3,6 +3,7 @@ Random numbers of a loss, from one of three sources: a generator; numbers drawn 
 one vectorised pass; or a share of those of a joint batch, when several processes train one model.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -99,3 +100,14 @@ def draw(kind: Kind, shape: Sequence[int], like: th.Tensor, source: Source, rows
     """
     wanted = Draw(kind, tuple(shape), like.device, like.dtype, rows_axis)
     return source.take(wanted) if isinstance(source, (Tape, Share)) else wanted.make(source)
+
+
+@functools.cache
+def fixed_normals(seed: int, shape: tuple[int, ...]) -> th.Tensor:
+    """
+    :param seed: which numbers
+    :param shape: how many
+    :return: standard normal numbers, the same in every call, kept, and not to be written to
+    """
+    with th.inference_mode(False):
+        return th.randn(shape, generator=th.Generator().manual_seed(seed))

@@ -3,6 +3,7 @@ A generative model is a path, a network and what the network predicts. To a solv
 """
 
 import warnings
+from collections.abc import Callable
 from typing import Literal
 
 import torch as th
@@ -25,6 +26,8 @@ from sb3_genpolicy.generative.solvers import Sampler, integrate, sdeint
 from sb3_genpolicy.generative.time_grids import log_ratio_range
 from sb3_genpolicy.generative.tracing import values_are_known
 
+#: ``guide(point, x, velocity)``: the velocity (batch_size, dim) that a sampler takes in place of the model's
+Guide = Callable[[TimePoint, th.Tensor, th.Tensor], th.Tensor]
 MatchingLoss = Literal["flow", "score", "data", "likelihood"]
 MATCHING_LOSSES: tuple[MatchingLoss, ...] = ("flow", "score", "data", "likelihood")
 
@@ -168,6 +171,7 @@ class GenerativeModel(nn.Module):
         sampler: Sampler | None = None,
         increments: th.Tensor | None = None,
         generator: Source = None,
+        guide: Guide | None = None,
     ) -> th.Tensor:
         """
         Carry noise to data; not clamped to the box.
@@ -177,6 +181,7 @@ class GenerativeModel(nn.Module):
         :param sampler: solver, steps and time grid; five midpoint steps by default
         :param increments: standard normal draws for the steps of ``sde``, (steps - 1, batch_size or 1, dim); drawn by default
         :param generator: where they are drawn from; torch's global one by default
+        :param guide: what changes the velocity on the way
         :return: samples, (batch_size, dim)
         :raises ValueError: if the samples are not finite, with the step at which the network's output ceased to be
         """
@@ -184,13 +189,19 @@ class GenerativeModel(nn.Module):
         if sampler.solver == "sde" and increments is None:
             increments = draw("normal", (sampler.steps - 1, *noise.shape), noise, generator, rows_axis=1)
         # An adaptive solver never ends where nothing is finite
-        x = self.solve(condition, noise, sampler, increments, check=sampler.solver == "dopri5")
+        x = self.solve(condition, noise, sampler, increments, check=sampler.solver == "dopri5", guide=guide)
         if values_are_known(x) and not th.isfinite(x).all():
-            self._explain_non_finite(condition, noise, sampler, increments)
+            self._explain_non_finite(condition, noise, sampler, increments, guide)
         return x
 
     def solve(
-        self, condition: th.Tensor, noise: th.Tensor, sampler: Sampler, increments: th.Tensor | None, check: bool = False
+        self,
+        condition: th.Tensor,
+        noise: th.Tensor,
+        sampler: Sampler,
+        increments: th.Tensor | None,
+        check: bool = False,
+        guide: Guide | None = None,
     ) -> th.Tensor:
         """
         As :meth:`sample`, whose answer need not be finite.
@@ -200,6 +211,7 @@ class GenerativeModel(nn.Module):
         :param sampler: solver, steps and time grid
         :param increments: standard normal draws for the steps of ``sde``, (steps - 1, batch_size or 1, dim)
         :param check: whether to look at the network's every output
+        :param guide: what changes the velocity on the way
         :return: samples, (batch_size, dim)
         :raises ValueError: with ``check``, if an output is not finite
         """
@@ -211,7 +223,7 @@ class GenerativeModel(nn.Module):
             if check and not th.isfinite(output).all():
                 raise ValueError(_non_finite_message(self, condition, sampler, calls // sampler.evaluations, float(point.t)))
             calls += 1
-            return output
+            return output if guide is None else guide(point, x, output)
 
         x = self.path.prior_std * noise
         if sampler.solver == "sde":
@@ -220,11 +232,16 @@ class GenerativeModel(nn.Module):
         return integrate(field, x, sampler, self.path)
 
     def _explain_non_finite(
-        self, condition: th.Tensor, noise: th.Tensor, sampler: Sampler, increments: th.Tensor | None
+        self,
+        condition: th.Tensor,
+        noise: th.Tensor,
+        sampler: Sampler,
+        increments: th.Tensor | None,
+        guide: Guide | None = None,
     ) -> None:
         # The solve once more, with a look at every step, which would cost too much where all is well
         with th.no_grad():
-            self.solve(condition, noise, sampler, increments, check=True)
+            self.solve(condition, noise, sampler, increments, check=True, guide=guide)
         raise ValueError(f"Samples grew beyond what {noise.dtype} holds, in the last step of {sampler}. Take more steps.")
 
     def sample_with_log_prob(

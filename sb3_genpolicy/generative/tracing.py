@@ -17,9 +17,9 @@ def values_are_known(x: th.Tensor) -> bool:
     """
     :param x: a tensor
     :return: whether its values can be looked at: not where several models are trained by one vectorised pass, nor while an
-        update is recorded
+        update is recorded or a network is exported
     """
-    return not is_transformed() and not (x.is_cuda and th.cuda.is_current_stream_capturing())
+    return not is_transformed() and sizes_are_known() and not (x.is_cuda and th.cuda.is_current_stream_capturing())
 
 
 def sizes_are_known() -> bool:

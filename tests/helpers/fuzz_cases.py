@@ -13,6 +13,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
 from sb3_genpolicy import GMPG, GMPO, IQLCritic, OneStepCritic, PolicyCritic
+from sb3_genpolicy.common.policies.deterministic import DETERMINISTIC_ACTIONS
 from sb3_genpolicy.common.transitions.rewards import AffineReward, ReturnRange
 from sb3_genpolicy.common.transitions.transforms import (
     BestEpisodes,
@@ -213,6 +214,10 @@ OF_POLICY = dict(
     sampling_steps=of(None, 1, 2, 3),
     time_grid=of(None, *TIME_GRIDS),
     n_candidates=of(1, 2, 3),
+    candidate_temperature=of(0.0, 1.0),
+    guidance=of(0.0, 0.0, 1.0),
+    deterministic_action=of(*DETERMINISTIC_ACTIONS),
+    deterministic_draws=of(2, 3),
     normalize_observations=st.booleans(),
     normalize_actions=st.booleans(),
     normalize_images=st.booleans(),

@@ -281,6 +281,9 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         solver: str | Sampler | None = None,
         sampling_steps: int | None = None,
         time_grid: str | None = None,
+        guidance: float | None = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        # Its last three options are for this prediction alone, see `SamplingPolicy.predict`
-        return self.policy.predict(observation, state, episode_start, deterministic, solver, sampling_steps, time_grid)
+        # Its last four options are for this prediction alone, see `SamplingPolicy.predict`
+        return self.policy.predict(
+            observation, state, episode_start, deterministic, solver, sampling_steps, time_grid, guidance
+        )

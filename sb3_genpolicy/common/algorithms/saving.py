@@ -14,6 +14,7 @@ from stable_baselines3.common.save_util import open_path, recursive_getattr, sav
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from torch import nn
 
+from sb3_genpolicy.common.algorithms.spreads import fit_spreads
 from sb3_genpolicy.common.files.buffer_pickles import unpickle_buffer
 from sb3_genpolicy.common.files.model_files import ALGORITHM, encode_settings, open_model_file
 from sb3_genpolicy.common.files.transient import Transient
@@ -49,6 +50,7 @@ def save(self: Any, path: str | pathlib.Path | io.BufferedIOBase, exclude: Any =
     if not processes().is_first:
         return
     self.random.note(self.replay_buffer)
+    fit_spreads(self)
     settings = encode_settings(_settings_to_save(self, exclude or (), include or ()))
     # In memory first: torch would hide the error message of a full disk
     content = io.BytesIO()

@@ -18,7 +18,8 @@ from sb3_genpolicy.common.updates.weights import as_probabilities
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative import Coupling, GenerativeModel, Likelihood, MatchingLoss, Path, Prediction, Sampler
 from sb3_genpolicy.generative.checks import blaming
-from sb3_genpolicy.generative.draws import Source
+from sb3_genpolicy.generative.draws import Source, fixed_normals
+from sb3_genpolicy.generative.models import Guide
 
 #: With an adaptive solver, what the update of one row depends on besides that row
 ADAPTIVE_STEPS = Dependence(
@@ -177,6 +178,8 @@ class GenerativeActor(NormalizedModel, BasePolicy):
         deterministic: bool = False,
         generator: Source = None,
         sampler: Sampler | None = None,
+        increments: th.Tensor | None = None,
+        guide: Guide | None = None,
     ) -> th.Tensor:
         """
         :param features: extracted features, (batch_size, features_dim)
@@ -184,11 +187,14 @@ class GenerativeActor(NormalizedModel, BasePolicy):
         :param deterministic: whether a stochastic sampler (``sde``) uses the same fixed noise in every call and for every row
         :param generator: source of that noise; torch's global one by default
         :param sampler: solver, steps and time grid; the actor's own by default
+        :param increments: the noise of its steps where it is stochastic, (n_increments, batch_size or 1, action_dim)
+        :param guide: what changes the velocity on the way
         :return: actions, (batch_size, action_dim), clamped to [-1, 1]
         """
         sampler = sampler or self.sampler
-        increments = self.fixed_increments(sampler).to(noise) if deterministic and sampler.solver == "sde" else None
-        return self.model.sample(features, noise, sampler, increments, generator).clamp(-1.0, 1.0)
+        if increments is None and deterministic and sampler.solver == "sde":
+            increments = self.fixed_increments(sampler).to(noise)
+        return self.model.sample(features, noise, sampler, increments, generator, guide).clamp(-1.0, 1.0)
 
     def fixed_increments(self, sampler: Sampler | None = None) -> th.Tensor:
         """
@@ -198,8 +204,7 @@ class GenerativeActor(NormalizedModel, BasePolicy):
         """
         sampler = sampler or self.sampler
         n_increments = sampler.steps - 1 if sampler.solver == "sde" else 0
-        generator = th.Generator().manual_seed(_SAMPLER_SEED)
-        return th.randn((n_increments, 1, self.action_dim), generator=generator)
+        return fixed_normals(_SAMPLER_SEED, (n_increments, 1, self.action_dim))
 
     def log_prob(self, obs: PyTorchObs, actions: th.Tensor, likelihood: Likelihood | None = None) -> th.Tensor:
         """
@@ -229,11 +234,17 @@ class GenerativeActor(NormalizedModel, BasePolicy):
             raise ValueError(f"noise has shape {tuple(noise.shape)}, but needs one draw per action dimension: {shape}.")
         return self.model.sample_with_log_prob(features, noise, likelihood, self.sampler)
 
-    def forward(self, obs: PyTorchObs, deterministic: bool = False, sampler: Sampler | None = None) -> th.Tensor:
+    def forward(
+        self,
+        obs: PyTorchObs,
+        deterministic: bool = False,
+        sampler: Sampler | None = None,
+        guide: Guide | None = None,
+    ) -> th.Tensor:
         features = self.extract_features(obs, self.features_extractor)
         shape = (features.shape[0], self.action_dim)
         noise = features.new_zeros(shape) if deterministic else th.randn(shape, device=features.device)
-        return self.sample(features, noise, deterministic, sampler=sampler)
+        return self.sample(features, noise, deterministic, sampler=sampler, guide=guide)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self(observation, deterministic)

@@ -60,6 +60,14 @@ class GenerativePolicy(SamplingPolicy):
     :param time_grid: where these steps are: ``tapered`` (the default), ``uniform``, ``angle`` or ``log_snr``
     :param n_candidates: number of actions drawn for a prediction; the one with the highest Q is taken.
         1, the default, samples the policy itself, as the paper does. Can be changed later: ``model.policy.n_candidates = 8``.
+    :param candidate_temperature: temperature at which a candidate is drawn, in proportion to the exponential of the advantage,
+        in units of the spread of Q in a state. 0, the default, takes the best. Can be changed later, as the next three.
+    :param guidance: by how many of its standard deviations Q pulls the policy while it acts, see
+        :mod:`~sb3_genpolicy.common.policies.guidance`; 0, the default, for none
+    :param deterministic_action: what ``predict(deterministic=True)`` does: ``zero_noise`` (the default), ``mean``,
+        ``one_step_mean``, ``densest``, ``mode_mean``, ``best_q`` or ``auto``, see
+        :mod:`~sb3_genpolicy.common.policies.deterministic`
+    :param deterministic_draws: number of fixed draws that it looks at
     :param normalize_observations: whether observations are standardised inside the policy, by statistics of the dataset
         (images and discrete observations are not)
     :param normalize_actions: whether actions are modelled in the data's own range of each dimension, with half of what they
@@ -105,6 +113,10 @@ class GenerativePolicy(SamplingPolicy):
         sampling_steps: int | None = None,
         time_grid: str | None = None,
         n_candidates: int = 1,
+        candidate_temperature: float = 0.0,
+        guidance: float = 0.0,
+        deterministic_action: str = "zero_noise",
+        deterministic_draws: int = 32,
         normalize_observations: bool = True,
         normalize_actions: bool = True,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
@@ -147,6 +159,8 @@ class GenerativePolicy(SamplingPolicy):
         self._initial_sampler = make_sampler(solver, sampling_steps, time_grid)
         check_number("n_candidates", n_candidates, low=1, whole=True)
         self.n_candidates = n_candidates
+        self.candidate_temperature, self.guidance = candidate_temperature, guidance
+        self.deterministic_action, self.deterministic_draws = deterministic_action, deterministic_draws
         self.behaviour_model = behaviour_model
         self.build(lr_schedule)
 
@@ -215,6 +229,7 @@ class GenerativePolicy(SamplingPolicy):
                 coupling=self.coupling,
                 solver=self.sampler,
                 n_candidates=self.n_candidates,
+                **self.acting_options(),
                 behaviour_model=self.behaviour_model,
             )
         )

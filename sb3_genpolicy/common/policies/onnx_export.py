@@ -1,8 +1,8 @@
 """
-A policy with its sampler as one ONNX file, which acts where there is no Python: from observation and noise to action.
+A policy with its sampler as one ONNX file, which acts where there is no Python: from observation and noise to action, or from
+the observation alone.
 """
 
-import copy
 import importlib
 import json
 import logging
@@ -11,22 +11,19 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from torch import nn
 
 from sb3_genpolicy.common.policies.actor import GenerativeActor
-from sb3_genpolicy.common.policies.candidates import choose_candidates
 from sb3_genpolicy.common.policies.critics import CriticEnsemble
+from sb3_genpolicy.common.policies.guidance import Spreads
 from sb3_genpolicy.common.policies.normalization import ObservationNormalizer, Standardizer
+from sb3_genpolicy.common.policies.onnx_acting import TracedActing
 from sb3_genpolicy.common.transitions.action_range import ActionRange
-from sb3_genpolicy.common.utils import space_items, tree_of
 from sb3_genpolicy.generative import SOLVERS, Sampler
-
-Module = TypeVar("Module", bound=nn.Module)
 
 # Rows of the inputs that a file is traced with; it takes any number
 _TRACED_ROWS = 2
@@ -42,40 +39,52 @@ class ExportedPolicy(Protocol):
     actor_ema: GenerativeActor
     critic: CriticEnsemble
     n_candidates: int
+    candidate_temperature: float
+    guidance: float
+    deterministic_action: str
+    deterministic_draws: int
 
     @property
     def sampler(self) -> Sampler: ...
     @property
     def noise_shape(self) -> tuple[int, ...]: ...
     def candidate_noise(self, n_candidates: int) -> th.Tensor: ...
+    def known_spreads(self) -> Spreads: ...
 
 
-def export_onnx(policy: ExportedPolicy, path: str | os.PathLike[str]) -> None:
+def export_onnx(policy: ExportedPolicy, path: str | os.PathLike[str], deterministic: bool = False) -> None:
     """
     See :meth:`~sb3_genpolicy.common.policies.sampling_policy.SamplingPolicy.export_onnx`.
 
     :param policy: the policy
     :param path: the file
+    :param deterministic: whether the file acts as ``predict(deterministic=True)``, without inputs of random numbers
     :raises ImportError: if onnx or onnxscript is not installed
     :raises ValueError: for a sampler that chooses its own steps, an observation that is named as another input, or a network
         that is not traceable
     """
     _require_packages()
     _check_sampler(policy.sampler)
-    inputs = _inputs_of(policy)
-    acting = _Acting(policy).eval()
+    if deterministic and policy.deterministic_action == "densest":
+        raise ValueError(
+            "deterministic_action='densest' cannot be written: densities take derivatives of the network, which torch does "
+            "not write as operations. Take another one, as 'mode_mean'."
+        )
+    inputs = _inputs_of(policy, deterministic)
+    acting = TracedActing(policy, deterministic).eval()
     example = tuple(part.example() for part in inputs)
     with th.no_grad(), _quiet_exporter():
         # Let the sampler compute and keep its schedule now: while the exporter traces, tensors have no values
         acting(*example)
         program = _trace(acting, example, inputs)
     program.model.producer_name, program.model.producer_version = "sb3_genpolicy", metadata.version("sb3_genpolicy")
-    program.model.doc_string = _description(policy, inputs)
-    program.model.metadata_props.update({key: json.dumps(value) for key, value in _metadata(policy).items()})
+    program.model.doc_string = _description(policy, inputs, deterministic)
+    about = _metadata(policy, deterministic)
+    program.model.metadata_props.update({key: json.dumps(value) for key, value in about.items()})
     program.save(os.fspath(path))
 
 
-def _trace(acting: "_Acting", example: tuple[th.Tensor, ...], inputs: "list[_Input]") -> th.onnx.ONNXProgram:
+def _trace(acting: TracedActing, example: tuple[th.Tensor, ...], inputs: "list[_Input]") -> th.onnx.ONNXProgram:
     batch = th.export.Dim("batch")
     try:
         program = th.onnx.export(
@@ -148,7 +157,7 @@ class _Input(NamedTuple):
         return f"{self.name} ({', '.join(map(str, self.shape))}), {str(self.dtype).removeprefix('torch.')}"
 
 
-def _inputs_of(policy: ExportedPolicy) -> list[_Input]:
+def _inputs_of(policy: ExportedPolicy, deterministic: bool) -> list[_Input]:
     space = policy.observation_space
     single = {"observation": space}
     parts = space.spaces if isinstance(space, spaces.Dict) else single
@@ -158,12 +167,15 @@ def _inputs_of(policy: ExportedPolicy) -> list[_Input]:
         )
         for name, part in parts.items()
     ]
-    noise = _Input("noise", ("batch", *policy.noise_shape), th.float32)
-    inputs.append(noise)
-    n_increments = len(policy.actor_ema.fixed_increments())
-    if n_increments > 0:
-        inputs.append(_Input("increments", (n_increments, *noise.shape), th.float32))
-    for name in ("noise", "increments", "action"):
+    if not deterministic:
+        noise = _Input("noise", ("batch", *policy.noise_shape), th.float32)
+        inputs.append(noise)
+        n_increments = len(policy.actor_ema.fixed_increments())
+        if n_increments > 0:
+            inputs.append(_Input("increments", (n_increments, *noise.shape), th.float32))
+        if policy.n_candidates > 1 and policy.candidate_temperature > 0.0:
+            inputs.append(_Input("uniform", ("batch", policy.n_candidates), th.float32))
+    for name in ("noise", "increments", "uniform", "action"):
         if name in parts:
             raise ValueError(
                 f"One key of the observations is called '{name}', as an input or output of the file is. Rename it in the "
@@ -179,51 +191,6 @@ def _dtype(space: spaces.Space, standardizer: Standardizer | None) -> th.dtype:
     return th.float32 if np.issubdtype(space.dtype, np.floating) else th.as_tensor(np.zeros(1, space.dtype)).dtype
 
 
-class _Acting(nn.Module):
-    """
-    The computation of `predict` on tensors alone, without branches that depend on their values, which cannot be exported.
-    """
-
-    low: th.Tensor
-    high: th.Tensor
-
-    def __init__(self, policy: ExportedPolicy):
-        super().__init__()
-        self.observation_space, self.action_shape = policy.observation_space, policy.action_space.shape
-        self.n_candidates = policy.n_candidates
-        self.actor = _copy(policy.actor_ema)
-        self.critic = _copy(policy.critic) if self.n_candidates > 1 else None
-        self.action_range = policy.action_range
-        least, largest = _within_float32(policy.action_space)
-        self.register_buffer("low", th.as_tensor(least))
-        self.register_buffer("high", th.as_tensor(largest))
-
-    def forward(self, *inputs: th.Tensor) -> th.Tensor:
-        """
-        :param inputs: the parts of the observation, noise, and increments if the solver takes any
-        :return: actions, (batch_size, \\*action_shape)
-        """
-        n_parts = len(space_items(self.observation_space, ""))
-        observation, noise = tree_of(self.observation_space, inputs[:n_parts]), inputs[n_parts]
-        increments = inputs[n_parts + 1].flatten(1, -2) if len(inputs) > n_parts + 1 else noise.new_zeros(0)
-        features = self.actor.extract_features(observation, self.actor.features_extractor)
-        if self.critic is not None:
-            features = features.repeat_interleave(self.n_candidates, dim=0)
-        scaled = self.actor.model.solve(features, noise.flatten(0, -2), self.actor.sampler, increments).clamp(-1.0, 1.0)
-        if self.critic is not None:
-            scaled = choose_candidates(self.critic, observation, scaled.unflatten(0, (-1, self.n_candidates)))
-        actions = self.action_range.unscale(scaled).reshape(-1, *self.action_shape)
-        # Rounding may lead beyond a bound
-        return actions.clamp(self.low, self.high)
-
-
-def _within_float32(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
-    """The bounds as float32, rounded inwards."""
-    low, high = (bound.astype(np.float32) for bound in (space.low, space.high))
-    low = np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low)
-    return low, np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high)
-
-
 def _finite_or_none(bounds: np.ndarray) -> Any:
     """Bounds for JSON, which has no infinity: None in its place."""
     listed = bounds.astype(object)
@@ -231,35 +198,42 @@ def _finite_or_none(bounds: np.ndarray) -> Any:
     return listed.tolist()
 
 
-def _copy(module: Module) -> Module:
-    """A copy in float32, on the CPU."""
-    return copy.deepcopy(module).cpu().float().requires_grad_(False)
-
-
-def _description(policy: ExportedPolicy, inputs: list[_Input]) -> str:
+def _description(policy: ExportedPolicy, inputs: list[_Input], deterministic: bool) -> str:
     sampler, shape = policy.sampler, ", ".join(map(str, ("batch", *policy.action_space.shape)))
+    noise = (
+        f"It acts as predict(deterministic=True), whose way is {policy.deterministic_action}."
+        if deterministic
+        else "Noise and increments are standard normal; those of predict(deterministic=True) are in the metadata."
+    )
     return (
         f"{type(policy).__name__} of sb3_genpolicy, {sampler.steps} {sampler.solver} steps from noise to action. "
         f"Inputs: {'; '.join(map(str, inputs))}. Observations are as predict() takes them, images with their channels first. "
-        "Noise and increments are standard normal; those of predict(deterministic=True) are in the metadata. "
+        f"{noise} "
         f"Output: action ({shape}), float32, in the environment's units, within action_low and action_high."
     )
 
 
-def _metadata(policy: ExportedPolicy) -> dict[str, Any]:
+def _metadata(policy: ExportedPolicy, deterministic: bool) -> dict[str, Any]:
     sampler, bounds = policy.sampler, policy.action_space
+    about = {
+        "solver": sampler.solver,
+        "sampling_steps": sampler.steps,
+        "time_grid": sampler.time_grid,
+        "n_candidates": policy.n_candidates,
+        "guidance": policy.guidance,
+        "deterministic_action": policy.deterministic_action,
+        "action_low": _finite_or_none(bounds.low),
+        "action_high": _finite_or_none(bounds.high),
+    }
+    if deterministic or policy.deterministic_action != "zero_noise":
+        return about
     # Of one row
     noise = policy.candidate_noise(policy.n_candidates).reshape(policy.noise_shape)
     increments = policy.actor_ema.fixed_increments()
     if policy.n_candidates > 1:
         increments = increments.expand(-1, *policy.noise_shape)
     return {
-        "solver": sampler.solver,
-        "sampling_steps": sampler.steps,
-        "time_grid": sampler.time_grid,
-        "n_candidates": policy.n_candidates,
-        "action_low": _finite_or_none(bounds.low),
-        "action_high": _finite_or_none(bounds.high),
+        **about,
         "deterministic_noise": noise.tolist(),
         "deterministic_increments": increments.reshape(-1, *policy.noise_shape).tolist(),
     }

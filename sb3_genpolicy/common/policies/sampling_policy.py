@@ -3,32 +3,47 @@ How a generative policy acts: by sampling its averaged actor, with a solver that
 """
 
 import os
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
+from sb3_genpolicy.common.policies.acting_options import ActingOptions, check_strength
 from sb3_genpolicy.common.policies.actor import GenerativeActor
 from sb3_genpolicy.common.policies.candidates import choose_candidates
 from sb3_genpolicy.common.policies.critic_policy import CriticPolicy
+from sb3_genpolicy.common.policies.deterministic import DETERMINISTIC_ACTIONS, Choice
+from sb3_genpolicy.common.policies.guessed_states import guessed_observations
+from sb3_genpolicy.common.policies.guidance import QGuide, Spreads, check_has_density
 from sb3_genpolicy.common.policies.onnx_export import export_onnx
 from sb3_genpolicy.common.policies.options import make_sampler
 from sb3_genpolicy.common.policies.shape_checks import check_actions, check_observations
 from sb3_genpolicy.generative import Likelihood, Sampler
+from sb3_genpolicy.generative.draws import fixed_normals
 
 # The fixed noise of deterministic actions is drawn from this seed, the same for every policy
 _CANDIDATE_SEED = 0
+# So many states are looked at for the spread of Q
+_STATES = 64
 
 
-class SamplingPolicy(CriticPolicy):
+class SamplingPolicy(ActingOptions, CriticPolicy):
     """
-    A policy that samples actions of ``actor_ema`` and, with ``n_candidates``, lets the critic choose among several.
+    A policy that samples actions of ``actor_ema`` and lets the critic choose among several, with ``n_candidates``, or guide
+    the sampler, with ``guidance``.
     """
 
     actor: GenerativeActor
     actor_ema: GenerativeActor
     n_candidates: int
+    #: The units of guidance and of the candidates' temperature
+    spreads: Spreads
+
+    def build(self, lr_schedule: Schedule) -> None:
+        super().build(lr_schedule)
+        self.spreads = Spreads(self.actor.action_dim)
 
     # Sampling
 
@@ -65,6 +80,7 @@ class SamplingPolicy(CriticPolicy):
         solver: str | Sampler | None = None,
         sampling_steps: int | None = None,
         time_grid: str | None = None,
+        guidance: float | None = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """
         Get the policy action from an observation, as SB3's policies do.
@@ -72,10 +88,12 @@ class SamplingPolicy(CriticPolicy):
         :param observation: the input observation
         :param state: not used, as there is no recurrence
         :param episode_start: not used
-        :param deterministic: whether to start from noise zero (the first of the fixed candidates) in place of a random draw
+        :param deterministic: whether to act without random numbers, as the policy's ``deterministic_action`` says: by default
+            from noise zero (the first of the fixed candidates) in place of a random draw
         :param solver: for this prediction alone, see :meth:`set_sampler`
         :param sampling_steps: for this prediction alone
         :param time_grid: for this prediction alone
+        :param guidance: for this prediction alone, by how many of its standard deviations Q pulls the policy
         :return: the action, in the action space by ``space.contains``, and ``state``
         """
         if isinstance(observation, tuple):
@@ -85,16 +103,18 @@ class SamplingPolicy(CriticPolicy):
         if not (solver is None and sampling_steps is None and time_grid is None):
             # Passed as an argument, not stored in the policy: other threads may predict at the same time
             sampler = self._sampler_with(solver, sampling_steps, time_grid)
+        if guidance is not None:
+            check_strength("guidance", guidance)
         self.set_training_mode(False)
         obs_tensor, is_batch = self.obs_to_tensor(observation)
         with th.no_grad():
-            scaled = self._predict(obs_tensor, deterministic, sampler)
+            scaled = self._predict(obs_tensor, deterministic, sampler, guidance)
         return self._as_actions(scaled, is_batch), state
 
-    def export_onnx(self, path: str | os.PathLike[str]) -> None:
+    def export_onnx(self, path: str | os.PathLike[str], deterministic: bool = False) -> None:
         """
-        Write the policy that acts, with its sampler as it is set and its ``n_candidates``, to one ONNX file, which onnxruntime
-        alone can run. Needs the extra ``[onnx]``.
+        Write the policy that acts, with its sampler, its ``guidance`` and its ``n_candidates`` as they are set, to one ONNX
+        file, which onnxruntime alone can run. Needs the extra ``[onnx]``.
 
         The file's inputs, of any number of rows:
 
@@ -103,19 +123,25 @@ class SamplingPolicy(CriticPolicy):
           by its name
         - ``noise``, standard normal, (batch_size, action_dim), or (batch_size, n_candidates, action_dim)
         - ``increments``, with the solver ``sde`` alone: standard normal, (steps - 1, \\*shape of the noise)
+        - ``uniform``, with a ``candidate_temperature`` alone: from [0, 1), (batch_size, n_candidates); all equal, it takes the
+          best candidate
+
+        With ``deterministic=True`` observations are its only inputs, and it acts as ``predict(observation,
+        deterministic=True)``, whatever ``deterministic_action`` is.
 
         Its output is ``action``, (batch_size, \\*action_shape), float32, in the environment's units and within their bounds.
-        From noise zero it is the action of ``predict(observation, deterministic=True)``; where that takes other noise, with
-        several candidates or ``sde``, the noise of a row is in the file's metadata (JSON) as ``deterministic_noise`` and
-        ``deterministic_increments``, beside ``action_low``, ``action_high`` (null where there is no bound) and the sampler. A
-        file does not complain of numbers that are not finite.
+        From noise zero it is the action of ``predict(observation, deterministic=True)``, unless ``deterministic_action`` is
+        another one than ``zero_noise``; where that takes other noise, with several candidates or ``sde``, the noise of a row
+        is in the file's metadata (JSON) as ``deterministic_noise`` and ``deterministic_increments``, beside ``action_low``,
+        ``action_high`` (null where there is no bound) and the sampler. A file does not complain of what is not finite.
 
         :param path: the file
+        :param deterministic: whether the file is for deterministic actions
         :raises ImportError: if onnx or onnxscript is not installed
         :raises ValueError: for the solver ``dopri5``, a key of the observations that is named as an input or output is, or a
             network of your own that looks at values of tensors
         """
-        export_onnx(self, path)
+        export_onnx(self, path, deterministic)
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -123,23 +149,33 @@ class SamplingPolicy(CriticPolicy):
         shape = (self.actor_ema.action_dim,)
         return shape if self.n_candidates == 1 else (self.n_candidates, *shape)
 
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False, sampler: Sampler | None = None) -> th.Tensor:
+    def _predict(
+        self,
+        observation: PyTorchObs,
+        deterministic: bool = False,
+        sampler: Sampler | None = None,
+        guidance: float | None = None,
+    ) -> th.Tensor:
+        guide = self.guide(observation, self.guidance if guidance is None else guidance)
+        if deterministic and self.deterministic_action != "zero_noise":
+            return self._deterministic(observation, sampler or self.sampler, guide)
         if self.n_candidates == 1:
-            return self.actor_ema(observation, deterministic, sampler)
-        return self._best_candidate(observation, deterministic, sampler)
+            return self.actor_ema(observation, deterministic, sampler, guide)
+        return self._best_candidate(observation, deterministic, sampler, guide)
 
     def candidate_noise(self, n_candidates: int) -> th.Tensor:
         """
         :param n_candidates: number of candidates
         :return: the noise that deterministic candidates start from, (n_candidates, action_dim): zero, then fixed draws
         """
-        generator = th.Generator().manual_seed(_CANDIDATE_SEED)
-        noise = th.randn((n_candidates, self.actor.action_dim), generator=generator)
+        noise = fixed_normals(_CANDIDATE_SEED, (n_candidates, self.actor.action_dim)).clone()
         noise[0] = 0.0
         return noise
 
-    def _best_candidate(self, obs: PyTorchObs, deterministic: bool, sampler: Sampler | None) -> th.Tensor:
-        """Draw ``n_candidates`` actions per observation and keep the one with the largest Q."""
+    def _best_candidate(
+        self, obs: PyTorchObs, deterministic: bool, sampler: Sampler | None, guide: QGuide | None
+    ) -> th.Tensor:
+        """Draw ``n_candidates`` actions per observation and keep the one with the largest Q, or one of a large Q."""
         actor, n = self.actor_ema, self.n_candidates
         features = actor.extract_features(obs, actor.features_extractor)
         batch_size = features.shape[0]
@@ -147,8 +183,62 @@ class SamplingPolicy(CriticPolicy):
             noise = self.candidate_noise(n).to(features).repeat(batch_size, 1)
         else:
             noise = th.randn((batch_size * n, actor.action_dim), device=features.device)
-        actions = actor.sample(features.repeat_interleave(n, dim=0), noise, deterministic, sampler=sampler)
-        return choose_candidates(self.critic, obs, actions.reshape(batch_size, n, -1))
+        guide = None if guide is None else guide.repeated(n)
+        actions = actor.sample(features.repeat_interleave(n, dim=0), noise, deterministic, sampler=sampler, guide=guide)
+        actions = actions.reshape(batch_size, n, -1)
+        if deterministic or self.candidate_temperature == 0.0:
+            return choose_candidates(self.critic, obs, actions)
+        uniform = th.rand((batch_size, n), device=features.device)
+        return choose_candidates(self.critic, obs, actions, self.candidate_temperature * self.known_spreads().q, uniform)
+
+    def _deterministic(self, obs: PyTorchObs, sampler: Sampler, guide: QGuide | None) -> th.Tensor:
+        """The action that ``deterministic_action`` names."""
+        check_has_density(self.deterministic_action, 0.0 if guide is None else guide.strength)
+        actor = self.actor_ema
+        features = actor.extract_features(obs, actor.features_extractor)
+        spreads = self.known_spreads() if self.deterministic_action == "auto" else self.spreads
+        choice = Choice(actor, self.critic, obs, features, self.deterministic_draws, spreads.q, sampler, guide)
+        return DETERMINISTIC_ACTIONS[self.deterministic_action](choice)
+
+    # Guidance
+
+    def guide(self, observations: PyTorchObs, guidance: float) -> QGuide | None:
+        """
+        :param observations: batch first
+        :param guidance: by how many of its standard deviations Q pulls the policy
+        :return: what does that; None for 0
+        """
+        if guidance == 0.0:
+            return None
+        return QGuide(self.critic, self.critic.features_of(observations), guidance, self.known_spreads())
+
+    def known_spreads(self) -> Spreads:
+        """
+        :return: the policy's spreads. Where they are not known they are taken, with a warning, from states around the mean of
+            the statistics of observations.
+        """
+        if not self.spreads.q:
+            guessed = guessed_observations(self.observation_space, self.normalizer, _STATES)
+            self.fit_spreads(self.obs_to_tensor(guessed)[0])
+            warnings.warn(
+                "This policy was saved, or not trained, without the spread of its Q in a state, which is the unit of guidance "
+                "and of the candidates' temperature. It is estimated around the mean of the observations: "
+                "policy.fit_spreads(observations) takes it from states of yours.",
+                stacklevel=2,
+            )
+        return self.spreads
+
+    def fit_spreads(self, observations: PyTorchObs) -> None:
+        """
+        Take the units of guidance and of the candidates' temperature anew; ``learn`` does it with rows of the dataset.
+
+        :param observations: batch first, as they come from the environment
+        """
+        observations = check_observations(observations, self.observation_space, self.device)
+        was_training = self.training
+        self.set_training_mode(False)
+        self.spreads.fit(self.actor_ema, self.critic, observations)
+        self.set_training_mode(was_training)
 
     # Likelihood
 

@@ -170,24 +170,59 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
             return None
         # The extractor learns what Q needs
         with th.no_grad():
-            features = self._features(obs)
+            features = self.features_of(obs)
         return self.usual_action(features)
 
-    def _features(self, obs: PyTorchObs) -> th.Tensor:
+    def features_of(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: observations
+        :return: what the networks see of them beside the actions, (batch_size, features_dim)
+        """
         # Learn the features extractor using the policy loss only when it is shared with the actor
         with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
             return self.extract_features(obs, self.features_extractor)
 
+    def preferences_of_members(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        :param features: see :meth:`features_of`, (batch_size, features_dim)
+        :param actions: (batch_size, action_dim), scaled
+        :return: as :meth:`preferences`, by every network and quantile, (n_critics, batch_size, n_quantiles or 1)
+        """
+        outputs = self._of_features(features, actions)
+        return self.scale * outputs if self.options.learns_advantage else outputs
+
+    def slopes(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        :param features: see :meth:`features_of`, (batch_size, features_dim)
+        :param actions: (batch_size, action_dim), scaled
+        :return: the gradient of Q, as the options aggregate it, in the actions, (batch_size, action_dim); no gradient passes
+        """
+        with th.enable_grad():
+            actions = actions.detach().requires_grad_()
+            # V, where Q is a sum with it, does not change with the action
+            preferences = self.aggregated(self._together(self._inputs(features.detach(), actions)))
+            (slopes,) = th.autograd.grad(preferences.sum(), actions)
+        return slopes * self.scale if self.options.learns_advantage else slopes
+
     def _outputs(self, obs: PyTorchObs, actions: th.Tensor, usual: th.Tensor | None = None) -> th.Tensor:
-        features = self._features(obs)
+        return self._of_features(self.features_of(obs), actions, usual)
+
+    def _inputs(self, features: th.Tensor, actions: th.Tensor, usual: th.Tensor | None = None) -> th.Tensor:
+        """What the first layer is given, (batch_size, features_dim + action_dim)."""
         if self.usual_action is not None:
             if usual is None:
                 with th.no_grad():
                     usual = self.usual_action(features)
             actions = self.usual_action.relative(usual, actions)
-        inputs = th.cat([features, actions], dim=1)
+        return th.cat([features, actions], dim=1)
+
+    def _of_features(self, features: th.Tensor, actions: th.Tensor, usual: th.Tensor | None = None) -> th.Tensor:
+        inputs = self._inputs(features, actions, usual)
         if inputs.device.type == "cpu" and sizes_are_known() and len(inputs) > _TOGETHER:
             return self._one_by_one(inputs)
+        return self._together(inputs)
+
+    def _together(self, inputs: th.Tensor) -> th.Tensor:
         h = inputs.expand(self.n_critics, -1, -1)
         *hidden, head = self.layers
         for index, layer in enumerate(hidden):

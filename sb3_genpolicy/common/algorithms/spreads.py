@@ -1,0 +1,36 @@
+"""
+The units in which a policy is guided, taken from the rows that it learnt from.
+"""
+
+from typing import Any
+
+import torch as th
+
+from sb3_genpolicy.common.policies.sampling_policy import SamplingPolicy
+from sb3_genpolicy.common.transitions.outliers import evenly
+
+# Rows that are looked at, evenly spaced
+_ROWS = 64
+
+
+def fit_spreads(model: Any) -> None:
+    """
+    Let the policy note how much its actions, and Q, differ in a state. No random numbers are drawn. Nothing is noted where
+    there are no rows, or training diverged.
+
+    :param model: a model
+    """
+    buffer = model.replay_buffer
+    if not isinstance(model.policy, SamplingPolicy) or buffer is None or buffer.size() == 0:
+        return
+    was_training = model.policy.training
+    model.policy.set_training_mode(False)
+    rows = th.as_tensor(evenly(buffer.size(), _ROWS))
+    observations = buffer.rows(rows, model.get_vec_normalize_env()).observations
+    try:
+        model.policy.spreads.fit(model.policy.actor_ema, model.policy.critic, observations)
+    except ValueError:
+        # Networks that are not finite, of which acting says more
+        pass
+    if was_training:
+        model.set_training_mode()
