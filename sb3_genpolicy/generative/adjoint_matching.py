@@ -1,0 +1,279 @@
+"""
+Adjoint matching: a model is trained towards ``reference exp(reward) / Z`` by a regression along its own diffusion, without
+backpropagation through it (Domingo-Enrich et al., 2024, https://arxiv.org/abs/2409.08861).
+
+As published it follows the memoryless diffusion of X and an adjoint a, whose coefficients are infinite where the signal's
+scale alpha is 0. Here both are followed in other variables: ``Y = alpha X`` moves by ``dY = 2 alpha v dt + dW`` with variance
+``2 alpha eta dt``, ``eta = sigma wronskian``, and ``b = a / alpha`` by ``db / dt = -2 J^T b``, J the Jacobian of the
+reference's velocity, from minus the reward's gradient at t = 1. Nothing is singular at any time on any path, and the optimum
+is a plain regression: ``v = v_reference - eta E[b | x]``.
+
+Both equations take steps of Heun's method in which a slope is evaluated once, where a step is predicted to end, and serves
+the next step too: order 2 for one evaluation a step.
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch as th
+
+from sb3_genpolicy.generative.checks import check_choice
+from sb3_genpolicy.generative.draws import Source, draw
+from sb3_genpolicy.generative.kl import Conditioned, Draws, PathKL
+from sb3_genpolicy.generative.paths import Path, PathCoefficients
+from sb3_genpolicy.generative.schedules import TimePoint, kept
+from sb3_genpolicy.generative.time_grids import TIME_GRIDS
+
+Adjoint = Literal["lean", "scalar"]
+ADJOINTS: tuple[Adjoint, ...] = ("lean", "scalar")
+
+# Nodes of Gauss and Legendre in each step, for the variance of its noise
+_NODES = 32
+
+
+class AdjointMatch(NamedTuple):
+    """
+    :param loss: (batch_size,), with gradient in the model's parameters and its condition
+    :param kl: estimate of KL(model || reference) over whole paths, in nats, (batch_size,)
+    """
+
+    loss: th.Tensor
+    kl: th.Tensor
+
+
+class Gains(NamedTuple):
+    """
+    By what slopes at the two ends of a step are multiplied, its length included.
+    """
+
+    start: float
+    end: float
+
+
+class Knots(NamedTuple):
+    """
+    The K + 1 times between K steps, and what is known of them beforehand.
+
+    :param points: the times, each (1, 1)
+    :param alphas: alpha there
+    :param stds: standard deviation of the noise of each step
+    :param rollout: of each step, for the field in the equation of Y
+    :param adjoint: of each step, for J^T b in that of b
+    :param times: the times again, (K + 1,)
+    :param coefficients: the path's scalars there, each (K + 1,)
+    :param kl_weights: what a squared difference of two fields adds to their divergence, (K + 1,)
+    """
+
+    points: tuple[TimePoint, ...]
+    alphas: tuple[float, ...]
+    stds: tuple[float, ...]
+    rollout: tuple[Gains, ...]
+    adjoint: tuple[Gains, ...]
+    times: th.Tensor
+    coefficients: PathCoefficients
+    kl_weights: th.Tensor
+
+
+def noise_variances(path: Path, steps: int, time_grid: str) -> th.Tensor:
+    """
+    :param path: the path
+    :param steps: number of steps
+    :param time_grid: where they are
+    :return: the integral of ``2 alpha eta dt`` over every step, (steps,), float64
+    """
+    nodes, weights = (th.from_numpy(values) for values in np.polynomial.legendre.leggauss(_NODES))
+    grid = TIME_GRIDS[time_grid]
+    knots = grid.knots(steps)
+    half = 0.5 * knots.diff()[:, None]
+    t, dt_ds = grid.times(path, knots[:-1, None] + half * (nodes + 1.0))
+    coefficients = path(t)
+    rate = 2.0 * coefficients.alpha * coefficients.sigma * coefficients.wronskian
+    return (half * weights * rate * dt_ds).sum(dim=1)
+
+
+@kept
+def knots_between(path: Path, steps: int, time_grid: str, dtype: th.dtype, device: th.device) -> Knots:
+    """
+    :param path: the path
+    :param steps: number of steps
+    :param time_grid: where they are
+    :param dtype: of the points
+    :param device: of the points
+    :return: the times between the steps
+    """
+    grid = TIME_GRIDS[time_grid]
+    s = grid.knots(steps)
+    t, dt_ds = grid.times(path, s)
+    coefficients = path(t)
+    variances = noise_variances(path, steps, time_grid)
+    h = s.diff()
+
+    def gains(rate: th.Tensor) -> tuple[Gains, ...]:
+        return tuple(map(Gains, (h * rate[:-1]).tolist(), (h * rate[1:]).tolist()))
+
+    times, *scalars = (value.to(device, dtype) for value in (t, *coefficients))
+    points = (TimePoint(one[0], PathCoefficients(*one[1:])) for one in th.stack([times, *scalars]).T[..., None, None])
+    return Knots(
+        points=tuple(points),
+        alphas=tuple(coefficients.alpha.tolist()),
+        stds=tuple(variances.sqrt().tolist()),
+        rollout=gains(2.0 * coefficients.alpha * dt_ds),
+        adjoint=gains(2.0 * dt_ds),
+        times=times,
+        coefficients=PathCoefficients(*scalars),
+        kl_weights=_kl_weights(coefficients, variances).to(device, dtype),
+    )
+
+
+def _kl_weights(coefficients: PathCoefficients, variances: th.Tensor) -> th.Tensor:
+    """
+    Girsanov's theorem: half the integral of ``|difference / eta|^2`` over the variance of the noise, by trapezoids. At t = 1
+    eta may be 0: the last step has its start's value for both ends.
+    """
+    starts, ends, nothing = 0.25 * variances, 0.25 * variances, variances.new_zeros(1)
+    starts[-1], ends[-1] = 0.5 * variances[-1], 0.0
+    weights = th.cat([starts, nothing]) + th.cat([nothing, ends])
+    eta = coefficients.sigma * coefficients.wronskian
+    return th.where(weights > 0.0, weights / eta.square(), 0.0)
+
+
+def _knots_of(model: Conditioned, x: th.Tensor, layout: PathKL) -> Knots:
+    return knots_between(model.model.path, layout.steps, layout.time_grid, x.dtype, x.device)
+
+
+@th.no_grad()
+def memoryless_rollout(model: Conditioned, draws: Draws, layout: PathKL) -> th.Tensor:
+    """
+    Follow the diffusion of the model whose end knows nothing of its start.
+
+    :param model: the model
+    :param draws: where it starts, and its further noise; by which sampler actions are drawn does not matter
+    :param layout: number of steps, and where they are
+    :return: X at the times between steps, (steps + 1, batch_size, dim); the last ones are samples of the model
+    """
+    x = model.model.path.prior_std * draws.noise
+    knots = _knots_of(model, x, layout)
+    increments = draw("normal", (layout.steps, *x.shape), x, draws.generator, rows_axis=1)
+    xs, y = [x], knots.alphas[0] * x
+    slope = _velocity(model, knots.points[0], x)
+    for k, gains in enumerate(knots.rollout):
+        # Half of the step's start and all of its noise, which both the prediction and the correction have
+        y = y + knots.stds[k] * increments[k] + 0.5 * gains.start * slope
+        predicted = y + 0.5 * gains.start * slope
+        slope = _velocity(model, knots.points[k + 1], predicted / knots.alphas[k + 1])
+        y = y + 0.5 * gains.end * slope
+        xs.append(y / knots.alphas[k + 1])
+    return th.stack(xs)
+
+
+def _velocity(model: Conditioned, point: TimePoint, x: th.Tensor) -> th.Tensor:
+    return model.model.velocity(point.t, x, model.condition, point.coefficients)
+
+
+@th.no_grad()
+def lean_adjoint(reference: Conditioned, xs: th.Tensor, gradient: th.Tensor, layout: PathKL) -> tuple[th.Tensor, th.Tensor]:
+    """
+    Follow b back from data to noise, by one vector-Jacobian product of the reference's field a step.
+
+    :param reference: the reference
+    :param xs: where the rollout was, (steps + 1, batch_size, dim)
+    :param gradient: of the reward in the samples, (batch_size, dim)
+    :param layout: number of steps, and where they are
+    :return: b and the reference's field at these points, both (steps + 1, batch_size, dim)
+    """
+    knots = _knots_of(reference, xs, layout)
+    b = -gradient / knots.alphas[-1]
+    fields, product = _pulled_back(reference, knots.points[-1], xs[-1], b)
+    bs, velocities = [b], [fields]
+    for k in range(layout.steps - 1, -1, -1):
+        gains = knots.adjoint[k]
+        b = b + 0.5 * gains.end * product
+        fields, product = _pulled_back(reference, knots.points[k], xs[k], b + 0.5 * gains.end * product)
+        b = b + 0.5 * gains.start * product
+        bs.append(b)
+        velocities.append(fields)
+    return th.stack(bs[::-1]), th.stack(velocities[::-1])
+
+
+def _pulled_back(model: Conditioned, point: TimePoint, x: th.Tensor, b: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """The field at x, and its Jacobian's transpose times b."""
+    velocity, pull_back = th.func.vjp(lambda x: _velocity(model, point, x), x)
+    return velocity, pull_back(b)[0]
+
+
+def adjoint_matching(
+    model: Conditioned,
+    reference: Conditioned,
+    xs: th.Tensor,
+    gradient: th.Tensor,
+    layout: PathKL,
+    adjoint: Adjoint = "lean",
+    n_times: int | None = None,
+    generator: Source = None,
+) -> AdjointMatch:
+    """
+    The regression whose optimum is ``reference exp(reward) / Z``: of the model's field, at points of its own rollout, on
+    ``v_reference - eta b``. Its error is taken in what the network predicts.
+
+    :param model: the model
+    :param reference: what it moves away from; no gradient reaches its parameters
+    :param xs: the model's own rollout, (steps + 1, batch_size, dim)
+    :param gradient: of the reward in its end, (batch_size, dim)
+    :param layout: of the rollout
+    :param adjoint: ``lean``; or ``scalar``, for which b is what it is at the end, as if the reference's field were the same
+        everywhere. That saves the Jacobians and has another optimum: where the field contracts, as behind N(-0.47, 1.35^2),
+        b shrinks by the factor that is left out. A reward -1.39 (x - 1)^2 then leads to N(0.39, 0.77^2), not N(0.76, 0.55^2).
+    :param n_times: at how many of the times of each row the error is taken, evenly spread. Default: all.
+    :param generator: source of the times; torch's global one by default
+    :return: loss and divergence of every row
+    :raises ValueError: for an unknown adjoint
+    """
+    check_choice("adjoint", adjoint, ADJOINTS)
+    knots = _knots_of(model, xs, layout)
+    chosen = _choose_times(xs, n_times, generator)
+    if adjoint == "lean":
+        b, target = (_at(values, chosen) for values in lean_adjoint(reference, xs, gradient, layout))
+    else:
+        b = (-gradient / knots.alphas[-1]).expand(len(chosen), *gradient.shape)
+        target = _fields(reference, knots, xs, chosen).detach()
+    difference = _fields(model, knots, xs, chosen) - target
+    sigma, wronskian = (value[chosen][..., None] for value in (knots.coefficients.sigma, knots.coefficients.wronskian))
+    # An error of the velocity over the wronskian is one of the noise over alpha, on every path
+    error = _in_prediction(model, knots, chosen) * (difference / wronskian + sigma * b)
+    share = len(xs) / len(chosen)
+    kl = share * (knots.kl_weights[chosen] * difference.detach().square().sum(dim=2)).sum(dim=0)
+    return AdjointMatch(error.square().sum(dim=2).mean(dim=0), kl)
+
+
+def _choose_times(xs: th.Tensor, n_times: int | None, generator: Source) -> th.Tensor:
+    """Indices of times for every row, (n_times, batch_size), one from each of as many equal parts."""
+    n_all, n_rows, _ = xs.shape
+    if n_times is None or n_times >= n_all:
+        return th.arange(n_all, device=xs.device)[:, None].expand(n_all, n_rows)
+    part = th.arange(n_times, device=xs.device)[:, None]
+    shares = (draw("uniform", (n_rows,), xs, generator) + part) / n_times
+    return (shares * n_all).long().clamp(max=n_all - 1)
+
+
+def _at(values: th.Tensor, chosen: th.Tensor) -> th.Tensor:
+    """
+    :param values: (steps + 1, batch_size, dim)
+    :param chosen: indices of times, (n_times, batch_size)
+    :return: (n_times, batch_size, dim)
+    """
+    return values.gather(0, chosen[..., None].expand(*chosen.shape, values.shape[2]))
+
+
+def _fields(model: Conditioned, knots: Knots, xs: th.Tensor, chosen: th.Tensor) -> th.Tensor:
+    """The field at chosen points of the rollout, in one evaluation, (n_times, batch_size, dim)."""
+    points = _at(xs, chosen)
+    t = knots.times[chosen].reshape(-1, 1)
+    condition = model.condition.expand(len(chosen), *model.condition.shape).flatten(0, 1)
+    return model.model.velocity(t, points.flatten(0, 1), condition).reshape(points.shape)
+
+
+def _in_prediction(model: Conditioned, knots: Knots, chosen: th.Tensor) -> th.Tensor:
+    """By what an error of the noise over alpha is multiplied; a score's error is taken in units of noise."""
+    prediction, scalars = model.model.prediction, knots.coefficients
+    sizes = {"velocity": th.ones_like(scalars.alpha), "data": scalars.sigma}
+    return sizes.get(prediction, scalars.alpha)[chosen][..., None]
