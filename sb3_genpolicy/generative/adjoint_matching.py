@@ -9,7 +9,8 @@ reference's velocity, from minus the reward's gradient at t = 1. Nothing is sing
 is a plain regression: ``v = v_reference - eta E[b | x]``.
 
 Both equations take steps of Heun's method in which a slope is evaluated once, where a step is predicted to end, and serves
-the next step too: order 2 for one evaluation a step.
+the next step too: order 2 for one evaluation a step. The step next to the data, whose end no field is asked for (where noise
+is gone, predictions are divided by next to nothing), takes the slope at its start: it is one step, and leaves the order.
 """
 
 from typing import Literal, NamedTuple
@@ -52,16 +53,16 @@ class Gains(NamedTuple):
 
 class Knots(NamedTuple):
     """
-    The K + 1 times between K steps, and what is known of them beforehand.
+    The times at which K steps begin, and what is known of them beforehand.
 
     :param points: the times, each (1, 1)
-    :param alphas: alpha there
+    :param alphas: alpha there, and at the end of the last step
     :param stds: standard deviation of the noise of each step
     :param rollout: of each step, for the field in the equation of Y
     :param adjoint: of each step, for J^T b in that of b
-    :param times: the times again, (K + 1,)
-    :param coefficients: the path's scalars there, each (K + 1,)
-    :param kl_weights: what a squared difference of two fields adds to their divergence, (K + 1,)
+    :param times: the times again, (K,)
+    :param coefficients: the path's scalars there, each (K,)
+    :param kl_weights: what a squared difference of two fields adds to their divergence, (K,)
     """
 
     points: tuple[TimePoint, ...]
@@ -74,21 +75,23 @@ class Knots(NamedTuple):
     kl_weights: th.Tensor
 
 
-def noise_variances(path: Path, steps: int, time_grid: str) -> th.Tensor:
+def noise_variances(path: Path, steps: int, time_grid: str) -> tuple[th.Tensor, th.Tensor]:
     """
     :param path: the path
     :param steps: number of steps
     :param time_grid: where they are
-    :return: the integral of ``2 alpha eta dt`` over every step, (steps,), float64
+    :return: the integral of ``2 alpha eta dt`` over every step, and that of it times the share of the step that is past, both
+        (steps,), float64
     """
     nodes, weights = (th.from_numpy(values) for values in np.polynomial.legendre.leggauss(_NODES))
     grid = TIME_GRIDS[time_grid]
     knots = grid.knots(steps)
-    half = 0.5 * knots.diff()[:, None]
-    t, dt_ds = grid.times(path, knots[:-1, None] + half * (nodes + 1.0))
+    half, past = 0.5 * knots.diff()[:, None], 0.5 * (nodes + 1.0)
+    t, dt_ds = grid.times(path, knots[:-1, None] + 2.0 * half * past)
     coefficients = path(t)
     rate = 2.0 * coefficients.alpha * coefficients.sigma * coefficients.wronskian
-    return (half * weights * rate * dt_ds).sum(dim=1)
+    parts = half * weights * rate * dt_ds
+    return parts.sum(dim=1), (past * parts).sum(dim=1)
 
 
 @kept
@@ -99,19 +102,22 @@ def knots_between(path: Path, steps: int, time_grid: str, dtype: th.dtype, devic
     :param time_grid: where they are
     :param dtype: of the points
     :param device: of the points
-    :return: the times between the steps
+    :return: the times at which they begin
     """
     grid = TIME_GRIDS[time_grid]
     s = grid.knots(steps)
     t, dt_ds = grid.times(path, s)
     coefficients = path(t)
-    variances = noise_variances(path, steps, time_grid)
+    variances, at_ends = noise_variances(path, steps, time_grid)
     h = s.diff()
+    last = steps - 1
 
     def gains(rate: th.Tensor) -> tuple[Gains, ...]:
-        return tuple(map(Gains, (h * rate[:-1]).tolist(), (h * rate[1:]).tolist()))
+        starts, ends = (h * rate[:-1]).tolist(), (h * rate[1:]).tolist()
+        # The last step has its start's slope for both ends
+        return (*map(Gains, starts[:last], ends[:last]), Gains(2.0 * starts[last], 0.0))
 
-    times, *scalars = (value.to(device, dtype) for value in (t, *coefficients))
+    times, *scalars = (value[:steps].to(device, dtype) for value in (t, *coefficients))
     points = (TimePoint(one[0], PathCoefficients(*one[1:])) for one in th.stack([times, *scalars]).T[..., None, None])
     return Knots(
         points=tuple(points),
@@ -121,20 +127,19 @@ def knots_between(path: Path, steps: int, time_grid: str, dtype: th.dtype, devic
         adjoint=gains(2.0 * dt_ds),
         times=times,
         coefficients=PathCoefficients(*scalars),
-        kl_weights=_kl_weights(coefficients, variances).to(device, dtype),
+        kl_weights=_kl_weights(coefficients, variances, at_ends).to(device, dtype),
     )
 
 
-def _kl_weights(coefficients: PathCoefficients, variances: th.Tensor) -> th.Tensor:
+def _kl_weights(coefficients: PathCoefficients, variances: th.Tensor, at_ends: th.Tensor) -> th.Tensor:
     """
-    Girsanov's theorem: half the integral of ``|difference / eta|^2`` over the variance of the noise, by trapezoids. At t = 1
-    eta may be 0: the last step has its start's value for both ends.
+    Girsanov's theorem: half the integral of ``|difference / eta|^2`` over the variance of the noise. Between knots the square
+    is taken as linear, in the last step as constant.
     """
-    starts, ends, nothing = 0.25 * variances, 0.25 * variances, variances.new_zeros(1)
-    starts[-1], ends[-1] = 0.5 * variances[-1], 0.0
-    weights = th.cat([starts, nothing]) + th.cat([nothing, ends])
-    eta = coefficients.sigma * coefficients.wronskian
-    return th.where(weights > 0.0, weights / eta.square(), 0.0)
+    weights = variances - at_ends
+    weights[1:] += at_ends[:-1]
+    weights[-1] += at_ends[-1]
+    return 0.5 * weights / (coefficients.sigma * coefficients.wronskian)[:-1].square()
 
 
 def _knots_of(model: Conditioned, x: th.Tensor, layout: PathKL) -> Knots:
@@ -149,7 +154,7 @@ def memoryless_rollout(model: Conditioned, draws: Draws, layout: PathKL) -> th.T
     :param model: the model
     :param draws: where it starts, and its further noise; by which sampler actions are drawn does not matter
     :param layout: number of steps, and where they are
-    :return: X at the times between steps, (steps + 1, batch_size, dim); the last ones are samples of the model
+    :return: X where steps begin and the last one ends, (steps + 1, batch_size, dim): these ends are samples of the model
     """
     x = model.model.path.prior_std * draws.noise
     knots = _knots_of(model, x, layout)
@@ -157,12 +162,13 @@ def memoryless_rollout(model: Conditioned, draws: Draws, layout: PathKL) -> th.T
     xs, y = [x], knots.alphas[0] * x
     slope = _velocity(model, knots.points[0], x)
     for k, gains in enumerate(knots.rollout):
-        # Half of the step's start and all of its noise, which both the prediction and the correction have
-        y = y + knots.stds[k] * increments[k] + 0.5 * gains.start * slope
-        predicted = y + 0.5 * gains.start * slope
-        slope = _velocity(model, knots.points[k + 1], predicted / knots.alphas[k + 1])
-        y = y + 0.5 * gains.end * slope
-        xs.append(y / knots.alphas[k + 1])
+        alpha = knots.alphas[k + 1]
+        half = 0.5 * gains.start * slope
+        y = y + half + knots.stds[k] * increments[k]
+        if k + 1 < layout.steps:
+            slope = _velocity(model, knots.points[k + 1], (y + half) / alpha)
+            y = y + 0.5 * gains.end * slope
+        xs.append(y / alpha)
     return th.stack(xs)
 
 
@@ -179,19 +185,17 @@ def lean_adjoint(reference: Conditioned, xs: th.Tensor, gradient: th.Tensor, lay
     :param xs: where the rollout was, (steps + 1, batch_size, dim)
     :param gradient: of the reward in the samples, (batch_size, dim)
     :param layout: number of steps, and where they are
-    :return: b and the reference's field at these points, both (steps + 1, batch_size, dim)
+    :return: b and the reference's field where steps begin, both (steps, batch_size, dim)
     """
     knots = _knots_of(reference, xs, layout)
-    b = -gradient / knots.alphas[-1]
-    fields, product = _pulled_back(reference, knots.points[-1], xs[-1], b)
-    bs, velocities = [b], [fields]
-    for k in range(layout.steps - 1, -1, -1):
-        gains = knots.adjoint[k]
-        b = b + 0.5 * gains.end * product
-        fields, product = _pulled_back(reference, knots.points[k], xs[k], b + 0.5 * gains.end * product)
-        b = b + 0.5 * gains.start * product
+    b, product = -gradient / knots.alphas[-1], th.zeros_like(gradient)
+    bs, velocities = [], []
+    for point, gains, x in reversed(list(zip(knots.points, knots.adjoint, xs[:-1], strict=True))):
+        half = 0.5 * gains.end * product
+        velocity, product = _pulled_back(reference, point, x, b + 2.0 * half)
+        b = b + half + 0.5 * gains.start * product
         bs.append(b)
-        velocities.append(fields)
+        velocities.append(velocity)
     return th.stack(bs[::-1]), th.stack(velocities[::-1])
 
 
@@ -240,14 +244,14 @@ def adjoint_matching(
     sigma, wronskian = (value[chosen][..., None] for value in (knots.coefficients.sigma, knots.coefficients.wronskian))
     # An error of the velocity over the wronskian is one of the noise over alpha, on every path
     error = _in_prediction(model, knots, chosen) * (difference / wronskian + sigma * b)
-    share = len(xs) / len(chosen)
+    share = layout.steps / len(chosen)
     kl = share * (knots.kl_weights[chosen] * difference.detach().square().sum(dim=2)).sum(dim=0)
     return AdjointMatch(error.square().sum(dim=2).mean(dim=0), kl)
 
 
 def _choose_times(xs: th.Tensor, n_times: int | None, generator: Source) -> th.Tensor:
     """Indices of times for every row, (n_times, batch_size), one from each of as many equal parts."""
-    n_all, n_rows, _ = xs.shape
+    n_all, n_rows = len(xs) - 1, xs.shape[1]
     if n_times is None or n_times >= n_all:
         return th.arange(n_all, device=xs.device)[:, None].expand(n_all, n_rows)
     part = th.arange(n_times, device=xs.device)[:, None]
@@ -257,7 +261,7 @@ def _choose_times(xs: th.Tensor, n_times: int | None, generator: Source) -> th.T
 
 def _at(values: th.Tensor, chosen: th.Tensor) -> th.Tensor:
     """
-    :param values: (steps + 1, batch_size, dim)
+    :param values: (steps or more, batch_size, dim)
     :param chosen: indices of times, (n_times, batch_size)
     :return: (n_times, batch_size, dim)
     """

@@ -1,0 +1,91 @@
+"""
+The linear-Gaussian problem by adjoint matching, without noise: every point and every target is linear in normal draws, so that
+a few dozen draws of exactly mean 0 and covariance 1 stand for all, and a regression is one Newton step.
+"""
+
+import math
+
+import torch as th
+from torch import nn
+
+from sb3_genpolicy.generative import GenerativeModel, PathKL, Sampler
+from sb3_genpolicy.generative.adjoint_matching import adjoint_matching, memoryless_rollout
+from sb3_genpolicy.generative.draws import Tape
+from sb3_genpolicy.generative.kl import Conditioned, Draws
+from sb3_genpolicy.generative.time_grids import TIME_GRIDS
+from tests.helpers.closed_forms import GaussianMixture
+from tests.helpers.gmpg import MEAN, STD
+
+_ROWS = 128
+
+
+def optimum(beta):
+    """Mean and standard deviation of N(MEAN, STD^2) exp(-beta (x - 1)^2 / 2) / Z."""
+    variance = 1.0 / (1.0 / STD**2 + beta)
+    return variance * (MEAN / STD**2 + beta), math.sqrt(variance)
+
+
+class LinearFields(nn.Module):
+    """At each of some times another field that is linear in x, at first that of N(MEAN, STD^2)."""
+
+    def __init__(self, path, times):
+        super().__init__()
+        self.times = times
+        before = GaussianMixture(path, "velocity", [[MEAN]], [STD])
+        at_0, at_1 = (before(times[:, None], th.full((len(times), 1), x).double()) for x in (0.0, 1.0))
+        self.coefficients = th.cat([at_1 - at_0, at_0], dim=1)
+
+    def forward(self, t, x, condition):
+        slope, offset = self.coefficients[(t - self.times).abs().argmin(dim=1)].T[..., None]
+        return slope * x + offset
+
+
+def whitened(rows, columns):
+    """Normal draws, (rows, columns), of exactly mean 0 and covariance 1."""
+    draws = th.randn(rows, columns, generator=th.Generator().manual_seed(0), dtype=th.float64)
+    return math.sqrt(rows) * th.linalg.qr(draws - draws.mean(dim=0)).Q
+
+
+def moments(x):
+    return x.mean().item(), x.std(correction=0).item()
+
+
+def newton_step(function, x):
+    """From anywhere to the minimum of a quadratic function."""
+    gradient = th.autograd.functional.jacobian(function, x).flatten()
+    hessian = th.autograd.functional.hessian(function, x, vectorize=True).reshape(len(gradient), -1)
+    return -th.linalg.solve(hessian, gradient).reshape(x.shape)
+
+
+def fixed_point(path, steps, beta, time_grid="tapered", adjoint="lean"):
+    """
+    Where adjoint matching settles with Q = -(a - 1)^2 / 2: mean and standard deviation of the rollout's end, and the mean of the
+    path's divergence there.
+    """
+    layout, condition = PathKL(steps, time_grid), th.zeros(_ROWS, 0)
+    knots = TIME_GRIDS[time_grid].times(path, TIME_GRIDS[time_grid].knots(steps))[0]
+    fields = LinearFields(path, knots[:-1])
+    behaviour = GaussianMixture(path, "velocity", [[MEAN]], [STD])
+    policy, reference = (
+        Conditioned(GenerativeModel(network, path, "velocity", 1, data_bound=None), condition)
+        for network in (fields, behaviour)
+    )
+    noise, *increments = whitened(_ROWS, steps + 1).T[..., None]
+
+    def rollout():
+        return memoryless_rollout(policy, Draws(noise, Sampler(), Tape(ahead=[th.stack(increments)])), layout)
+
+    def match(coefficients):
+        fields.coefficients = coefficients
+        return adjoint_matching(policy, reference, xs, -beta * (xs[-1] - 1.0), layout, adjoint)
+
+    at = fields.coefficients
+    for _ in range(60):
+        fields.coefficients = at
+        xs = rollout()
+        step = newton_step(lambda coefficients: match(coefficients).loss.mean(), at)
+        if step.abs().max() < 1e-4:
+            return *moments(xs[-1]), match(at).kl.mean().item()
+        # A whole one overshoots: the rollout moves too
+        at = at + 0.5 * step
+    raise AssertionError("The regression does not settle.")
