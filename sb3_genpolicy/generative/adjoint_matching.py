@@ -225,8 +225,9 @@ def adjoint_matching(
     :param gradient: of the reward in its end, (batch_size, dim)
     :param layout: of the rollout
     :param adjoint: ``lean``; or ``scalar``, for which b is what it is at the end, as if the reference's field were the same
-        everywhere. That saves the Jacobians and has another optimum: where the field contracts, as behind N(-0.47, 1.35^2),
-        b shrinks by the factor that is left out. A reward -1.39 (x - 1)^2 then leads to N(0.39, 0.77^2), not N(0.76, 0.55^2).
+        everywhere. That saves the Jacobians and has another optimum. For a reference N(m, s^2) the factor that is left out is
+        ``s^2 / (alpha^2 s^2 + sigma^2)``: the reward counts too much where data are narrow, as actions are, and too little
+        where they are wide. None is left out only for N(m, 1) on a path with alpha^2 + sigma^2 = 1.
     :param n_times: at how many of the times of each row the error is taken, evenly spread. Default: all.
     :param generator: source of the times; torch's global one by default
     :return: loss and divergence of every row

@@ -45,7 +45,7 @@ _PRETRAINING_SHARE = 0.8
 # With a KL target, log beta moves by at most this much in a step
 _LOG_BETA_RATE = 0.01
 # At so many times of each rollout the adjoint's regression is made (docs/modules/gmpg.md)
-_N_TIMES = 3
+_N_TIMES = 2
 
 
 class PolicyLoss(NamedTuple):
