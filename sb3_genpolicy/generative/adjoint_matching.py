@@ -160,7 +160,8 @@ def memoryless_rollout(model: Conditioned, draws: Draws, layout: PathKL) -> th.T
     knots = _knots_of(model, x, layout)
     increments = draw("normal", (layout.steps, *x.shape), x, draws.generator, rows_axis=1)
     xs, y = [x], knots.alphas[0] * x
-    slope = _velocity(model, knots.points[0], x)
+    # On most paths Y begins at 0 whatever the field there
+    slope = th.zeros_like(x) if knots.rollout[0].start == 0.0 else _velocity(model, knots.points[0], x)
     for k, gains in enumerate(knots.rollout):
         alpha = knots.alphas[k + 1]
         half = 0.5 * gains.start * slope

@@ -99,7 +99,7 @@ class GMPG(PretrainingAlgorithm):
         actions of a state; ``matching``, ``-beta Q`` plus the matching loss of the dataset's actions (Diffusion-QL);
         ``detached``, the published gradient, which is wrong, for comparison
     :param kl_estimator: ``discrete``, ``path``, ``ode`` or a :class:`~sb3_genpolicy.generative.kl.KLEstimator`. For
-        ``adjoint`` it is ``path``, whose steps are those of the diffusion.
+        ``adjoint`` it is a ``PathKL``, whose steps are those of the diffusion (default: 7).
     :param adjoint: of ``gradient_estimator="adjoint"``: ``lean``, by a vector-Jacobian product a step; or ``scalar``, without,
         cheaper and with another optimum (docs/modules/gmpg.md)
     :param n_actions: actions drawn for every state of a batch, >= 1. Default: 1, for ``reinforce_softmax`` 10 (as published).

@@ -7,6 +7,9 @@ from sb3_genpolicy.generative.adjoint_matching import ADJOINTS, Adjoint
 from sb3_genpolicy.generative.checks import check_choice, check_number
 from sb3_genpolicy.gmpg.losses import GradientEstimator
 
+# Three times the cost of GMPO's step; 0.01 from the optimum of the linear-Gaussian problem (docs/modules/gmpg.md)
+_ADJOINT_STEPS = 7
+
 
 def make_kl_estimator(kl_estimator: str | KLEstimator | None, gradient_estimator: GradientEstimator) -> KLEstimator:
     """
@@ -15,6 +18,8 @@ def make_kl_estimator(kl_estimator: str | KLEstimator | None, gradient_estimator
     :return: the estimator
     :raises ValueError: for an unknown name, or one that does not go with the gradient
     """
+    if kl_estimator is None and gradient_estimator == "adjoint":
+        return PathKL(_ADJOINT_STEPS)
     if kl_estimator is None:
         kl_estimator = "ode" if gradient_estimator == "detached" else "path"
     if not isinstance(kl_estimator, KLEstimator):
