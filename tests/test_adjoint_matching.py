@@ -3,6 +3,7 @@ Adjoint matching against closed forms, backpropagation through flows, and itself
 """
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -49,25 +50,28 @@ def rollout_of(model, steps, draws):
 @pytest.mark.parametrize("beta", BETAS)
 @EVERY_PATH
 def test_the_optimum_of_the_linear_gaussian_problem_at_ten_steps(path, beta):
-    """Within 0.01, where the published form errs by 0.09; the divergence over the path is that of the ends, to 8 %."""
-    mean, std, kl = fixed_point(path, 10, beta)
-    best_mean, best_std = optimum(beta)
-    assert (mean, std) == (pytest.approx(best_mean, abs=0.01), pytest.approx(best_std, abs=0.01))
+    """
+    Within 0.01 by the rollout and 0.02 by the flow, which acts, where the published form errs by 0.09 and 0.11; the divergence
+    over the path is that of the ends, to 8 %.
+    """
+    settled, (best_mean, best_std) = fixed_point(path, 10, beta), optimum(beta)
+    assert settled.end == (pytest.approx(best_mean, abs=0.01), pytest.approx(best_std, abs=0.01))
+    assert settled.action == (pytest.approx(best_mean, abs=0.02), pytest.approx(best_std, abs=0.02))
     exact = math.log(STD / best_std) + (best_std**2 + (best_mean - MEAN) ** 2) / (2 * STD**2) - 0.5
-    assert kl == pytest.approx(exact, rel=0.08)
+    assert settled.kl == pytest.approx(exact, rel=0.08)
 
 
 @EVERY_PATH
 def test_the_optimum_is_met_to_second_order(path):
     """Twice the steps, about a quarter of the error."""
-    errors = [math.dist(fixed_point(path, steps, BETAS[1])[:2], optimum(BETAS[1])) for steps in (6, 12)]
+    errors = [math.dist(fixed_point(path, steps, BETAS[1]).end, optimum(BETAS[1])) for steps in (6, 12)]
     assert 3.0 < errors[0] / errors[1] < 7.0
 
 
 def test_the_scalar_adjoint_has_another_optimum():
     """As the documentation says, however many the steps; it moves too little where data are wide."""
     for beta, expected in zip(BETAS, ((0.04, 1.07), (0.53, 0.72)), strict=True):
-        assert fixed_point(LinearPath(), 20, beta, adjoint="scalar")[:2] == pytest.approx(expected, abs=0.01)
+        assert fixed_point(LinearPath(), 20, beta, adjoint="scalar").end == pytest.approx(expected, abs=0.01)
 
 
 # Its parts
@@ -136,7 +140,7 @@ def test_the_adjoint_is_backpropagation_through_a_flow_of_twice_the_field(path):
     for steps in (10, 40):
         t, start = times_of(path, PathKL(steps)), x0.clone().requires_grad_()
         xs = [start]
-        for ends in zip(t[:-1], t[1:], strict=True):
+        for ends in pairwise(t):
             xs.append(curve(xs[-1], ends))
         (expected,) = th.autograd.grad(xs[-1].square().sum(), start)
         gradient = 2.0 * xs[-1].detach()

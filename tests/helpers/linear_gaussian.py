@@ -4,8 +4,11 @@ a few dozen draws of exactly mean 0 and covariance 1 stand for all, and the best
 """
 
 import math
+from typing import NamedTuple
 
+import numpy as np
 import torch as th
+from scipy.interpolate import CubicSpline
 from torch import nn
 
 from sb3_genpolicy.generative import GenerativeModel, PathKL, Sampler
@@ -58,11 +61,36 @@ def minimum(function, x):
     return x - th.linalg.solve(hessians, gradient)
 
 
+class Settled(NamedTuple):
+    """
+    :param end: mean and standard deviation of the rollout's end
+    :param action: those of what the policy's flow makes of noise
+    :param kl: divergence along the rollout
+    """
+
+    end: tuple[float, float]
+    action: tuple[float, float]
+    kl: float
+
+
+def flow_end(path, times, before, after, steps=400):
+    """
+    Mean and standard deviation at the end of the flow, of the behaviour's field and a change that is smooth between the times
+    at which it is known, and nothing at t = 1: (n,), and coefficients (n, 2) of both.
+    """
+    change = CubicSpline(np.append(times, 1.0), np.append(after - before, [[0.0, 0.0]], axis=0))
+    behaviour, mean, std, h = GaussianMixture(path, "velocity", [[MEAN]], [STD]), 0.0, 1.0, 1.0 / steps
+    for k in range(steps):
+        t = th.tensor([[(k + 0.5) * h]], dtype=th.float64)
+        at_0, at_1 = (behaviour(t, th.full((1, 1), x).double()).item() for x in (0.0, 1.0))
+        slope, offset = np.array([at_1 - at_0, at_0]) + change(t.item())
+        grown = math.exp(slope * h)
+        mean, std = grown * mean + offset * (grown - 1.0) / slope, grown * std
+    return float(mean), float(std)
+
+
 def fixed_point(path, steps, beta, time_grid="tapered", adjoint="lean"):
-    """
-    Where adjoint matching settles with Q = -(a - 1)^2 / 2: mean and standard deviation of the rollout's end, and the mean of the
-    path's divergence there.
-    """
+    """Where adjoint matching settles with Q = -(a - 1)^2 / 2."""
     layout, condition = PathKL(steps, time_grid), th.zeros(_ROWS, 0)
     knots = TIME_GRIDS[time_grid].times(path, TIME_GRIDS[time_grid].knots(steps))[0]
     fields = LinearFields(path, knots[:-1])
@@ -80,13 +108,14 @@ def fixed_point(path, steps, beta, time_grid="tapered", adjoint="lean"):
         fields.coefficients = coefficients
         return adjoint_matching(policy, reference, xs, -beta * (xs[-1] - 1.0), layout, adjoint)
 
-    at = fields.coefficients
+    before = at = fields.coefficients
     for _ in range(60):
         fields.coefficients = at
         xs = rollout()
         best = minimum(lambda coefficients: match(coefficients).loss.mean(), at)
         if (best - at).abs().max() < 1e-4:
-            return *moments(xs[-1]), match(at).kl.mean().item()
+            actions = flow_end(path, fields.times, before, at.detach())
+            return Settled(moments(xs[-1]), actions, match(at).kl.mean().item())
         # The whole way would be too far: the rollout moves too
         at = 0.5 * (at + best)
     raise AssertionError("The regression does not settle.")
