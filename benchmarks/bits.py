@@ -462,6 +462,7 @@ def gradients() -> dict[str, Callable[[], Phases]]:
         for name, estimator in estimators.items()
     }
     kinds |= {("pathwise", "ode by default"): dict(kl_estimator="ode")}
+    kinds |= {("adjoint", name): dict(adjoint=name) for name in ("lean", "scalar")}
     kinds |= {("matching", "no KL"): {}, ("detached", "ode"): dict(kl_estimator=estimators["ode"])}
     return {
         f"GMPG {gradient}, {kl}": two_phases(gradient_estimator=gradient, **options)

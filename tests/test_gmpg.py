@@ -15,7 +15,7 @@ from tests.helpers.arrays import one_step_data
 from tests.helpers.gmpg import small_gmpg
 from tests.helpers.states import same_state
 
-VARIANTS = ["pathwise", "reinforce", "reinforce_softmax", "matching", "detached"]
+VARIANTS = ["pathwise", "adjoint", "reinforce", "reinforce_softmax", "matching", "detached"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -163,6 +163,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_parameters(arrays, p
         (dict(gradient_estimator="reinforce_softmx"), ValueError, "Did you mean 'reinforce_softmax'"),
         (dict(kl_estimator="discret"), ValueError, "Did you mean 'discrete'"),
         (dict(gradient_estimator="detached", kl_estimator="path"), ValueError, "belongs to kl_estimator='ode'"),
+        (dict(gradient_estimator="adjoint", kl_estimator="discrete"), ValueError, "leave kl_estimator out, or give PathKL"),
+        (dict(gradient_estimator="adjoint", adjoint="leen"), ValueError, "Did you mean 'lean'"),
+        (dict(adjoint="scalar"), ValueError, "is an option of gradient_estimator='adjoint', and here it is 'pathwise'"),
         (dict(gradient_estimator="reinforce_softmax", n_actions=1), ValueError, "n_actions must be 2 or more"),
         (dict(target_kl=0.0), ValueError, "target_kl must be a number > 0"),
         (dict(target_kl=1.0, beta=0.0), ValueError, "must start above 0"),

@@ -70,7 +70,11 @@ def test_four_fifths_of_the_first_learn_are_pretraining(arrays):
 
 
 @pytest.mark.parametrize("stop", [6, 10, 15])
-@pytest.mark.parametrize("options", [{}, dict(kl_estimator="discrete", target_kl=0.1)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, dict(kl_estimator="discrete", target_kl=0.1), dict(gradient_estimator="adjoint", target_kl=0.1)],
+    ids=str,
+)
 def test_a_resumed_run_goes_on_inside_its_phase(arrays, tmp_path, stop, options):
     """Bit for bit, stopped in the first phase, between both, and in the second."""
 

@@ -28,6 +28,8 @@ CASES = {
     "policy gradient": (GMPG, dict(policy_learning_rate=lambda left: 3e-4 * left)),
     "policy gradient, default critic": (GMPG, DEFAULT_CRITIC),
     "target_kl": (GMPG, dict(target_kl=0.1, normalize_q=True, max_grad_norm=0.1)),
+    "adjoint": (GMPG, dict(gradient_estimator="adjoint", target_kl=0.1, normalize_q=True)),
+    "scalar adjoint": (GMPG, dict(gradient_estimator="adjoint", adjoint="scalar", n_actions=2)),
     "ode": (GMPG, dict(kl_estimator=OdeKL(Likelihood("continuous", Sampler("euler", 4))))),
     "hutchinson": (GMPG, dict(kl_estimator=hutchinson)),
     "reinforce": (GMPG, dict(gradient_estimator="reinforce")),

@@ -24,7 +24,8 @@ from sb3_genpolicy.common.updates.objective import Objective
 from sb3_genpolicy.common.updates.precision import Precision
 from sb3_genpolicy.common.updates.temperature import change_towards, changed
 from sb3_genpolicy.common.utils import tree_map
-from sb3_genpolicy.generative import KLEstimator
+from sb3_genpolicy.generative import KLEstimator, PathKL
+from sb3_genpolicy.generative.adjoint_matching import Adjoint, adjoint_matching, memoryless_rollout
 from sb3_genpolicy.generative.checks import check_choice, check_flag, check_number, named_options
 from sb3_genpolicy.generative.draws import Source, draw
 from sb3_genpolicy.generative.kl import Conditioned, Draws, KLSample
@@ -37,11 +38,13 @@ from sb3_genpolicy.gmpg.losses import (
     reinforce_loss,
     reinforce_softmax_loss,
 )
-from sb3_genpolicy.gmpg.options import check_n_actions, check_target_kl, make_kl_estimator
+from sb3_genpolicy.gmpg.options import check_adjoint, check_n_actions, check_target_kl, make_kl_estimator
 from sb3_genpolicy.gmpg.policies import POLICY_ALIASES
 
 # The share of the first `learn` that is the first phase
 _PRETRAINING_SHARE = 0.8
+# At so many times of each rollout the adjoint's regression is made (docs/modules/gmpg.md)
+_N_TIMES = 2
 
 
 class PolicyLoss(NamedTuple):
@@ -89,11 +92,15 @@ class GMPG(PretrainingAlgorithm):
     :param pretraining_steps: updates of the first phase. Default: four fifths of the first call of ``learn``.
     :param pretrained: a model, or the file of one, whose behaviour model and critics are taken in place of a first phase:
         GMPG in either phase, or GMPO with ``beta=0``. They stay as they are.
-    :param gradient_estimator: ``pathwise``, through the sampler; ``reinforce``, the score function at actions of the behaviour
+    :param gradient_estimator: ``pathwise``, through the sampler; ``adjoint``, the same optimum by a regression on the
+        gradient of Q, carried back along the policy's diffusion; ``reinforce``, the score function at actions of the behaviour
         policy, weighted as GMPO weights them; ``reinforce_softmax``, the same with weights softmax(beta Q) over ``n_actions``
         actions of a state; ``matching``, ``-beta Q`` plus the matching loss of the dataset's actions (Diffusion-QL);
         ``detached``, the published gradient, which is wrong, for comparison
-    :param kl_estimator: ``discrete``, ``path``, ``ode`` or a :class:`~sb3_genpolicy.generative.kl.KLEstimator`
+    :param kl_estimator: ``discrete``, ``path``, ``ode`` or a :class:`~sb3_genpolicy.generative.kl.KLEstimator`. For
+        ``adjoint`` it is a ``PathKL``, whose steps are those of the diffusion (default: 7).
+    :param adjoint: of ``gradient_estimator="adjoint"``: ``lean``, by a vector-Jacobian product a step; or ``scalar``, without,
+        cheaper and with another optimum (docs/modules/gmpg.md)
     :param n_actions: actions drawn for every state of a batch, >= 1. Default: 1, for ``reinforce_softmax`` 10 (as published).
     :param weight_clamp: largest weight of ``reinforce``, > 0 (paper: 100)
     :param target_kl: KL divergence from the behaviour policy, in nats, that ``beta`` is adapted to hold, > 0; it starts at the
@@ -143,6 +150,7 @@ class GMPG(PretrainingAlgorithm):
         critic: str | CriticOptions | None = None,
         gradient_estimator: GradientEstimator = "pathwise",
         kl_estimator: str | KLEstimator | None = None,
+        adjoint: Adjoint = "lean",
         n_actions: int | None = None,
         weight_clamp: float = 100.0,
         target_kl: float | None = None,
@@ -196,6 +204,7 @@ class GMPG(PretrainingAlgorithm):
         self.policy_learning_rate = policy_learning_rate
         self.gradient_estimator = gradient_estimator
         self.kl_estimator = make_kl_estimator(kl_estimator, gradient_estimator)
+        self.adjoint = check_adjoint(adjoint, gradient_estimator)
         self.n_actions = check_n_actions(n_actions, gradient_estimator)
         self.weight_clamp = weight_clamp
         self.target_kl = check_target_kl(target_kl, beta, gradient_estimator)
@@ -258,6 +267,8 @@ class GMPG(PretrainingAlgorithm):
             q_values = self.q_values(observations, actions)
             matching_loss = self.actor.matching_loss(batch.observations, batch.actions, batch.generator).mean()
             return PolicyLoss(matching_loss - self.scaled(q_values, batch).mean(), q_values.mean(), None, None)
+        if self.gradient_estimator == "adjoint":
+            return self._adjoint_loss(observations, batch)
 
         sample = self._sample(observations, batch.generator)
         q_values = self.q_values(observations, sample.x1)
@@ -271,13 +282,35 @@ class GMPG(PretrainingAlgorithm):
             kl = kl_from_reference(sample)
         return PolicyLoss(loss, q_values.mean(), kl, sample)
 
-    def _sample(self, observations: Any, generator: Source) -> KLSample:
-        """Actions of the policy, or for the score function those of the behaviour model, with their log ratio."""
+    def _adjoint_loss(self, observations: Any, batch: Batch) -> PolicyLoss:
+        """A regression along the policy's diffusion, at whose end the gradient of beta Q is taken."""
+        assert isinstance(self.kl_estimator, PathKL)
+        policy, reference = self._both_models(observations)
+        noise = self._draw_noise(len(reference.condition), batch.generator)
+        xs = memoryless_rollout(policy, Draws(noise, self.actor.sampler, batch.generator), self.kl_estimator)
+        # Beyond the bounds it is that at the bounds, in place of none
+        actions = xs[-1].clamp(-1.0, 1.0)
+        with th.no_grad():
+            q_values, pull_back = th.func.vjp(lambda actions: self.q_values(observations, actions), actions)
+            (gradient,) = pull_back(self.scale_of(q_values, batch).expand_as(q_values))
+        loss, kl = adjoint_matching(
+            policy, reference, xs, gradient, self.kl_estimator, self.adjoint, _N_TIMES, batch.generator
+        )
+        sample = KLSample(xs[-1], kl, th.ones_like(kl, dtype=th.bool), None, None)
+        return PolicyLoss(loss.mean(), q_values.mean(), kl.mean(), sample)
+
+    def _both_models(self, observations: Any) -> tuple[Conditioned, Conditioned]:
+        """Policy and behaviour model, given observations."""
         behaviour = self.behaviour
         assert behaviour is not None
         policy = Conditioned(self.actor.model, self.actor.extract_features(observations, self.actor.features_extractor))
         with th.no_grad():
             reference = Conditioned(behaviour.model, behaviour.extract_features(observations, behaviour.features_extractor))
+        return policy, reference
+
+    def _sample(self, observations: Any, generator: Source) -> KLSample:
+        """Actions of the policy, or for the score function those of the behaviour model, with their log ratio."""
+        policy, reference = self._both_models(observations)
         noise = self._draw_noise(len(reference.condition), generator)
         estimate = self.kl_estimator.of_samples
         if self.gradient_estimator.startswith("reinforce"):
@@ -310,10 +343,17 @@ class GMPG(PretrainingAlgorithm):
         :param q_values: the Qs that ``normalize_q`` refers to, ``values`` by default
         :return: beta times the values, in nats, (batch_size,)
         """
+        return self.scale_of(values if q_values is None else q_values, batch) * values
+
+    def scale_of(self, q_values: th.Tensor, batch: Batch) -> th.Tensor:
+        """
+        :param q_values: the Qs that ``normalize_q`` refers to, (batch_size,)
+        :param batch: the rows that they are of
+        :return: what they are multiplied by to be in nats, a scalar
+        """
         if not self.normalize_q:
-            return self.current_beta * self.horizon_ratio * values
-        scale = self.current_beta / batch.mean((values if q_values is None else q_values).abs()).clamp(min=1e-6)
-        return scale * values
+            return self.current_beta * self.horizon_ratio
+        return self.current_beta / batch.mean(q_values.abs()).clamp(min=1e-6)
 
     def _set_learning_rates(self) -> None:
         if self.pretraining or not self.critics_are_frozen:

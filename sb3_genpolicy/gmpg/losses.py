@@ -11,8 +11,15 @@ import torch as th
 from sb3_genpolicy.common.updates.batch import mean_of_rows
 from sb3_genpolicy.generative.kl import KLSample
 
-GradientEstimator = Literal["pathwise", "reinforce", "reinforce_softmax", "matching", "detached"]
-GRADIENT_ESTIMATORS: tuple[GradientEstimator, ...] = ("pathwise", "reinforce", "reinforce_softmax", "matching", "detached")
+GradientEstimator = Literal["pathwise", "adjoint", "reinforce", "reinforce_softmax", "matching", "detached"]
+GRADIENT_ESTIMATORS: tuple[GradientEstimator, ...] = (
+    "pathwise",
+    "adjoint",
+    "reinforce",
+    "reinforce_softmax",
+    "matching",
+    "detached",
+)
 
 #: Of values, (..., n_rows), over all rows of a batch, see :class:`~sb3_genpolicy.common.updates.batch.Batch`
 Mean = Callable[[th.Tensor], th.Tensor]

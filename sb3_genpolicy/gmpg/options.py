@@ -2,18 +2,24 @@
 Checks and defaults of GMPG's options that depend on each other.
 """
 
-from sb3_genpolicy.generative import KL_ESTIMATORS, KLEstimator, OdeKL
+from sb3_genpolicy.generative import KL_ESTIMATORS, KLEstimator, OdeKL, PathKL
+from sb3_genpolicy.generative.adjoint_matching import ADJOINTS, Adjoint
 from sb3_genpolicy.generative.checks import check_choice, check_number
 from sb3_genpolicy.gmpg.losses import GradientEstimator
+
+# Three times the cost of GMPO's step; 0.01 from the optimum of the linear-Gaussian problem (docs/modules/gmpg.md)
+_ADJOINT_STEPS = 7
 
 
 def make_kl_estimator(kl_estimator: str | KLEstimator | None, gradient_estimator: GradientEstimator) -> KLEstimator:
     """
     :param kl_estimator: a name, an estimator, or None for the default
-    :param gradient_estimator: how gradients are taken; ``detached`` goes with ``ode`` alone
+    :param gradient_estimator: how gradients are taken; ``detached`` goes with ``ode`` alone, ``adjoint`` with ``path``
     :return: the estimator
     :raises ValueError: for an unknown name, or one that does not go with the gradient
     """
+    if kl_estimator is None and gradient_estimator == "adjoint":
+        return PathKL(_ADJOINT_STEPS)
     if kl_estimator is None:
         kl_estimator = "ode" if gradient_estimator == "detached" else "path"
     if not isinstance(kl_estimator, KLEstimator):
@@ -23,7 +29,27 @@ def make_kl_estimator(kl_estimator: str | KLEstimator | None, gradient_estimator
         if not isinstance(kl_estimator, OdeKL):
             raise ValueError("gradient_estimator='detached' is the published gradient, which belongs to kl_estimator='ode'.")
         return OdeKL(kl_estimator.likelihood, detached=True)
+    if gradient_estimator == "adjoint" and not isinstance(kl_estimator, PathKL):
+        raise ValueError(
+            "gradient_estimator='adjoint' takes the divergence along its own rollout: leave kl_estimator out, or give "
+            "PathKL(steps=...), whose steps are those of the rollout."
+        )
     return kl_estimator
+
+
+def check_adjoint(adjoint: Adjoint, gradient_estimator: GradientEstimator) -> Adjoint:
+    """
+    :param adjoint: how the gradient of Q is followed backwards
+    :param gradient_estimator: how gradients are taken; it is of ``adjoint`` alone
+    :return: the same
+    :raises ValueError: for an unknown name, or one that nothing would heed
+    """
+    check_choice("adjoint", adjoint, ADJOINTS)
+    if adjoint != "lean" and gradient_estimator != "adjoint":
+        raise ValueError(
+            f"adjoint='{adjoint}' is an option of gradient_estimator='adjoint', and here it is '{gradient_estimator}'."
+        )
+    return adjoint
 
 
 def check_n_actions(n_actions: int | None, gradient_estimator: GradientEstimator) -> int:

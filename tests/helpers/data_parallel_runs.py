@@ -64,6 +64,7 @@ CASES = {
     "softmax, drawn once": (GMPO, lambda: dict(weighting="softmax", n_actions=4, redraw_actions=False)),
     "clipped": (GMPG, lambda: dict(target_kl=0.1, normalize_q=True, max_grad_norm=0.1, n_actions=2)),
     "hutchinson": (GMPG, lambda: dict(kl_estimator=HUTCHINSON)),
+    "adjoint": (GMPG, lambda: dict(gradient_estimator="adjoint", target_kl=0.1, normalize_q=True)),
     "reinforce": (GMPG, lambda: dict(gradient_estimator="reinforce")),
     "reinforce_softmax": (GMPG, lambda: dict(gradient_estimator="reinforce_softmax", n_actions=3)),
     "matching": (GMPG, lambda: dict(gradient_estimator="matching")),

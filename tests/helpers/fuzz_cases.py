@@ -194,6 +194,7 @@ OF_ALGORITHM = dict(
             *(OdeKL(Likelihood(method, Sampler("euler", 2))) for method in ("continuous", "hutchinson")),
             OdeKL(Likelihood("continuous", Sampler("midpoint", 2), "adjoint")),
         ),
+        adjoint=of("lean", "scalar"),
         n_actions=of(None, 1, 2, 3),
         target_kl=of(None, 0.01, 10.0),
         normalize_q=st.booleans(),
@@ -308,6 +309,10 @@ def reconciled(options):
     options["transforms"] = list(kinds.values())
     if estimator == "detached" and not isinstance(options.get("kl_estimator"), OdeKL):
         options["kl_estimator"] = "ode"
+    if estimator == "adjoint" and not isinstance(options.get("kl_estimator"), PathKL):
+        options["kl_estimator"] = "path"
+    if estimator != "adjoint":
+        options.pop("adjoint", None)
     if estimator == "matching" or options.get("beta") == 0.0:
         options.pop("target_kl", None)
     if estimator == "reinforce_softmax" and options.get("n_actions") == 1:

@@ -78,8 +78,9 @@ OF_GMPO = dict(
 )
 OF_GMPG = dict(
     policy_learning_rate=RATE,
-    gradient_estimator=name_of_one("pathwise", "reinforce", "reinforce_softmax", "matching", "detached"),
+    gradient_estimator=name_of_one("pathwise", "adjoint", "reinforce", "reinforce_softmax", "matching", "detached"),
     kl_estimator=name_of_one("path", "discrete", "ode", but=(None,)) | st.sampled_from([Sampler(), VPPath()]),
+    adjoint=name_of_one("lean", "scalar"),
     n_actions=outside(1, whole=True, but=(None,)),
     target_kl=outside(0.0, low_open=True, but=(None,)),
     normalize_q=FLAG,

@@ -17,6 +17,7 @@ GUARDED = {
     "softmax": (GMPO, dict(weighting="softmax", n_actions=3, **SECOND), "actor_loss"),
     "policy gradient, first phase": (GMPG, dict(pretraining_steps=20), "matching_loss"),
     "target_kl": (GMPG, dict(target_kl=0.1, **SECOND), "policy_loss"),
+    "adjoint": (GMPG, dict(gradient_estimator="adjoint", target_kl=0.1, **SECOND), "policy_loss"),
     "discrete": (GMPG, dict(kl_estimator="discrete", **SECOND), "policy_loss"),
     "reinforce": (GMPG, dict(gradient_estimator="reinforce", **SECOND), "policy_loss"),
     "reinforce_softmax": (GMPG, dict(gradient_estimator="reinforce_softmax", n_actions=2, **SECOND), "policy_loss"),
