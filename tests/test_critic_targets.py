@@ -153,14 +153,11 @@ class _Slopes(nn.Module):
         super().__init__()
         self.slopes = nn.Parameter(th.tensor([slopes, slopes]))
 
-    def values(self, obs, actions, usual=None):
+    def values(self, obs, actions):
         return self.slopes[:, obs.argmax(dim=1), None] * actions
 
     def q_values(self, obs, actions):
         return self.values(obs, actions).mean(dim=0)
-
-    def usual_actions(self, obs):
-        return None
 
 
 def test_q_is_pushed_down_where_the_behaviour_would_hardly_act_so():

@@ -88,11 +88,11 @@ def test_q_s_own_loss_leaves_the_usual_action_alone():
     obs, actions = th.randn(9, 5), th.rand(9, 2)
     critic.values(obs, actions).sum().backward()
     assert all(parameter.grad is None for parameter in critic.usual_action.parameters())
-    usual = critic.usual_actions(obs)
+    features = critic.features_of(obs)
+    usual = critic.usual_actions(features)
     critic.usual_action.losses(usual, actions).mean().backward()
     assert all(parameter.grad is not None for parameter in critic.usual_action.parameters())
-    th.testing.assert_close(critic.values(obs, actions, usual), critic.values(obs, actions))
-    assert make_q(IQLCritic(), 5, 2).usual_actions(obs) is None
+    th.testing.assert_close(critic.preferences_of_members(features, actions, usual), critic.values(obs, actions))
 
 
 @pytest.mark.parametrize(

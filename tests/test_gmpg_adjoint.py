@@ -18,7 +18,7 @@ from tests.test_gmpg import bandit, pretrained_bandit  # noqa: F401
 
 
 def adjoint_gmpg(arrays, **options):
-    return small_gmpg(arrays, **{"gradient_estimator": "adjoint", "pretraining_steps": 0, **options}).learn(1)
+    return small_gmpg(arrays, **{"gradient_estimator": "adjoint", "pretraining_steps": 0, "critic": "iql", **options}).learn(1)
 
 
 def seen_by_the_regression(model, monkeypatch):

@@ -47,11 +47,8 @@ class _Fixed(nn.Module):
         outs = tuple(obs[:, :1] * 0 + answer(obs[:, :1]) for answer in self.answers)
         return outs if actions is not None else outs[0]
 
-    def values(self, obs, actions, usual=None):
+    def values(self, obs, actions):
         return th.stack(self(obs, actions))
-
-    def usual_actions(self, obs):
-        return None
 
     def q_values(self, obs, actions):
         return th.minimum(*self(obs, actions))

@@ -67,7 +67,7 @@ def test_deterministic_actions_repeat_without_a_seed_and_stochastic_ones_vary(ar
 def test_the_candidate_with_the_highest_q_is_taken(arrays):
     """By another route: every candidate on its own, valued one by one."""
     kwargs = dict(n_candidates=6, **SMALL)
-    policy = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=kwargs, seed=0).learn(5).policy.eval()
+    policy = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=kwargs, critic="iql", seed=0).learn(5).policy.eval()
     observations = th.randn(4, 3)
     with th.no_grad():
         chosen = policy(observations, deterministic=True)

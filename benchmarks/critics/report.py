@@ -124,6 +124,10 @@ def _plot_gains(axis: Any, rows: list[dict[str, Any]]) -> None:
             error = np.hypot(one["error"], eight["error"])
             gain, colour = eight["mean"] - one["mean"], _SHOWN_KINDS[row["variant"]][1]
             axis.errorbar(rank["value"], gain, error, rank["error"], color=colour, marker="o", markersize=3)
-            axis.annotate(_short(row["dataset"]), (rank["value"], gain), fontsize=6, xytext=(3, 3), textcoords="offset points")
+            label = axis.annotate(
+                _short(row["dataset"]), (rank["value"], gain), fontsize=6, xytext=(3, 3), textcoords="offset points"
+            )
+            # Its panel stays as wide as the others
+            label.set_in_layout(False)
     axis.axhline(0.0, color="black", linewidth=0.5)
     axis.set(title="score, best of 8 minus one", xlabel="rank correlation")

@@ -185,7 +185,9 @@ COMMON = dict(
     device=of("auto", "cpu", th.device("cpu")),
 )
 OF_ALGORITHM = dict(
-    GMPO=dict(weighting=of("advantage", "softmax"), n_actions=of(2, 3), redraw_actions=st.booleans()),
+    GMPO=dict(
+        weighting=of("advantage", "softmax"), n_actions=of(2, 3), redraw_actions=st.booleans(), target_kl=of(None, 0.01, 10.0)
+    ),
     GMPG=dict(
         policy_learning_rate=of(1e-3, 0.1),
         gradient_estimator=of(*GRADIENT_ESTIMATORS),

@@ -75,6 +75,7 @@ OF_GMPO = dict(
     weighting=name_of_one("advantage", "softmax"),
     n_actions=outside(2, whole=True),
     redraw_actions=FLAG,
+    target_kl=outside(0.0, low_open=True, but=(None,)),
 )
 OF_GMPG = dict(
     policy_learning_rate=RATE,
@@ -94,7 +95,7 @@ POLICY_OPTIONS = dict(
     net_arch=WIDTHS | st.sampled_from([{"pi": [8], "q": [8]}]),
     activation_fn=ACTIVATION,
     critic_activation_fn=ACTIVATION,
-    path=name_of_one("linear", but=(None,)) | st.sampled_from(["vp", "cosine", VPPath(), VPPath]),
+    path=name_of_one("linear", "cosine", "vp", but=(None,)) | st.sampled_from([VPPath]),
     prediction=name_of_one("velocity", "data", but=(None,)),
     network=name_of_one("mlp", "unet") | st.sampled_from([nn.Linear(1, 1), object, Sampler]),
     time_features=name_of_one("sinusoidal", "gaussian_fourier", but=(None,)) | st.sampled_from([object, Sampler]),

@@ -26,7 +26,7 @@ from sb3_genpolicy.common.algorithms.held_out import HeldOutRows
 from sb3_genpolicy.common.algorithms.option_checks import check_base_options
 from sb3_genpolicy.common.algorithms.prepare_updates import prepare_updates
 from sb3_genpolicy.common.algorithms.space_checks import check_continuous_actions, check_model_spaces, take_env
-from sb3_genpolicy.common.algorithms.spreads import fit_spreads
+from sb3_genpolicy.common.algorithms.spreads import forget_spreads
 from sb3_genpolicy.common.algorithms.training_log import watch_values, write_log
 from sb3_genpolicy.common.algorithms.value_watch import ValueWatch
 from sb3_genpolicy.common.datasets import DatasetSource, dataset_spaces
@@ -277,6 +277,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         is_there = self.replay_buffer.n_from_dataset > 0 or (self.collects and not online.needs_dataset(self))
         if dataset is not None or not is_there:
             fill_replay_buffer(self, dataset)
+        forget_spreads(self)
 
     # Learning
 
@@ -361,7 +362,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             if log_interval is not None and self.num_timesteps % log_interval == 0:
                 self.dump_logs()
         watch_values(self)
-        fit_spreads(self)
+        forget_spreads(self)
         callback.on_training_end()
         return self
 

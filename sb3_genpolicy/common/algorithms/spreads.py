@@ -20,13 +20,11 @@ def fit_spreads(model: Any) -> None:
 
     :param model: a model
     """
-    buffer = model.replay_buffer
-    if not isinstance(model.policy, SamplingPolicy) or buffer is None or buffer.size() == 0:
+    observations = _some_states(model)
+    if observations is None:
         return
     was_training = model.policy.training
     model.policy.set_training_mode(False)
-    rows = th.as_tensor(evenly(buffer.size(), _ROWS))
-    observations = buffer.rows(rows, model.get_vec_normalize_env()).observations
     try:
         model.policy.spreads.fit(model.policy.actor_ema, model.policy.critic, observations)
     except ValueError:
@@ -34,3 +32,23 @@ def fit_spreads(model: Any) -> None:
         pass
     if was_training:
         model.set_training_mode()
+
+
+def forget_spreads(model: Any) -> None:
+    """
+    Let the policy take these units anew when it is asked for them: its networks change, or have changed.
+
+    :param model: a model
+    """
+    observations = _some_states(model)
+    if observations is not None:
+        model.policy.forget_spreads(observations)
+
+
+def _some_states(model: Any) -> Any:
+    """Observations of some rows; None where there are no rows, or nothing to guide."""
+    buffer = model.replay_buffer
+    if not isinstance(model.policy, SamplingPolicy) or buffer is None or buffer.size() == 0:
+        return None
+    rows = th.as_tensor(evenly(buffer.size(), _ROWS))
+    return buffer.rows(rows, model.get_vec_normalize_env()).observations

@@ -68,6 +68,11 @@ class Spreads(nn.Module):
         self.actions.copy_(of_actions)
         self.q.copy_(of_q[0].clamp(min=_SMALLEST))
 
+    def forget(self) -> None:
+        """Be 0, as before a fit."""
+        self.actions.zero_()
+        self.q.zero_()
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # Files of release 0.1 do not have them
         for name, value in self.named_buffers():

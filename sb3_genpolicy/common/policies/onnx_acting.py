@@ -110,11 +110,12 @@ class TracedSlopes(nn.Module):
 
     def __init__(self, critic: CriticEnsemble):
         super().__init__()
+        self.critic = critic
         n_actions = get_action_dim(critic.action_space)
         n_features = next(critic.layers.parameters()).shape[1] - n_actions
         example = th.zeros(_TRACED_ROWS, n_features), th.zeros(_TRACED_ROWS, n_actions)
         self.traced = make_fx(
-            lambda features, actions: critic.slopes(features, actions),
+            lambda features, given: critic.slopes_of_given(features, given),
             decomposition_table=core_aten_decompositions(),  # type: ignore[arg-type]
             tracing_mode="symbolic",
             _allow_non_fake_inputs=True,
@@ -126,7 +127,9 @@ class TracedSlopes(nn.Module):
         :param actions: (batch_size, action_dim), scaled
         :return: see :meth:`~sb3_genpolicy.common.policies.critics.ensemble.CriticEnsemble.slopes`
         """
-        return self.traced(features, actions)
+        usual = self.critic.usual_action
+        slopes = self.traced(features, self.critic.given(features, actions))
+        return slopes if usual is None else slopes / usual.deviation
 
 
 def _within_float32(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:

@@ -44,6 +44,7 @@ class SamplingPolicy(ActingOptions, CriticPolicy):
     def build(self, lr_schedule: Schedule) -> None:
         super().build(lr_schedule)
         self.spreads = Spreads(self.actor.action_dim)
+        self._states_for_spreads: PyTorchObs | None = None
 
     # Sampling
 
@@ -217,6 +218,8 @@ class SamplingPolicy(ActingOptions, CriticPolicy):
         :return: the policy's spreads. Where they are not known they are taken, with a warning, from states around the mean of
             the statistics of observations.
         """
+        if not self.spreads.q and self._states_for_spreads is not None:
+            self._fit_spreads(self._states_for_spreads)
         if not self.spreads.q:
             guessed = guessed_observations(self.observation_space, self.normalizer, _STATES)
             self.fit_spreads(self.obs_to_tensor(guessed)[0])
@@ -234,7 +237,18 @@ class SamplingPolicy(ActingOptions, CriticPolicy):
 
         :param observations: batch first, as they come from the environment
         """
-        observations = check_observations(observations, self.observation_space, self.device)
+        self._fit_spreads(check_observations(observations, self.observation_space, self.device))
+
+    def forget_spreads(self, observations: PyTorchObs) -> None:
+        """
+        Networks change: spreads are taken anew when they are asked for.
+
+        :param observations: from which, as networks get them, batch first
+        """
+        self._states_for_spreads = observations
+        self.spreads.forget()
+
+    def _fit_spreads(self, observations: PyTorchObs) -> None:
         was_training = self.training
         self.set_training_mode(False)
         self.spreads.fit(self.actor_ema, self.critic, observations)

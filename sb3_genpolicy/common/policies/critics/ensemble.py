@@ -93,35 +93,32 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         """
         self._baseline = [value_net]
 
-    def advantages(self, obs: PyTorchObs, actions: th.Tensor, usual: th.Tensor | None = None) -> th.Tensor:
+    def advantages(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
         :param obs: observations
         :param actions: (batch_size, action_dim), scaled
-        :param usual: the usual actions, where they are known already
         :return: what Q is above V, by every network and quantile, (n_critics, batch_size, n_quantiles or 1)
         """
-        return self.scale * self._outputs(obs, actions, usual)
+        return self.scale * self._outputs(obs, actions)
 
-    def values(self, obs: PyTorchObs, actions: th.Tensor, usual: th.Tensor | None = None) -> th.Tensor:
+    def values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
         :param obs: observations
         :param actions: (batch_size, action_dim), scaled
-        :param usual: the usual actions, where they are known already
         :return: Q by every network, (n_critics, batch_size, 1), in float32 at any precision
         """
-        outputs = self.quantiles(obs, actions, usual)
+        outputs = self.quantiles(obs, actions)
         return outputs if self.options.n_quantiles is None else outputs.mean(dim=2, keepdim=True)
 
-    def quantiles(self, obs: PyTorchObs, actions: th.Tensor, usual: th.Tensor | None = None) -> th.Tensor:
+    def quantiles(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
         :param obs: observations
         :param actions: (batch_size, action_dim), scaled
-        :param usual: the usual actions, where they are known already
         :return: quantiles of the return by every network, (n_critics, batch_size, n_quantiles); without quantiles, the values
         """
         if self.options.learns_advantage:
-            return self._baseline[0](obs) + self.advantages(obs, actions, usual)
-        return self._outputs(obs, actions, usual)
+            return self._baseline[0](obs) + self.advantages(obs, actions)
+        return self._outputs(obs, actions)
 
     def pooled_quantiles(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
@@ -160,18 +157,14 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         values = outputs if options.n_quantiles is None else outputs.mean(dim=2, keepdim=True)
         return aggregate(values, options.aggregation, options.rho)
 
-    def usual_actions(self, obs: PyTorchObs) -> th.Tensor | None:
+    def usual_actions(self, features: th.Tensor) -> th.Tensor:
         """
-        :param obs: observations
-        :return: mean of the logged actions there, scaled, (batch_size, action_dim); None where networks are given actions as
-            they are
+        :param features: see :meth:`features_of`, (batch_size, features_dim)
+        :return: mean of the logged actions there, scaled, (batch_size, action_dim), where the options ask for relative actions
         """
-        if self.usual_action is None:
-            return None
+        assert self.usual_action is not None
         # The extractor learns what Q needs
-        with th.no_grad():
-            features = self.features_of(obs)
-        return self.usual_action(features)
+        return self.usual_action(features.detach())
 
     def features_of(self, obs: PyTorchObs) -> th.Tensor:
         """
@@ -182,13 +175,14 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
             return self.extract_features(obs, self.features_extractor)
 
-    def preferences_of_members(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    def preferences_of_members(self, features: th.Tensor, actions: th.Tensor, usual: th.Tensor | None = None) -> th.Tensor:
         """
         :param features: see :meth:`features_of`, (batch_size, features_dim)
         :param actions: (batch_size, action_dim), scaled
+        :param usual: see :meth:`usual_actions`, where they are known already
         :return: as :meth:`preferences`, by every network and quantile, (n_critics, batch_size, n_quantiles or 1)
         """
-        outputs = self._of_features(features, actions)
+        outputs = self._of_features(features, actions, usual)
         return self.scale * outputs if self.options.learns_advantage else outputs
 
     def slopes(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
@@ -197,27 +191,42 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         :param actions: (batch_size, action_dim), scaled
         :return: the gradient of Q, as the options aggregate it, in the actions, (batch_size, action_dim); no gradient passes
         """
+        if self.usual_action is None:
+            return self.slopes_of_given(features, actions)
+        return self.slopes_of_given(features, self.given(features, actions)) / self.usual_action.deviation.detach()
+
+    def slopes_of_given(self, features: th.Tensor, given: th.Tensor) -> th.Tensor:
+        """
+        :param features: see :meth:`features_of`, (batch_size, features_dim)
+        :param given: what networks see of the actions, see :meth:`given`, (batch_size, action_dim)
+        :return: the gradient of Q in that, (batch_size, action_dim); no gradient passes
+        """
         with th.enable_grad():
-            actions = actions.detach().requires_grad_()
+            given = given.detach().requires_grad_()
             # V, where Q is a sum with it, does not change with the action
-            preferences = self.aggregated(self._together(self._inputs(features.detach(), actions)))
-            (slopes,) = th.autograd.grad(preferences.sum(), actions)
+            preferences = self.aggregated(self._together(th.cat([features.detach(), given], dim=1)))
+            (slopes,) = th.autograd.grad(preferences.sum(), given)
         return slopes * self.scale if self.options.learns_advantage else slopes
 
-    def _outputs(self, obs: PyTorchObs, actions: th.Tensor, usual: th.Tensor | None = None) -> th.Tensor:
-        return self._of_features(self.features_of(obs), actions, usual)
+    def _outputs(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        return self._of_features(self.features_of(obs), actions)
 
-    def _inputs(self, features: th.Tensor, actions: th.Tensor, usual: th.Tensor | None = None) -> th.Tensor:
-        """What the first layer is given, (batch_size, features_dim + action_dim)."""
-        if self.usual_action is not None:
-            if usual is None:
-                with th.no_grad():
-                    usual = self.usual_action(features)
-            actions = self.usual_action.relative(usual, actions)
-        return th.cat([features, actions], dim=1)
+    def given(self, features: th.Tensor, actions: th.Tensor, usual: th.Tensor | None = None) -> th.Tensor:
+        """
+        :param features: see :meth:`features_of`, (batch_size, features_dim)
+        :param actions: (batch_size, action_dim), scaled
+        :param usual: see :meth:`usual_actions`, where they are known already
+        :return: what networks see of the actions: these, or how far they are from the usual ones, (batch_size, action_dim)
+        """
+        if self.usual_action is None:
+            return actions
+        if usual is None:
+            with th.no_grad():
+                usual = self.usual_action(features)
+        return self.usual_action.relative(usual, actions)
 
     def _of_features(self, features: th.Tensor, actions: th.Tensor, usual: th.Tensor | None = None) -> th.Tensor:
-        inputs = self._inputs(features, actions, usual)
+        inputs = th.cat([features, self.given(features, actions, usual)], dim=1)
         if inputs.device.type == "cpu" and sizes_are_known() and len(inputs) > _TOGETHER:
             return self._one_by_one(inputs)
         return self._together(inputs)

@@ -110,11 +110,8 @@ class Critics(Transient):
             targets = self._targets(batch, gamma)
         advantage = target_q - self.value_net(batch.observations)
         value_loss = expectile_loss(advantage, self.options.value_expectile).mean()
-        usual = self.critic.usual_actions(batch.observations)
-        if self.options.n_quantiles is None:
-            critic_loss = squared_loss(self.critic.values(batch.observations, batch.actions, usual), targets)
-        else:
-            critic_loss = quantile_loss(self.critic.quantiles(batch.observations, batch.actions, usual), targets)
+        outputs, usual = self._outputs(batch)
+        critic_loss = (squared_loss if self.options.n_quantiles is None else quantile_loss)(outputs, targets)
         further = self._further_losses(batch, usual)
         return CriticLosses(value_loss, critic_loss + sum(further.values()), target_q, advantage.detach(), _detached(further))
 
@@ -128,8 +125,7 @@ class Critics(Transient):
             advantage = self.critic_target.preferences(batch.observations, batch.actions)
         values = self.value_net(batch.observations)
         value_loss = expectile_loss((returns - values) / self.value_net.scale, self.options.value_expectile).mean()
-        usual = self.critic.usual_actions(batch.observations)
-        advantages = self.critic.advantages(batch.observations, batch.actions, usual)
+        advantages, usual = self._outputs(batch)
         targets = returns - values.detach()
         scale = self.critic.scale
         if self.options.n_quantiles is None:
@@ -139,6 +135,17 @@ class Critics(Transient):
         further = self._further_losses(batch, usual)
         q_value = values.detach() + advantage
         return CriticLosses(value_loss, critic_loss + sum(further.values()), q_value, advantage, _detached(further))
+
+    def _outputs(self, batch: Batch) -> tuple[th.Tensor, th.Tensor | None]:
+        """What Q networks give for the batch's actions, an advantage or all of Q; and the usual actions, where they see these."""
+        if not self.options.relative_actions:
+            values_of = self.critic.values if self.options.n_quantiles is None else self.critic.quantiles
+            values_of = self.critic.advantages if self.options.learns_advantage else values_of
+            return values_of(batch.observations, batch.actions), None
+        # Once: an extractor may note what it sees
+        features = self.critic.features_of(batch.observations)
+        usual = self.critic.usual_actions(features)
+        return self.critic.preferences_of_members(features, batch.actions, usual), usual
 
     def _further_losses(self, batch: Batch, usual: th.Tensor | None) -> dict[str, th.Tensor]:
         """What else Q's parameters descend on, scalars by name."""
