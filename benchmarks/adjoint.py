@@ -3,20 +3,28 @@ Where adjoint matching settles on the linear-Gaussian problem, whose optimum is 
 
     python -m benchmarks.adjoint
     python -m benchmarks.adjoint --paths
+    python -m benchmarks.adjoint --step
 
 Behaviour N(-0.466, 1.350^2), Q = -(a - 1)^2 / 2. Points and targets are linear in normal draws: a few dozen draws of exactly
 mean 0 and covariance 1 stand for all, and each regression is solved exactly, so that what is left is the error of the steps.
 Two distributions are printed: the end of the diffusion, and what the policy's flow, which acts, makes of noise.
 
 --paths: on every path, and by how much the divergence over the path is off.
+--step: what a step costs beside one of GMPO, in turn, by the processor's time (Hopper's shapes, default networks, one thread).
 """
 
 import argparse
 import math
+import time
+from typing import Any
 
+import numpy as np
 import torch as th
 
-from sb3_genpolicy.generative import CosinePath, LinearPath, VPPath
+from benchmarks.step_times import BATCH_SIZE, SHARES, arrays
+from sb3_genpolicy import GMPG, GMPO
+from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
+from sb3_genpolicy.generative import CosinePath, LinearPath, PathKL, VPPath
 from sb3_genpolicy.generative.adjoint_matching import ADJOINTS
 from tests.helpers.closed_forms import GaussianMixture
 from tests.helpers.gmpg import MEAN, STD
@@ -66,11 +74,42 @@ def shown(*moments: tuple[float, float]) -> str:
     return ", ".join(f"N({mean:.3f}, {std:.3f}²)" for mean, std in moments)
 
 
+def step_times(turns: int = 60) -> None:
+    gradients: dict[str, dict[str, Any]] = {
+        "GMPO": {},
+        "GMPG, path, 10 steps": dict(gradient_estimator="pathwise"),
+        "GMPG, adjoint, 7 steps (default)": dict(gradient_estimator="adjoint"),
+        "GMPG, adjoint, 10 steps": dict(gradient_estimator="adjoint", kl_estimator=PathKL(10)),
+        "GMPG, scalar adjoint, 7 steps": dict(gradient_estimator="adjoint", adjoint="scalar"),
+    }
+    options: dict[str, Any] = dict(policy="FlowPolicy", dataset=arrays(), seed=0, batch_size=BATCH_SIZE, device="cpu")
+    models: dict[str, OfflineAlgorithm] = {}
+    for name, more in gradients.items():
+        models[name] = GMPG(pretraining_steps=1, **options, **more) if more else GMPO(**options)
+        models[name].learn(2, log_interval=None)
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(turns):
+        for name, model in models.items():
+            start = time.process_time()
+            model.train(1, BATCH_SIZE)
+            seconds[name].append(time.process_time() - start)
+    print("| | ms, lower decile | over GMPO's | ms, median | over GMPO's |\n|---|---|---|---|---|")
+    for name, mine in seconds.items():
+        cells = [name]
+        for share in SHARES.values():
+            ours, gmpo = (1e3 * float(np.quantile(taken, share)) for taken in (mine, seconds["GMPO"]))
+            cells += [f"{ours:.0f}", f"{ours / gmpo:.2f}"]
+        print("| " + " | ".join(cells) + " |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--paths", action="store_true")
+    parser.add_argument("--step", action="store_true")
     args = parser.parse_args()
     th.set_num_threads(1)
+    if args.step:
+        return step_times()
     if args.paths:
         print("| path | beta | steps | errors of the end | errors of the flow | path KL | KL |\n|---|---|---|---|---|---|---|")
         for path in (LinearPath(), CosinePath(), VPPath()):

@@ -202,7 +202,7 @@ def lean_adjoint(reference: Conditioned, xs: th.Tensor, gradient: th.Tensor, lay
 
 def _pulled_back(model: Conditioned, point: TimePoint, x: th.Tensor, b: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     """The field at x, and its Jacobian's transpose times b."""
-    velocity, pull_back = th.func.vjp(lambda x: _velocity(model, point, x), x)
+    velocity, pull_back = th.func.vjp(lambda x: _velocity(model, point, x), x)  # type: ignore[misc]
     return velocity, pull_back(b)[0]
 
 

@@ -291,7 +291,7 @@ class GMPG(PretrainingAlgorithm):
         # Beyond the bounds it is that at the bounds, in place of none
         actions = xs[-1].clamp(-1.0, 1.0)
         with th.no_grad():
-            q_values, pull_back = th.func.vjp(lambda actions: self.q_values(observations, actions), actions)
+            q_values, pull_back = th.func.vjp(lambda actions: self.q_values(observations, actions), actions)  # type: ignore[misc]
             (gradient,) = pull_back(self.scale_of(q_values, batch).expand_as(q_values))
         loss, kl = adjoint_matching(
             policy, reference, xs, gradient, self.kl_estimator, self.adjoint, _N_TIMES, batch.generator

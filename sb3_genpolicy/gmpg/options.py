@@ -7,7 +7,7 @@ from sb3_genpolicy.generative.adjoint_matching import ADJOINTS, Adjoint
 from sb3_genpolicy.generative.checks import check_choice, check_number
 from sb3_genpolicy.gmpg.losses import GradientEstimator
 
-# Three times the cost of GMPO's step; 0.01 from the optimum of the linear-Gaussian problem (docs/modules/gmpg.md)
+# Less than three times the cost of GMPO's step, which ten are not; what they miss is in docs/modules/gmpg.md
 _ADJOINT_STEPS = 7
 
 

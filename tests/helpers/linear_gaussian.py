@@ -78,12 +78,19 @@ def flow_end(path, times, before, after, steps=400):
     Mean and standard deviation at the end of the flow, of the behaviour's field and a change that is smooth between the times
     at which it is known, and nothing at t = 1: (n,), and coefficients (n, 2) of both.
     """
-    change = CubicSpline(np.append(times, 1.0), np.append(after - before, [[0.0, 0.0]], axis=0))
+
+    def smooth_in(t):
+        return path.angle(t) if path.smooth_in_angle else t
+
+    # A difference of noise over alpha is smooth where one of velocities bends with the path's own pace
+    moved = (after - before) / path(times).wronskian[:, None]
+    ends = smooth_in(th.cat([times, th.ones(1).double()]))
+    change = CubicSpline(ends, np.append(moved, [[0.0, 0.0]], axis=0))
     behaviour, mean, std, h = GaussianMixture(path, "velocity", [[MEAN]], [STD]), 0.0, 1.0, 1.0 / steps
     for k in range(steps):
         t = th.tensor([[(k + 0.5) * h]], dtype=th.float64)
         at_0, at_1 = (behaviour(t, th.full((1, 1), x).double()).item() for x in (0.0, 1.0))
-        slope, offset = np.array([at_1 - at_0, at_0]) + change(t.item())
+        slope, offset = np.array([at_1 - at_0, at_0]) + path(t).wronskian.item() * change(smooth_in(t).item())
         grown = math.exp(slope * h)
         mean, std = grown * mean + offset * (grown - 1.0) / slope, grown * std
     return float(mean), float(std)
