@@ -34,6 +34,9 @@ def test_the_gradient_is_that_of_beta_q_at_the_clipped_action(arrays, monkeypatc
     """Beyond the bounds it is that at the bounds, not the 0 of a clipped action."""
     model = adjoint_gmpg(arrays, beta=3.0)
     model.critics.critic.q_values = lambda observations, actions: (actions.pow(3).sum(dim=1) + observations[:, 0])[:, None]
+    rollout = module.memoryless_rollout
+    # Some of it beyond the bounds
+    monkeypatch.setattr(module, "memoryless_rollout", lambda *args: 1.5 * rollout(*args))
     xs, gradient = seen_by_the_regression(model, monkeypatch)
     outside = xs[-1].abs() > 1.0
     assert outside.any() and not outside.all()

@@ -137,7 +137,7 @@ class Critics(Transient):
         return CriticLosses(value_loss, critic_loss + sum(further.values()), q_value, advantage, _detached(further))
 
     def _outputs(self, batch: Batch) -> tuple[th.Tensor, th.Tensor | None]:
-        """What Q networks give for the batch's actions, an advantage or all of Q; and the usual actions, where they see these."""
+        """What Q networks give for the batch's actions, an advantage or all of Q, and the usual actions, if they see these."""
         if not self.options.relative_actions:
             values_of = self.critic.values if self.options.n_quantiles is None else self.critic.quantiles
             values_of = self.critic.advantages if self.options.learns_advantage else values_of
