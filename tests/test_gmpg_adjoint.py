@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.utils import LinearSchedule
 
 from examples.bandit_2d import CENTRES, make_data
 from sb3_genpolicy import GMPG
@@ -103,6 +104,7 @@ def test_probability_moves_to_the_better_mode(pretrained_bandit):  # noqa: F811
 def test_a_kl_target_is_realised(pretrained_bandit):  # noqa: F811
     """Within 10 %, by its own estimate and by that of the sampler that acts."""
     options = dict(beta=0.5, target_kl=0.3, policy_learning_rate=1e-3, gradient_estimator="adjoint", actor_tau=0.05)
+    options.update(kl_estimator=PathKL(10))
     model = GMPG("FlowPolicy", pretrained=pretrained_bandit, seed=0, **options)
     model.learn(400, dataset=bandit())
     model.means.pop()
@@ -113,25 +115,30 @@ def test_a_kl_target_is_realised(pretrained_bandit):  # noqa: F811
 
 @pytest.mark.slow
 def test_six_modes_have_the_probabilities_of_the_optimum():
-    """Within 0.03 of mu exp(beta Q) / Z, which is known from many actions of mu and the critic itself."""
-    data, states, beta = make_data(6000), np.zeros((20_000, 1), np.float32), 4.0
-    options = dict(critic="iql", reward_transform=None, pretraining_steps=5000)
-    behaviour = GMPG("FlowPolicy", dataset=data, seed=0, **options).learn(5000)
+    """
+    Within 0.03 of mu exp(beta Q) / Z, known from many actions of mu and the critic itself. The behaviour model is a small one,
+    whose modes touch: between such as hardly do, few rows decide (docs/modules/gmpg.md).
+    """
+    data, states, beta = make_data(6000), np.zeros((10_000, 1), np.float32), 4.0
+    options = dict(critic="iql", reward_transform=None, pretraining_steps=3000, learning_rate=LinearSchedule(2e-3, 0.0, 1.0))
+    options["policy_kwargs"] = dict(net_arch=dict(pi=[128, 128], qf=[64, 64], vf=[8]))
+    behaviour = GMPG("FlowPolicy", dataset=data, seed=0, actor_tau=0.01, **options).learn(3000)
     actions, _ = behaviour.predict(states)
     with th.no_grad():
         weights = (beta * behaviour.q_values(th.zeros(len(actions), 1), th.as_tensor(actions))).softmax(dim=0).numpy()
     wanted = np.bincount(nearest(actions), weights=weights, minlength=6)
-    # An average over fewer steps than by default
     model = GMPG(
         "FlowPolicy",
         pretrained=behaviour,
         beta=beta,
         seed=0,
         gradient_estimator="adjoint",
-        policy_learning_rate=lambda remaining: 1e-3 * max(remaining, 0.05),
+        kl_estimator=PathKL(10),
+        policy_learning_rate=LinearSchedule(2e-3, 0.0, 1.0),
         actor_tau=0.01,
     )
-    found = np.bincount(nearest(model.learn(2000, dataset=data).predict(states)[0]), minlength=6) / len(states)
+    found = np.bincount(nearest(model.learn(1000, dataset=data).predict(states)[0]), minlength=6) / len(states)
+    assert wanted[0] > 0.5
     np.testing.assert_allclose(found, wanted, atol=0.03)
 
 
