@@ -77,6 +77,10 @@ def test_q_is_of_how_far_actions_are_from_the_usual_one():
     values = critic.values(obs, actions)
     th.testing.assert_close(values, plain.values(obs, given))
     gradient = th.autograd.grad(values.sum(), actions)[0]
+    # What guides a policy
+    slopes = critic.slopes(critic.features_of(obs), actions)
+    of_mean = th.autograd.grad(critic.q_values(obs, actions).sum(), actions)[0]
+    th.testing.assert_close(slopes, of_mean)
     of_given = given.clone().requires_grad_()
     expected = th.autograd.grad(plain.values(obs, of_given).sum(), of_given)[0].numpy() / deviations
     np.testing.assert_allclose(gradient, expected, rtol=1e-4)

@@ -171,3 +171,16 @@ def test_the_temperature_is_in_units_of_the_spread_of_q():
     chosen = policy.predict(rows[:3], deterministic=True)[0]
     policy.candidate_temperature = 1e3
     np.testing.assert_array_equal(policy.predict(rows[:3], deterministic=True)[0], chosen)
+
+
+def test_spreads_are_those_of_the_networks_that_there_are(arrays, tmp_path):
+    """Also in a file of the policy alone, and after more training."""
+    model = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=dict(net_arch=[16]), seed=0, learning_rate=1e-2).learn(20)
+    model.policy.save(tmp_path / "policy")
+    first = FlowPolicy.load(tmp_path / "policy").spreads.q.item()
+    assert first == model.policy.known_spreads().q.item() > 0.0
+    model.learn(60, reset_num_timesteps=False)
+    second = model.policy.known_spreads().q.item()
+    assert second != pytest.approx(first, rel=0.01)
+    model.save(tmp_path / "model")
+    assert GMPO.load(tmp_path / "model").policy.known_spreads().q.item() == second

@@ -105,7 +105,11 @@ def signal(dataset: str, horizon: int | None = None) -> None:
     :param horizon: count only so many steps of a rollout
     """
     kept = measured_returns(dataset)
-    rows = load_dataset(dataset).n_rows
+    data = load_dataset(dataset)
+    rows, actions = data.n_rows, kept["actions"]
+    noise_of_actions = np.sqrt(actions.var(axis=1, ddof=1).mean(axis=0))
+    spread_of_actions = np.asarray(data.actions).reshape(rows, -1).std(axis=0)
+    print(f"{dataset}: actions deviate within a state by {noise_of_actions.round(3)}, overall by {spread_of_actions.round(3)}")
     for gamma in DISCOUNTS:
         returns = discounted(kept["rewards"][..., :horizon], kept["lengths"], gamma)
         spread = gain_of_favourite(returns.mean(axis=-1), returns).deviation

@@ -11,6 +11,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, TrainFrequencyUnit
 
 from sb3_genpolicy.common.algorithms.obstacles import online_obstacle
+from sb3_genpolicy.common.algorithms.spreads import forget_spreads
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.replay.vec_normalize import check_known, seeing_transformed_rewards
 from sb3_genpolicy.common.utils import attributes
@@ -80,6 +81,7 @@ def learn_online(
         # SB3's own loop, which works with `log_interval=None` though its type hints do not allow it
         arguments: Any = (total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         OffPolicyAlgorithm.learn(self, *arguments)
+    forget_spreads(self)
     return self
 
 

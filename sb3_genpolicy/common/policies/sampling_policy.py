@@ -4,6 +4,7 @@ How a generative policy acts: by sampling its averaged actor, with a solver that
 
 import os
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -238,6 +239,13 @@ class SamplingPolicy(ActingOptions, CriticPolicy):
         :param observations: batch first, as they come from the environment
         """
         self._fit_spreads(check_observations(observations, self.observation_space, self.device))
+
+    def save(self, path: str) -> None:
+        # A file has no states to take them from. Of networks that are not finite there are none, of which acting says more
+        if not self.spreads.q and self._states_for_spreads is not None:
+            with suppress(ValueError):
+                self._fit_spreads(self._states_for_spreads)
+        super().save(path)
 
     def forget_spreads(self, observations: PyTorchObs) -> None:
         """
