@@ -179,7 +179,8 @@ def test_spreads_are_those_of_the_networks_that_there_are(arrays, tmp_path):
     model.policy.save(tmp_path / "policy")
     first = FlowPolicy.load(tmp_path / "policy").spreads.q.item()
     assert first == model.policy.known_spreads().q.item() > 0.0
-    model.learn(60, reset_num_timesteps=False)
+    # Asked for on the way too, as by an evaluation
+    model.learn(60, reset_num_timesteps=False, callback=lambda *_: model.policy.known_spreads() is not None)
     second = model.policy.known_spreads().q.item()
     assert second != pytest.approx(first, rel=0.01)
     model.save(tmp_path / "model")
