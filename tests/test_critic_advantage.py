@@ -293,7 +293,7 @@ def test_pretrained_critics_keep_their_scales_on_another_dataset(algorithm, arra
 @pytest.mark.parametrize("pretraining_steps", [0, 2])
 def test_policies_are_weighted_by_the_aggregated_advantage(arrays, pretraining_steps, monkeypatch):
     """By hand, while the critics are trained and when they are frozen."""
-    critic = OneStepCritic(n_critics=3, aggregation="minimum")
+    critic = OneStepCritic(n_critics=3, aggregation="minimum", gamma="auto", return_lambda=0.8)
     model = model_of(arrays, critic, beta=2.0, weight_clamp=1.5, pretraining_steps=pretraining_steps).learn(3)
     assert model.critics_are_frozen == (pretraining_steps > 0)
     with th.no_grad():

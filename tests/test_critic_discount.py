@@ -93,7 +93,7 @@ def test_the_discount_is_the_option_s_or_the_algorithm_s(arrays):
             model = model_of(arrays, critic, gamma=gamma).learn(0)
             assert model.critic_gamma == 0.5 and model.gamma == gamma
     assert model_of(arrays, OneStepCritic(gamma=0)).critic_gamma == 0.0
-    assert OneStepCritic().gamma == "auto" and IQLCritic().gamma is PolicyCritic().gamma is None
+    assert OneStepCritic().gamma is IQLCritic().gamma is PolicyCritic().gamma is None
 
 
 @pytest.mark.parametrize("n", [2, 13])
@@ -107,7 +107,9 @@ def test_auto_looks_as_far_ahead_as_the_rewards_ask_for(n):
         assert model.fitted_gamma == model.critic_gamma and model.gamma == 0.99
     # A function that makes rare rewards dense
     dense = model_of(
-        with_rewards(one_in(n)), OneStepCritic(), reward_transform=lambda rewards: np.arange(len(rewards), dtype=np.float32)
+        with_rewards(one_in(n)),
+        OneStepCritic(gamma="auto"),
+        reward_transform=lambda rewards: np.arange(len(rewards), dtype=np.float32),
     )
     assert dense.learn(0).critic_gamma == pytest.approx(0.9)
 
@@ -115,8 +117,9 @@ def test_auto_looks_as_far_ahead_as_the_rewards_ask_for(n):
 @pytest.mark.filterwarnings("ignore:Q is")
 def test_auto_never_looks_further_than_the_algorithm():
     for rewards in (one_in(26), np.zeros(26)):
-        assert model_of(with_rewards(rewards), OneStepCritic(), gamma=0.95).learn(0).critic_gamma == 0.95
-    assert model_of(with_rewards(one_in(2)), OneStepCritic(), gamma=0.95).learn(0).critic_gamma == pytest.approx(0.9)
+        assert model_of(with_rewards(rewards), OneStepCritic(gamma="auto"), gamma=0.95).learn(0).critic_gamma == 0.95
+    model = model_of(with_rewards(one_in(2)), OneStepCritic(gamma="auto"), gamma=0.95)
+    assert model.learn(0).critic_gamma == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize("critic", [OneStepCritic, IQLCritic, PolicyCritic])
@@ -149,7 +152,7 @@ def two_steps():
     [
         (OneStepCritic(gamma=0.5, return_lambda=0.0), 0.5),
         (OneStepCritic(gamma=0.5, return_lambda=1.0), 0.5),
-        (OneStepCritic(advantage=False, gamma="auto"), 0.9),
+        (OneStepCritic(advantage=False, gamma="auto", return_lambda=0.8), 0.9),
     ],
 )
 def test_a_reward_of_the_next_step_counts_as_much_as_the_discount(critic, expected):
@@ -181,7 +184,8 @@ def test_returns_of_some_steps_are_discounted_by_it(arrays):
 
 def test_whole_returns_and_what_is_held_out_are_discounted_by_it(arrays):
     data = load_dataset(arrays)
-    model = model_of(arrays, OneStepCritic(gamma=0.5), gamma=0.99, transforms=[HeldOutEpisodes(0.5)]).learn(3)
+    critic = OneStepCritic(gamma=0.5, return_lambda=0.8)
+    model = model_of(arrays, critic, gamma=0.99, transforms=[HeldOutEpisodes(0.5)]).learn(3)
     expected = [by_hand(data, row, 0.5)[0] for row in range(26)]
     np.testing.assert_allclose(model.replay_buffer.store.to_go[:, 0], expected, atol=1e-5)
     model.policy.set_training_mode(False)
@@ -197,7 +201,7 @@ def test_whole_returns_and_what_is_held_out_are_discounted_by_it(arrays):
 
 
 def test_it_is_fitted_to_the_first_dataset_alone(arrays, tmp_path):
-    model = model_of(with_rewards(one_in(13)), OneStepCritic())
+    model = model_of(with_rewards(one_in(13)), OneStepCritic(gamma="auto", return_lambda=0.8))
     fitted = model.learn(0).critic_gamma
     assert fitted == pytest.approx(1.0 - 1.0 / (13.0))
     # Neither before nor after the first update
@@ -214,7 +218,7 @@ def test_it_is_fitted_to_the_first_dataset_alone(arrays, tmp_path):
 
 @pytest.mark.parametrize("algorithm", [GMPO, GMPG])
 def test_a_pretrained_critic_brings_its_discount(algorithm, tmp_path):
-    pretrained = model_of(with_rewards(one_in(13)), OneStepCritic(), algorithm=GMPG, pretraining_steps=2).learn(2)
+    pretrained = model_of(with_rewards(one_in(13)), OneStepCritic(gamma="auto"), algorithm=GMPG, pretraining_steps=2).learn(2)
     pretrained.save(tmp_path / "model")
     for source in (pretrained, tmp_path / "model"):
         model = algorithm("FlowPolicy", dataset=with_rewards(one_in(2)), pretrained=source, **OPTIONS)
@@ -227,7 +231,7 @@ def test_a_loaded_model_may_have_another(arrays, tmp_path):
     model_of(arrays, OneStepCritic(gamma=0.5)).learn(1).save(tmp_path / "model")
     assert GMPO.load(tmp_path / "model", device="cpu").critic_gamma == 0.5
     assert GMPO.load(tmp_path / "model", device="cpu", critic=OneStepCritic(gamma=0.7)).critic_gamma == 0.7
-    auto = GMPO.load(tmp_path / "model", device="cpu", critic=OneStepCritic())
+    auto = GMPO.load(tmp_path / "model", device="cpu", critic=OneStepCritic(gamma="auto"))
     assert auto.critic_gamma == min(0.99, 1.0 - 1.0 / horizon_of(arrays["rewards"]))
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch as th
 
 from sb3_genpolicy import GMPG, GMPO, OneStepCritic, PolicyCritic
-from tests.helpers.arrays import make_arrays
+from tests.helpers.arrays import BEST, make_arrays
 from tests.helpers.observation_spaces import SPACES, dataset_of, policy_for, rows_of
 
 TINY = dict(net_arch=[8])
@@ -24,7 +24,7 @@ class Choice:
 
     def __init__(self, **critic):
         options = OneStepCritic(net_arch=[], layer_norm=False, relative_actions=False, **critic)
-        kwargs = dict(TINY, n_candidates=7)
+        kwargs = dict(TINY, n_candidates=7, **BEST)
         self.model = GMPO("FlowPolicy", dataset=ARRAYS, policy_kwargs=kwargs, critic=options, seed=0)
         policy, self.observation = self.model.policy, ARRAYS["observations"][:1]
         actor = policy.actor_ema
@@ -87,7 +87,7 @@ def test_a_file_chooses_as_the_policy_does(tmp_path):
     model = GMPO(
         "FlowPolicy",
         dataset=ARRAYS,
-        policy_kwargs=dict(TINY, n_candidates=6),
+        policy_kwargs=dict(TINY, n_candidates=6, **BEST),
         critic=critic,
         seed=0,
         batch_size=16,

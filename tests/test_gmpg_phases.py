@@ -115,7 +115,13 @@ def test_a_model_or_its_file_hands_over_behaviour_and_critics(arrays, tmp_path):
 def test_beta_may_be_changed_on_loading(arrays, tmp_path):
     small_gmpg(arrays, pretraining_steps=0).learn(2).save(tmp_path / "model")
     changed = GMPG.load(tmp_path / "model", beta=7.0).learn(1, dataset=arrays)
-    assert changed.means.pop()["beta"] == pytest.approx(7.0)
+    # It was adapted, and is fixed now, also in another file
+    assert changed.means.pop()["beta"] == pytest.approx(7.0) and changed.target_kl is None
+    changed.save(tmp_path / "changed")
+    assert GMPG.load(tmp_path / "changed").learn(2, dataset=arrays).current_beta.item() == pytest.approx(7.0)
+    assert GMPG.load(tmp_path / "changed", target_kl=0.3).target_kl == 0.3
+    assert GMPG.load(tmp_path / "model").target_kl == 0.5 and GMPG.load(tmp_path / "model", target_kl=None).target_kl is None
+    assert GMPG.load(tmp_path / "model", beta=7.0, target_kl=0.3).target_kl == 0.3
     changed.beta = 3.0
     assert changed.scaled(th.ones(1), small_batch(changed)).item() == pytest.approx(3.0 * changed.horizon_ratio)
 

@@ -152,7 +152,7 @@ def test_candidates_are_drawn_in_proportion_to_the_exponential_of_the_advantage(
 
 def test_the_temperature_is_in_units_of_the_spread_of_q():
     """Actions are Gaussian, and so is Q, whose spread is 0.5."""
-    policy = exact_policy([MEAN], STD, slopes=((5.0, 0.0), (5.0, 0.0)), n_candidates=8)
+    policy = exact_policy([MEAN], STD, slopes=((5.0, 0.0), (5.0, 0.0)), n_candidates=8, candidate_temperature=0.0)
     policy.spreads.q.fill_(5.0 * STD[0])
     rows = np.zeros((4000, 3), np.float32)
     th.manual_seed(0)

@@ -24,7 +24,7 @@ from tests.helpers.side_by_side import assert_same, assert_same_lines, build, le
 
 GAMMA = 0.9
 TINY = dict(net_arch=[8])
-OPTIONS = dict(policy_kwargs=TINY, batch_size=16, seed=0, device="cpu", critic=OneStepCritic())
+OPTIONS = dict(policy_kwargs=TINY, batch_size=16, seed=0, device="cpu", critic=OneStepCritic(return_lambda=0.8))
 
 
 def buffer_of(data, gamma=GAMMA):
@@ -137,7 +137,12 @@ def test_lengths_have_a_geometric_distribution_cut_at_the_episode_s_end(source):
         _, last_rows = drawn(buffer_of(data), rows, th.rand(len(rows), generator=th.Generator().manual_seed(0)))
         steps = last_rows - rows + 1
     else:
-        model = GMPO("FlowPolicy", dataset=data, reward_transform=None, **{**OPTIONS, "critic": OneStepCritic(gamma=GAMMA)})
+        model = GMPO(
+            "FlowPolicy",
+            dataset=data,
+            reward_transform=None,
+            **{**OPTIONS, "critic": OneStepCritic(gamma=GAMMA, return_lambda=0.8)}
+        )
         model.read_dataset()
         before = model.generator.get_state()
         samples, _ = rows_for_critics(model, rows, model.replay_buffer.rows(rows), [model.generator])
@@ -254,7 +259,7 @@ def test_penalties_are_of_what_was_logged_after_the_last_step(arrays):
 
 def test_lambda_is_the_class_s_unless_steps_are_given():
     traces = OneStepCritic(), OneStepCritic(n_steps=3), OneStepCritic(return_lambda=0.0), OneStepCritic(return_lambda=0.3)
-    assert [each.trace for each in traces] == [0.8, 0.0, 0.0, 0.3]
+    assert [each.trace for each in traces] == [0.0, 0.0, 0.0, 0.3]
     assert [IQLCritic().trace, PolicyCritic().trace, IQLCritic(return_lambda=1.0).trace] == [0.0, 0.0, 1.0]
     assert OneStepCritic(n_steps=3, return_lambda=0.0).trace == 0.0
 
@@ -269,7 +274,7 @@ def test_lambda_and_a_number_of_steps_do_not_go_together(arrays):
     with pytest.raises(ValueError, match=r"lambda-returns, and transforms= for NStepReturns\(2\): leave out the transform"):
         model.learn(1)
     # A lambda that nobody asked for gives way
-    model = GMPO("FlowPolicy", dataset=arrays, transforms=[NStepReturns(2)], **OPTIONS).learn(1)
+    model = GMPO("FlowPolicy", dataset=arrays, transforms=[NStepReturns(2)], **{**OPTIONS, "critic": OneStepCritic()}).learn(1)
     assert model.replay_buffer.return_lambda == 0.0 and model.replay_buffer.sample(3).discounts is not None
 
 
@@ -278,7 +283,7 @@ def test_lambda_and_a_number_of_steps_do_not_go_together(arrays):
 
 @pytest.mark.parametrize("algorithm", [GMPO, GMPG])
 def test_side_by_side_each_model_draws_what_it_would_alone(algorithm, arrays):
-    options = dict(critic=OneStepCritic(), policy_kwargs=dict(net_arch=[16]), reward_transform=None)
+    options = dict(critic=OneStepCritic(return_lambda=0.8), policy_kwargs=dict(net_arch=[16]), reward_transform=None)
     ours, alone = build(algorithm, arrays, **options), build(algorithm, arrays, **options)
     lines, expected_lines = with_lines(ours), with_lines(alone)
     learn_side_by_side(ours, 10, log_interval=5)
@@ -292,7 +297,7 @@ def test_a_resumed_run_draws_on(arrays, tmp_path):
     whole = GMPO("FlowPolicy", dataset=arrays, **OPTIONS).learn(9)
     GMPO("FlowPolicy", dataset=arrays, **OPTIONS).learn(4).save(tmp_path / "model")
     resumed = GMPO.load(tmp_path / "model", device="cpu").learn(5, reset_num_timesteps=False, dataset=arrays)
-    assert resumed.critic_options == OneStepCritic()
+    assert resumed.critic_options == OneStepCritic(return_lambda=0.8)
     for name, value in whole.policy.state_dict().items():
         assert th.equal(resumed.policy.state_dict()[name], value), name
     assert th.equal(resumed.generator.get_state(), whole.generator.get_state())

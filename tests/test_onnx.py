@@ -14,7 +14,7 @@ from gymnasium import spaces
 
 from sb3_genpolicy import GMPO
 from sb3_genpolicy.generative import ConditionalMLP, CosinePath, LinearPath
-from tests.helpers.arrays import SMALL
+from tests.helpers.arrays import BEST, SMALL
 from tests.helpers.observation_spaces import SPACES, BatchNormDropout, dataset_of, policy_for, rows_of
 from tests.helpers.slow import slow_but
 
@@ -30,8 +30,8 @@ def trained(arrays, policy="FlowPolicy", **policy_kwargs):
     """On actions of shape (2, 1), whose bounds are not -1 and 1."""
     actions = np.random.default_rng(0).uniform(BOUNDS.low, BOUNDS.high, (len(arrays["rewards"]), 2, 1))
     arrays = {**arrays, "actions": actions.astype(np.float32), "action_space": BOUNDS}
-    kwargs = dict(learning_rate=1e-2, actor_tau=0.5, seed=0, batch_size=16)
-    return GMPO(policy, dataset=arrays, policy_kwargs={**SMALL, **policy_kwargs}, **kwargs).learn(20)
+    kwargs = dict(learning_rate=1e-2, actor_tau=0.5, seed=0, batch_size=16, beta=1.0)
+    return GMPO(policy, dataset=arrays, policy_kwargs={**SMALL, **BEST, **policy_kwargs}, **kwargs).learn(20)
 
 
 def run(path, inputs):
@@ -42,7 +42,7 @@ def run(path, inputs):
 
 
 def deterministic_inputs(path, n_rows):
-    """What the file says that predict(deterministic=True) starts from."""
+    """What the file says that predict(deterministic=True) starts from with `zero_noise`."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     noise = np.array(json.loads(metadata["deterministic_noise"]), np.float32)
@@ -97,7 +97,9 @@ def test_a_file_acts_as_the_policy_does(arrays, tmp_path, name):
 @pytest.mark.parametrize("name", slow_but("dict", "multi_discrete", among=SPACES))
 def test_observations_of_every_kind_are_inputs(tmp_path, name):
     space, path = SPACES[name], tmp_path / "policy.onnx"
-    model = GMPO(policy_for(name, "Flow"), dataset=dataset_of(space), batch_size=8, policy_kwargs=SMALL, seed=0).learn(3)
+    model = GMPO(
+        policy_for(name, "Flow"), dataset=dataset_of(space), batch_size=8, policy_kwargs={**SMALL, **BEST}, seed=0
+    ).learn(3)
     model.policy.export_onnx(path)
     for n_rows in (1, 5):
         observation = rows_of(model.observation_space, n_rows, seed=2)
@@ -136,7 +138,7 @@ def test_noise_on_the_way_is_an_input_of_the_sde_solver(arrays, tmp_path, steps)
 def test_the_critic_chooses_among_candidates_in_the_file_too(tmp_path, name, solver):
     space, path = SPACES[name], tmp_path / "policy.onnx"
     # Of a Q that is V plus an advantage, and of a plain one
-    critic, kwargs = "onestep" if name == "box" else "iql", dict(n_candidates=6, solver=solver, **SMALL)
+    critic, kwargs = "onestep" if name == "box" else "iql", dict(n_candidates=6, solver=solver, **SMALL, **BEST)
     options = dict(critic=critic, batch_size=8, policy_kwargs=kwargs, seed=0)
     model = GMPO(policy_for(name, "Flow"), dataset=dataset_of(space), **options).learn(20)
     assert model.critic_options.learns_advantage == (name == "box")

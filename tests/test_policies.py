@@ -12,7 +12,7 @@ from sb3_genpolicy import GMPO
 from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
 from sb3_genpolicy.generative import Sampler, VPPath
 from sb3_genpolicy.gmpo import DiffusionPolicy, FlowPolicy
-from tests.helpers.arrays import SMALL, make_arrays
+from tests.helpers.arrays import BEST, SMALL, make_arrays
 from tests.helpers.fuzz_spaces import SpacesEnv
 from tests.helpers.observation_spaces import ACTIONS, IMAGE, SPACES, BatchNormDropout, dataset_of, policy_for, rows_of
 
@@ -66,7 +66,7 @@ def test_deterministic_actions_repeat_without_a_seed_and_stochastic_ones_vary(ar
 
 def test_the_candidate_with_the_highest_q_is_taken(arrays):
     """By another route: every candidate on its own, valued one by one."""
-    kwargs = dict(n_candidates=6, **SMALL)
+    kwargs = dict(n_candidates=6, **SMALL, **BEST)
     policy = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=kwargs, critic="iql", seed=0).learn(5).policy.eval()
     observations = th.randn(4, 3)
     with th.no_grad():

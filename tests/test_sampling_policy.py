@@ -22,7 +22,7 @@ from sb3_genpolicy.generative import (
     Sampler,
     UShapedMLP,
 )
-from tests.helpers.arrays import SMALL
+from tests.helpers.arrays import BEST, SMALL
 from tests.helpers.closed_forms import central_difference
 from tests.helpers.models import bimodal_arrays, train_bimodal
 
@@ -30,7 +30,7 @@ ROWS = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 
 
 def trained(arrays, policy="FlowPolicy", **policy_kwargs):
-    return GMPO(policy, dataset=arrays, policy_kwargs={**SMALL, **policy_kwargs}, seed=0, batch_size=16).learn(5)
+    return GMPO(policy, dataset=arrays, policy_kwargs={**SMALL, **BEST, **policy_kwargs}, seed=0, batch_size=16).learn(5)
 
 
 @pytest.mark.parametrize("policy", ["FlowPolicy", "DiffusionPolicy"])

@@ -181,7 +181,7 @@ def test_models_at_other_steps_are_refused(arrays):
 def test_critics_fitted_to_other_datasets_are_refused(arrays):
     """Also where rows have no returns, which would differ."""
     sparse = dict(arrays, rewards=np.where(np.arange(len(arrays["rewards"])) % 7 == 3, arrays["rewards"], 0.0))
-    options = dict(critic=OneStepCritic(return_lambda=0.0), gamma=0.99, reward_transform=None)
+    options = dict(critic=OneStepCritic(gamma="auto"), gamma=0.99, reward_transform=None)
     models = [build(GMPO, data, [(0, 1.0)], **options)[0].learn(2) for data in (arrays, sparse)]
     with pytest.raises(ValueError, match=r"The critics of model 1 .* have another discount factor than those of model 0"):
         learn_side_by_side(models, 1, reset_num_timesteps=False, dataset=arrays)

@@ -24,6 +24,10 @@ def test_what_weights_take_from_the_data_is_a_relative_entropy():
     # One that counts alone, rows that count nothing, and equal ones
     assert kl_from_uniform(th.tensor([0.0, 0.0, 5.0, 0.0])).item() == pytest.approx(math.log(4.0))
     assert kl_from_uniform(th.full((7,), 3.0)).item() == pytest.approx(0.0, abs=1e-6)
+    # Where all weights vanish beta has to fall, and there are numbers to go on with
+    nothing = th.zeros(4)
+    assert kl_from_uniform(nothing) > math.log(4.0) and change_towards(0.5, kl_from_uniform(nothing)) < 0.0
+    assert effective_sample_size(nothing) == 0.0
 
 
 @pytest.mark.parametrize("deviation", [0.03, 1.0, 40.0])

@@ -49,18 +49,21 @@ VARIANTS: dict[str, CriticOptions] = {
     "advantage auto lambda 4": OneStepCritic(relative_actions=False, gamma="auto", return_lambda=0.8, n_critics=4),
     "advantage auto lambda 10": OneStepCritic(relative_actions=False, gamma="auto", return_lambda=0.8, n_critics=10),
     "advantage auto lambda quantiles": OneStepCritic(relative_actions=False, gamma="auto", return_lambda=0.8, n_quantiles=25),
-    # By how far actions are from the usual one
+    # By how far actions are from the usual one; first the default
     "onestep": OneStepCritic(),
-    "onestep 0.966": OneStepCritic(gamma=0.966),
-    "onestep 0.95": OneStepCritic(gamma=0.95),
-    "onestep 0.97": OneStepCritic(gamma=0.97),
-    "onestep 0.99": OneStepCritic(gamma=0.99),
-    # Without lambda-returns, which credit an action with what its agent did later
-    "onestep td 0.9": OneStepCritic(gamma=0.9, return_lambda=0.0),
-    "onestep td 0.97": OneStepCritic(gamma=0.97, return_lambda=0.0),
-    "onestep td 0.99": OneStepCritic(gamma=0.99, return_lambda=0.0),
     "onestep 10": OneStepCritic(n_critics=10),
     "onestep 4": OneStepCritic(n_critics=4),
+    # Following more steps, and with another horizon
+    "onestep lambda": OneStepCritic(return_lambda=0.95),
+    "onestep lambda dropout": OneStepCritic(return_lambda=0.95, dropout=0.2),
+    "ten steps": OneStepCritic(gamma="auto", return_lambda=0.8),
+    "onestep 0.966": OneStepCritic(gamma=0.966, return_lambda=0.8),
+    "onestep 0.95": OneStepCritic(gamma=0.95, return_lambda=0.8),
+    "onestep 0.97": OneStepCritic(gamma=0.97, return_lambda=0.8),
+    "onestep 0.99": OneStepCritic(gamma=0.99, return_lambda=0.8),
+    "onestep 0.998": OneStepCritic(gamma=0.998, return_lambda=0.98),
+    "onestep td 0.9": OneStepCritic(gamma=0.9, return_lambda=0.0),
+    "onestep td 0.97": OneStepCritic(gamma=0.97, return_lambda=0.0),
     "iql relative": IQLCritic(relative_actions=True, layer_norm=True, aggregation="mean"),
     # By actions that are sampled from the clone
     "policy auto": PolicyCritic(gamma="auto"),
@@ -127,11 +130,13 @@ def _train(dataset: str, variant: str, checkpoints: list[int], seed: int) -> Non
     model = _begun(dataset, variant, seed)
     first = model.num_timesteps
     seconds = 0.0
-    for checkpoint in (each for each in checkpoints if each > first):
+    for checkpoint in (each for each in checkpoints if each >= first):
         step = model.num_timesteps
         start = time.perf_counter()
-        model.learn(checkpoint - step, reset_num_timesteps=step == 0, log_interval=None)
+        if checkpoint > step:
+            model.learn(checkpoint - step, reset_num_timesteps=step == 0, log_interval=None)
         seconds += time.perf_counter() - start
+        per_step = seconds / max(checkpoint - first, 1)
         _, logged = logged_scores(model, dataset)
         measured = {gamma: measured_scores(model, dataset, gamma=gamma) for gamma in DISCOUNTS}
         scores = {
@@ -141,12 +146,12 @@ def _train(dataset: str, variant: str, checkpoints: list[int], seed: int) -> Non
         }
         row = dict(dataset=dataset, variant=variant, critic=str(VARIANTS[variant]), seed=seed, steps=checkpoint)
         with ABLATION.open("a") as file:
-            file.write(json.dumps({**row, "seconds_per_step": seconds / (checkpoint - first), "scores": scores}) + "\n")
+            file.write(json.dumps({**row, "seconds_per_step": per_step, "scores": scores}) + "\n")
         shown = {
             gamma: f"{of_gamma[SHOWN][0].within.share} of the ceiling, ranks {of_gamma[SHOWN][0].rank.value}"
             for gamma, of_gamma in measured.items()
         }
-        print(dataset, variant, seed, checkpoint, shown, f"{seconds / (checkpoint - first) * 1e3:.1f} ms", flush=True)
+        print(dataset, variant, seed, checkpoint, shown, f"{per_step * 1e3:.1f} ms", flush=True)
         model.save(path_of(dataset, variant, seed))
 
 

@@ -26,7 +26,8 @@ def act(dataset: str, variants: list[str], seeds: list[int], episodes: int, algo
     :param variants: names of kinds of critics, which were trained
     :param seeds: of these trainings
     :param episodes: of each evaluation
-    :param algorithms: ``best of 1``, ``best of 8``, ``gmpo``, ``gmpg``, and with a divergence asked for, ``gmpo of 0.5 nats``
+    :param algorithms: ``best of 1``, ``best of 8``, ``drawn of 8`` (in proportion to the exponential of Q), ``gmpo``,
+        ``gmpg``, and with a divergence asked for, ``gmpo of 0.5 nats``
     :param steps: of GMPO; GMPG has a fifth of them
     """
     lines = ACTING.read_text().splitlines() if ACTING.exists() else []
@@ -37,7 +38,10 @@ def act(dataset: str, variants: list[str], seeds: list[int], episodes: int, algo
                 if (dataset, variant, seed, algorithm) not in done:
                     model = _policy(dataset, variant, seed, algorithm, steps)
                     row = dict(dataset=dataset, variant=variant, seed=seed, algorithm=algorithm, episodes=episodes)
-                    row.update(sampled=_scores(model, dataset, episodes, False), fixed=_scores(model, dataset, episodes, True))
+                    row.update(sampled=_scores(model, dataset, episodes, False))
+                    row.update(fixed=_scores(model, dataset, episodes, True))
+                    model.policy.deterministic_action = "auto"
+                    row.update(auto=_scores(model, dataset, episodes, True))
                     with ACTING.open("a") as file:
                         file.write(json.dumps(row) + "\n")
                     print(row, flush=True)
@@ -45,15 +49,16 @@ def act(dataset: str, variants: list[str], seeds: list[int], episodes: int, algo
 
 def _policy(dataset: str, variant: str, seed: int, algorithm: str, steps: int) -> Any:
     path = path_of(dataset, variant, seed)
-    if algorithm.startswith("best of "):
+    choice, _, n_candidates = algorithm.partition(" of ")
+    if choice in ("best", "drawn"):
         model = CriticsAlone.load(path, device="cpu")
-        model.policy.n_candidates = int(algorithm.removeprefix("best of "))
+        model.policy.n_candidates = int(n_candidates)
+        model.policy.candidate_temperature = float(choice == "drawn")
         return model
     env = load_dataset(dataset).env_id
     options: dict[str, Any] = dict(dataset=dataset, pretrained=path, seed=seed, device="cpu")
     name, _, target = algorithm.partition(" of ")
-    if target:
-        options.update(target_kl=float(target.removesuffix(" nats")))
+    options.update({"target_kl": float(target.removesuffix(" nats"))} if target else {"beta": 1.0})
     if name == "gmpo":
         return GMPO("FlowPolicy", env, **options).learn(steps, log_interval=None)
     return GMPG("FlowPolicy", env, **options).learn(steps // 5, log_interval=None)

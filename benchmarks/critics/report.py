@@ -19,8 +19,9 @@ from matplotlib import pyplot as plt
 #: Kinds that are drawn: how they are called there, and their colours
 _SHOWN_KINDS = {
     "iql": ("iql (0.1)", "tab:grey"),
-    "advantage auto lambda": ("onestep, actions as they are", "tab:cyan"),
-    "onestep": ("onestep", "tab:blue"),
+    "advantage auto lambda": ("the same, actions as they are", "tab:cyan"),
+    "ten steps": ("onestep, ten steps ahead", "tab:blue"),
+    "onestep": ("onestep", "tab:orange"),
 }
 
 

@@ -7,6 +7,8 @@ from gymnasium import spaces
 
 #: Networks that train fast
 SMALL = dict(net_arch=[32, 32])
+# As release 0.1 acted: of several candidates the best is taken
+BEST = dict(candidate_temperature=0.0)
 
 
 def make_arrays(n_episodes=4, obs_dim=3, action_dim=2, low=-1.0, high=1.0, seed=0):

@@ -19,6 +19,7 @@ from sb3_genpolicy.common.files.buffer_pickles import unpickle_buffer
 from sb3_genpolicy.common.files.model_files import ALGORITHM, encode_settings, open_model_file
 from sb3_genpolicy.common.files.transient import Transient
 from sb3_genpolicy.common.files.whole_files import whole_file
+from sb3_genpolicy.common.policies.acting_options import ActingOptions
 from sb3_genpolicy.common.policies.critics import IQLCritic
 from sb3_genpolicy.common.policies.critics.options import with_critic
 from sb3_genpolicy.common.policies.option_checks import check_kwargs
@@ -30,6 +31,8 @@ Model = TypeVar("Model", bound=OffPolicyAlgorithm)
 
 # Attributes with this ending are not saved: they are made anew from the learning rates
 _SCHEDULES = "lr_schedule"
+# What an algorithm that adapts beta has where it does not
+_FIXED_BETA = {"target_kl": None, "log_beta": 0.0}
 
 
 def save(self: Any, path: str | pathlib.Path | io.BufferedIOBase, exclude: Any = None, include: Any = None) -> None:
@@ -124,6 +127,10 @@ def load(
     :raises ValueError: if the file is damaged, another algorithm's, or holds what could do harm
     """
     check_option_names(cls, cls.__init__, kwargs)
+    # As in the constructor, a beta that is given is fixed, unless a divergence is given too
+    beta_is_fixed = _fixes_beta(kwargs)
+    if beta_is_fixed:
+        kwargs.pop("target_kl", None)
     with open_model_file(path) as file:
         file.check_state_dicts()
         if not trust_pickle:
@@ -136,6 +143,8 @@ def load(
             cls, file.file, env, device, settings, print_system_info, force_reset, **kwargs
         )
     vars(model).pop(ALGORITHM, None)
+    if beta_is_fixed:
+        vars(model).update({name: value for name, value in _FIXED_BETA.items() if name in vars(model)})
     return model
 
 
@@ -231,14 +240,23 @@ def algorithm_names(cls: type, base: type) -> list[str]:
 
 def note_critic(settings: dict[str, Any]) -> None:
     """
-    Release 0.1 had one kind of critic, of which its files have the expectile alone.
+    Release 0.1 had one kind of critic, of which its files have the expectile alone, and a fixed beta; its policies took the
+    best of candidates.
 
     :param settings: of a model's file; the options of its policy get what that critic would be now
     """
-    expectile, critic = settings.get("expectile"), settings["policy_kwargs"].get("critic")
-    if critic is None:
+    expectile, options = settings.get("expectile"), settings["policy_kwargs"]
+    if options.get("critic") is None:
         critic = IQLCritic() if expectile is None else IQLCritic(expectile=expectile)
-    settings["policy_kwargs"] = with_critic({**settings["policy_kwargs"], "critic": critic}, None)
+        options = {**ActingOptions.former_options, **options, "critic": critic}
+    if "beta" in settings:
+        settings.setdefault("target_kl", None)
+    settings["policy_kwargs"] = with_critic(options, None)
+
+
+def _fixes_beta(kwargs: dict[str, Any]) -> bool:
+    """Whether options that are to be changed ask for a beta that stays as it is."""
+    return kwargs["target_kl"] is None if "target_kl" in kwargs else kwargs.get("beta") is not None
 
 
 def _with_options_of_the_file(cls: Any, settings: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -253,6 +271,7 @@ def _with_options_of_the_file(cls: Any, settings: dict[str, Any], kwargs: dict[s
     if "policy_kwargs" not in settings:
         # A pickle that cannot be read, of which SB3 says more
         return kwargs
+    named = set(settings["policy_kwargs"])
     note_critic(settings)
     saved = settings["policy_kwargs"]
     own = settings["policy_kwargs"] = {**saved, "critic": cls.critic_to_load(saved["critic"], kwargs)}
@@ -261,8 +280,8 @@ def _with_options_of_the_file(cls: Any, settings: dict[str, Any], kwargs: dict[s
         given = kwargs["policy_kwargs"] or {}
         if given.get("critic") is None or with_critic(given, None)["critic"] == saved["critic"]:
             given = {**given, "critic": own["critic"]}
-        # What the algorithm itself had added to those that were given
-        added = {name: own[name] for name in ("behaviour_model",) if name in own}
+        # What the algorithm itself had added to those that were given, and what an older file does not say
+        added = {name: own[name] for name in own if name == "behaviour_model" or name not in named}
         kwargs["policy_kwargs"] = {**added, **given}
     return kwargs
 

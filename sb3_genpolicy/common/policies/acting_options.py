@@ -4,7 +4,7 @@ How a policy acts: options that can be changed at any time, and are checked when
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from sb3_genpolicy.common.policies.deterministic import DETERMINISTIC_ACTIONS
 from sb3_genpolicy.generative.checks import check_choice, check_number
@@ -40,6 +40,9 @@ class ActingOptions:
     """
     What a policy has of these options.
     """
+
+    #: How policies of release 0.1 chose among candidates, whose files do not say it
+    former_options: ClassVar[dict[str, Any]] = {"candidate_temperature": 0.0}
 
     #: By how many of its standard deviations Q pulls the policy, see :mod:`~sb3_genpolicy.common.policies.guidance`; 0: not
     guidance: Option[float] = Option(check_strength)

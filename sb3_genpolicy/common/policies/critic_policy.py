@@ -227,6 +227,7 @@ class CriticPolicy(PlainPolicy):
             net_arch=self._critic_widths("vf"),
             activation_fn=self.critic_activation_fn,
             layer_norm=self.critic_options.layer_norm,
+            dropout=self.critic_options.dropout,
             scaled=self.critic_options.learns_advantage,
             share_features_extractor=features_extractor is not None,
         ).to(self.device)

@@ -58,6 +58,33 @@ class Choice(NamedTuple):
         guide = None if self.guide is None else self.guide.repeated(self.n_draws)
         return fixed_draws(self.actor, self.features, self.n_draws, self.sampler, guide)
 
+    def weights(self, draws: th.Tensor) -> th.Tensor:
+        """
+        :param draws: (batch_size, n_draws, action_dim)
+        :return: in proportion to the exponential of Q in units of its spread, as far as the networks agree, (batch_size,
+            n_draws), of sum 1
+        """
+        features = self.critic.features_of(self.observations).repeat_interleave(self.n_draws, dim=0)
+        preferences = self.critic.preferences_of_members(features, draws.flatten(0, 1)).mean(dim=2)
+        return (agreed(preferences.unflatten(1, (-1, self.n_draws))) / self.q_spread).softmax(dim=1)
+
+
+def agreed(preferences: th.Tensor) -> th.Tensor:
+    """
+    What several networks say of the actions of a state, shrunk by what of it they agree on: by ``m^2 / (m^2 + v)``, with m^2
+    the variance over the actions of their mean, and v the mean variance of the networks about it.
+
+    :param preferences: Qs or advantages, (n_critics, batch_size, n_actions)
+    :return: above their mean over the actions, (batch_size, n_actions); of a single network as they are
+    """
+    centred = preferences - preferences.mean(dim=2, keepdim=True)
+    centre = centred.mean(dim=0)
+    if len(preferences) == 1:
+        return centre
+    agreement = centre.square().mean(dim=1, keepdim=True)
+    disagreement = ((centred - centre).square().sum(dim=0) / (len(preferences) - 1)).mean(dim=1, keepdim=True)
+    return centre * agreement / (agreement + disagreement).clamp(min=th.finfo(centre.dtype).tiny)
+
 
 def zero_noise(choice: Choice) -> th.Tensor:
     """What noise zero is carried to: neither the mean nor a mode, where the field bends."""
@@ -119,21 +146,28 @@ def best_q(choice: Choice) -> th.Tensor:
     return choose_candidates(choice.critic, choice.observations, choice.draws())
 
 
-def auto(choice: Choice) -> th.Tensor:
+def weighted_mean(choice: Choice) -> th.Tensor:
     """
-    Where the draws are of one mode, their mean. Where they are of two, the mean of one of them: of the one with more draws,
-    unless the critics want the other, that is, every one says so, and by half of what Q spreads in a state at least.
+    The mean of the draws, each weighted by the exponential of its Q in units of what Q spreads in a state: that of the policy
+    tilted by Q, at half a nat from the policy where both are normal; less where the critics do not agree on the order of
+    actions.
     """
     draws = choice.draws()
+    return (choice.weights(draws)[:, :, None] * draws).sum(dim=1)
+
+
+def auto(choice: Choice) -> th.Tensor:
+    """
+    The weighted mean of the draws where they are of one mode. Where they are of two, that of the mode with the larger sum of
+    weights: of more draws, unless the critics want the other.
+    """
+    draws = choice.draws()
+    weights = choice.weights(draws)
     halves = two_halves(draws)
-    more = halves.shares.argmax(dim=1)
-    features = choice.critic.features_of(choice.observations).repeat_interleave(2, dim=0)
-    outputs = choice.critic.preferences_of_members(features, halves.means.flatten(0, 1)).mean(dim=2).unflatten(1, (-1, 2))
-    # By every network, of the other half over that with more draws
-    gains = (outputs[:, :, 1] - outputs[:, :, 0]) * (1.0 - 2.0 * more)
-    wanted = (gains.amin(dim=0) > 0.0) & (gains.mean(dim=0) > 0.5 * choice.q_spread)
-    of_mode = _taken(halves.means, th.where(wanted, 1 - more, more))
-    return th.where(halves.are_modes()[:, None], of_mode, draws.mean(dim=1))
+    preferred = (weights[:, :, None] * halves.members).sum(dim=1).argmax(dim=1)
+    of_mode = weights * halves.members.gather(2, preferred[:, None, None].expand(-1, choice.n_draws, 1))[:, :, 0]
+    weights = th.where(halves.are_modes()[:, None], of_mode, weights)
+    return (weights[:, :, None] * draws).sum(dim=1) / weights.sum(dim=1, keepdim=True)
 
 
 #: By name
@@ -143,21 +177,28 @@ DETERMINISTIC_ACTIONS: dict[str, Callable[[Choice], th.Tensor]] = {
     "one_step_mean": one_step_mean,
     "densest": densest,
     "mode_mean": mode_mean,
+    "weighted_mean": weighted_mean,
     "best_q": best_q,
     "auto": auto,
 }
+
+
+#: Those that weigh draws by Q
+WEIGHTED = ("weighted_mean", "auto")
 
 
 class Halves(NamedTuple):
     """
     Draws in two.
 
+    :param members: 1 for the half that a draw is in, else 0, (batch_size, n_draws, 2)
     :param means: of either half, (batch_size, 2, action_dim)
     :param shares: of all draws, (batch_size, 2)
     :param spread: root mean square of the distances of draws from the mean of their half, along the line between the means,
         (batch_size,)
     """
 
+    members: th.Tensor
     means: th.Tensor
     shares: th.Tensor
     spread: th.Tensor
@@ -196,7 +237,7 @@ def two_halves(draws: th.Tensor, iterations: int = 2) -> Halves:
         means = th.where(members.sum(dim=2, keepdim=True) > 0.0, means, means[:, :1])
     line = th.nn.functional.normalize(means[:, 1] - means[:, 0], dim=1)
     along = ((draws - members.transpose(1, 2) @ means) @ line[:, :, None])[:, :, 0]
-    return Halves(means, members.mean(dim=2), along.square().mean(dim=1).sqrt())
+    return Halves(members.transpose(1, 2), means, members.mean(dim=2), along.square().mean(dim=1).sqrt())
 
 
 def _medoid(draws: th.Tensor) -> th.Tensor:

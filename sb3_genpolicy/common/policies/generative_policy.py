@@ -61,11 +61,12 @@ class GenerativePolicy(SamplingPolicy):
     :param n_candidates: number of actions drawn for a prediction; the one with the highest Q is taken.
         1, the default, samples the policy itself, as the paper does. Can be changed later: ``model.policy.n_candidates = 8``.
     :param candidate_temperature: temperature at which a candidate is drawn, in proportion to the exponential of the advantage,
-        in units of the spread of Q in a state. 0, the default, takes the best. Can be changed later, as the next three.
+        in units of the spread of Q in a state. The default, 1, leaves the policy by less than half a nat; 0 takes the best, by
+        up to ``log(n_candidates)``, which few critics bear (docs/guide/critics.md). Can be changed later, as the next three.
     :param guidance: by how many of its standard deviations Q pulls the policy while it acts, see
         :mod:`~sb3_genpolicy.common.policies.guidance`; 0, the default, for none
     :param deterministic_action: what ``predict(deterministic=True)`` does: ``zero_noise`` (the default), ``mean``,
-        ``one_step_mean``, ``densest``, ``mode_mean``, ``best_q`` or ``auto``, see
+        ``one_step_mean``, ``densest``, ``mode_mean``, ``weighted_mean``, ``best_q`` or ``auto``, see
         :mod:`~sb3_genpolicy.common.policies.deterministic`
     :param deterministic_draws: number of fixed draws that it looks at
     :param normalize_observations: whether observations are standardised inside the policy, by statistics of the dataset
@@ -113,7 +114,7 @@ class GenerativePolicy(SamplingPolicy):
         sampling_steps: int | None = None,
         time_grid: str | None = None,
         n_candidates: int = 1,
-        candidate_temperature: float = 0.0,
+        candidate_temperature: float = 1.0,
         guidance: float = 0.0,
         deterministic_action: str = "zero_noise",
         deterministic_draws: int = 32,

@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from sb3_genpolicy.common.policies.candidates import choose_candidates
 from sb3_genpolicy.common.policies.critics import CriticEnsemble
-from sb3_genpolicy.common.policies.deterministic import DETERMINISTIC_ACTIONS, Choice
+from sb3_genpolicy.common.policies.deterministic import DETERMINISTIC_ACTIONS, WEIGHTED, Choice
 from sb3_genpolicy.common.policies.guidance import QGuide
 from sb3_genpolicy.common.utils import space_items, tree_of
 
@@ -46,9 +46,9 @@ class TracedActing(nn.Module):
         self.way = policy.deterministic_action if deterministic else "zero_noise"
         self.temperature = 0.0 if deterministic or self.n_candidates == 1 else policy.candidate_temperature
         self.actor = _copy(policy.actor_ema)
-        values = self.n_candidates > 1 or self.guidance > 0.0 or self.way in ("best_q", "auto")
+        values = self.n_candidates > 1 or self.guidance > 0.0 or self.way in ("best_q", *WEIGHTED)
         self.critic = _copy(policy.critic) if values else None
-        has_unit = self.guidance > 0.0 or self.temperature > 0.0 or self.way == "auto"
+        has_unit = self.guidance > 0.0 or self.temperature > 0.0 or self.way in WEIGHTED
         self.spreads = _copy(policy.known_spreads() if has_unit else policy.spreads)
         self.slopes = TracedSlopes(self.critic) if self.critic is not None and self.guidance > 0.0 else None
         self.action_range = policy.action_range

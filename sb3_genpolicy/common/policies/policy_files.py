@@ -5,7 +5,7 @@ Files of a policy alone: what its constructor was given, as plain JSON, and its 
 import io
 import pathlib
 import pickle
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
@@ -24,6 +24,9 @@ class PlainPolicy(BasePolicy):
     """
     A policy whose files hold no pickle, unless an option is something of the user's own.
     """
+
+    #: Options that files of an earlier release do not have, as they were then
+    former_options: ClassVar[dict[str, Any]] = {}
 
     def save(self, path: str) -> None:
         """
@@ -56,7 +59,7 @@ class PlainPolicy(BasePolicy):
             options = {name: decode(value) for name, value in saved["data"].items()}
             if not trust_pickle:
                 check_essentials({**options, "policy_class": cls, "policy_kwargs": options}, pathlib.Path(path).stat().st_size)
-            policy = cls(**{"lr_schedule": cls._dummy_schedule, **options})
+            policy = cls(**{"lr_schedule": cls._dummy_schedule, **cls.former_options, **options})
             policy.load_state_dict(saved["state_dict"])
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"File {path} was not loaded: it {_reason(error, cls)}.") from error

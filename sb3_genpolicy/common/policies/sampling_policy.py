@@ -15,7 +15,7 @@ from sb3_genpolicy.common.policies.acting_options import ActingOptions, check_st
 from sb3_genpolicy.common.policies.actor import GenerativeActor
 from sb3_genpolicy.common.policies.candidates import choose_candidates
 from sb3_genpolicy.common.policies.critic_policy import CriticPolicy
-from sb3_genpolicy.common.policies.deterministic import DETERMINISTIC_ACTIONS, Choice
+from sb3_genpolicy.common.policies.deterministic import DETERMINISTIC_ACTIONS, WEIGHTED, Choice
 from sb3_genpolicy.common.policies.guessed_states import guessed_observations
 from sb3_genpolicy.common.policies.guidance import QGuide, Spreads, check_has_density
 from sb3_genpolicy.common.policies.onnx_export import export_onnx
@@ -90,8 +90,7 @@ class SamplingPolicy(ActingOptions, CriticPolicy):
         :param observation: the input observation
         :param state: not used, as there is no recurrence
         :param episode_start: not used
-        :param deterministic: whether to act without random numbers, as the policy's ``deterministic_action`` says: by default
-            from noise zero (the first of the fixed candidates) in place of a random draw
+        :param deterministic: whether to act without random numbers, as the policy's ``deterministic_action`` says
         :param solver: for this prediction alone, see :meth:`set_sampler`
         :param sampling_steps: for this prediction alone
         :param time_grid: for this prediction alone
@@ -198,7 +197,7 @@ class SamplingPolicy(ActingOptions, CriticPolicy):
         check_has_density(self.deterministic_action, 0.0 if guide is None else guide.strength)
         actor = self.actor_ema
         features = actor.extract_features(obs, actor.features_extractor)
-        spreads = self.known_spreads() if self.deterministic_action == "auto" else self.spreads
+        spreads = self.known_spreads() if self.deterministic_action in WEIGHTED else self.spreads
         choice = Choice(actor, self.critic, obs, features, self.deterministic_draws, spreads.q, sampler, guide)
         return DETERMINISTIC_ACTIONS[self.deterministic_action](choice)
 

@@ -30,7 +30,7 @@ def effective_sample_size(weights: th.Tensor, mean: Callable[[th.Tensor], th.Ten
     :return: a scalar
     """
     average, squared = mean(th.stack([weights, weights.square()]))
-    return average.square() / squared
+    return average.square() / squared.clamp(min=th.finfo(squared.dtype).tiny)
 
 
 def kl_from_uniform(weights: th.Tensor, mean: Callable[[th.Tensor], th.Tensor] = mean_of_rows) -> th.Tensor:
@@ -41,9 +41,10 @@ def kl_from_uniform(weights: th.Tensor, mean: Callable[[th.Tensor], th.Tensor] =
 
     :param weights: (batch_size,), positive
     :param mean: over the whole batch
-    :return: in nats, a scalar
+    :return: in nats, a scalar; where all weights vanish, more than any others have
     """
     average, weighted = mean(th.stack([weights, th.special.xlogy(weights, weights)]))
+    average = average.clamp(min=th.finfo(average.dtype).tiny)
     return weighted / average - average.log()
 
 

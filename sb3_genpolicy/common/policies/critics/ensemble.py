@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_genpolicy.common.policies.critics.aggregation import aggregate, smallest_quantiles
-from sb3_genpolicy.common.policies.critics.layers import BatchedLayerNorm, BatchedLinear, in_place
+from sb3_genpolicy.common.policies.critics.layers import BatchedLayerNorm, BatchedLinear, DrawnDropout, in_place
 from sb3_genpolicy.common.policies.critics.options import CriticOptions, IQLCritic
 from sb3_genpolicy.common.policies.critics.usual_action import UsualAction
 from sb3_genpolicy.common.policies.normalization import NormalizedModel, ObservationNormalizer
@@ -77,6 +77,7 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         normed = net_arch if options.layer_norm else []
         self.norms = nn.ModuleList(BatchedLayerNorm(self.n_critics, width) for width in normed)
         self.activation = in_place(activation_fn)()
+        self.dropout = DrawnDropout(options.dropout)
         # V, where the networks give what Q is above it; another's module, whose parameters are not this one's
         self._baseline: list[NormalizedModel] = []
         if options.learns_advantage:
@@ -84,7 +85,7 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         self.usual_action: UsualAction | None = None
         if options.relative_actions:
             self.usual_action = UsualAction(
-                features_dim, get_action_dim(action_space), net_arch, activation_fn, options.layer_norm
+                features_dim, get_action_dim(action_space), net_arch, activation_fn, options.layer_norm, options.dropout
             )
 
     def stand_on(self, value_net: NormalizedModel) -> None:
@@ -238,10 +239,21 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
             h = self.activation(layer(h))
             if self.norms:
                 h = self.norms[index](h)
+            h = self.dropout(h)
         return in_float32(head, h)
+
+    def _masks(self, inputs: th.Tensor) -> list[th.Tensor] | None:
+        """Of the units of every hidden layer, (n_critics, batch_size, width); None where none is left out."""
+        if not self.dropout.is_drawing:
+            return None
+        *hidden, _ = (layer for layer in self.layers if isinstance(layer, BatchedLinear))
+        shapes = [(self.n_critics, len(inputs), layer.bias.shape[-1]) for layer in hidden]
+        return [self.dropout.mask(shape, inputs) for shape in shapes]
 
     def _one_by_one(self, inputs: th.Tensor) -> th.Tensor:
         outputs = []
+        # The numbers that all networks together would draw
+        masks = self._masks(inputs)
         layers = (layer.unbind() for layer in self.layers if isinstance(layer, BatchedLinear))
         for member, (*hidden, head) in enumerate(zip(*layers, strict=True)):
             h = inputs
@@ -249,6 +261,7 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
                 h = self.activation(layer(h))
                 if self.norms:
                     h = self.norms[index].of_one(member, h)  # type: ignore[operator]
+                h = h if masks is None else h * masks[index][member].to(h.dtype)
             outputs.append(in_float32(head, h))
         return th.stack(outputs)
 

@@ -2,12 +2,16 @@
 Layers of Q and V.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from typing import cast
 
 import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
+
+from sb3_genpolicy.generative.draws import Source, draw
 
 
 class BatchedLinear(nn.Module):
@@ -72,6 +76,54 @@ def _linear(bias: th.Tensor, weight: th.Tensor, x: th.Tensor) -> th.Tensor:
     return th.addmm(bias, x, weight)
 
 
+class DrawnDropout(nn.Module):
+    """
+    Leaves out units at random, as torch's own, but only within :func:`masks_from`, by whose random numbers it does: those of
+    a model's own updates, whether it learns alone, beside others or in several processes.
+
+    :param share: of the units that are left out, in (0, 1); the others are scaled up by ``1 / (1 - share)``
+    """
+
+    def __init__(self, share: float):
+        super().__init__()
+        self.share = share
+        self.is_drawing, self.source = False, cast(Source, None)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: (..., batch_size, width)
+        :return: the same shape
+        """
+        return x * self.mask(x.shape, x).to(x.dtype) if self.is_drawing else x
+
+    def mask(self, shape: Sequence[int], like: th.Tensor) -> th.Tensor:
+        """
+        :param shape: (..., batch_size, width)
+        :param like: a tensor of the device that is wanted
+        :return: factors of the units, float32
+        """
+        uniform = draw("uniform", shape, like.new_empty(0, dtype=th.float32), self.source, rows_axis=len(shape) - 2)
+        return (uniform >= self.share) / (1.0 - self.share)
+
+
+@contextmanager
+def masks_from(source: Source, *networks: nn.Module) -> Iterator[None]:
+    """
+    Within it, units of the networks are left out.
+
+    :param source: of random numbers
+    :param networks: with layers of :class:`DrawnDropout`; others are as ever
+    """
+    layers = [layer for network in networks for layer in network.modules() if isinstance(layer, DrawnDropout)]
+    for layer in layers:
+        layer.is_drawing, layer.source = True, source
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.is_drawing, layer.source = False, None
+
+
 def in_place(activation_fn: type[nn.Module]) -> Callable[[], nn.Module]:
     """
     :param activation_fn: class of an activation function
@@ -81,7 +133,12 @@ def in_place(activation_fn: type[nn.Module]) -> Callable[[], nn.Module]:
 
 
 def dense_layers(
-    n_in: int, n_out: int, net_arch: list[int], activation_fn: type[nn.Module], layer_norm: bool = False
+    n_in: int,
+    n_out: int,
+    net_arch: list[int],
+    activation_fn: type[nn.Module],
+    layer_norm: bool = False,
+    dropout: float = 0.0,
 ) -> list[nn.Module]:
     """
     :param n_in: number of inputs
@@ -89,11 +146,15 @@ def dense_layers(
     :param net_arch: widths of the hidden layers
     :param activation_fn: activation function
     :param layer_norm: whether every hidden activation is normalised over its entries
+    :param dropout: share of the hidden activations that is left out where losses are taken, see :class:`DrawnDropout`
     :return: the layers of a network, as SB3 initialises them
     """
     *hidden, head = create_mlp(n_in, n_out, net_arch, in_place(activation_fn))  # type: ignore[arg-type]
-    if not layer_norm:
-        return [*hidden, head]
-    pairs = zip(hidden[::2], hidden[1::2], strict=True)
-    normalized = [[linear, activation, nn.LayerNorm(linear.out_features)] for linear, activation in pairs]  # type: ignore[arg-type]
-    return [*(layer for three in normalized for layer in three), head]
+    layers: list[nn.Module] = []
+    for linear, activation in zip(hidden[::2], hidden[1::2], strict=True):
+        layers += [linear, activation]
+        if layer_norm:
+            layers.append(nn.LayerNorm(linear.out_features))  # type: ignore[arg-type]
+        if dropout:
+            layers.append(DrawnDropout(dropout))
+    return [*layers, head]

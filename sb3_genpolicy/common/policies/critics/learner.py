@@ -8,6 +8,7 @@ import torch as th
 
 from sb3_genpolicy.common.files.transient import Transient
 from sb3_genpolicy.common.policies.critics.ensemble import CriticEnsemble
+from sb3_genpolicy.common.policies.critics.layers import masks_from
 from sb3_genpolicy.common.policies.critics.losses import expectile_loss, quantile_loss, squared_loss
 from sb3_genpolicy.common.policies.critics.options import CriticOptions, PolicyCritic
 from sb3_genpolicy.common.policies.critics.value_network import ValueNetwork
@@ -103,8 +104,17 @@ class Critics(Transient):
         :param gamma: discount factor
         :return: both losses, and the values that the policy's weights need
         """
-        if self.options.learns_advantage:
-            return self._losses_of_advantage(batch, gamma)
+        losses_of = self._losses_of_advantage if self.options.learns_advantage else self._losses_of_q
+        # Held-out rows are looked at in evaluation mode
+        if not (self.options.dropout and self.critic.training):
+            return losses_of(batch, gamma)
+        with masks_from(batch.generator, self.critic, self.value_net):
+            losses = losses_of(batch, gamma)
+        # Weights of the policy leave nothing out
+        return losses._replace(advantage=self.advantage(batch))
+
+    def _losses_of_q(self, batch: Batch, gamma: float) -> CriticLosses:
+        """V towards an expectile of the target Q, Q towards the return."""
         with th.no_grad():
             target_q = self.critic_target.q_values(batch.observations, batch.actions)
             targets = self._targets(batch, gamma)

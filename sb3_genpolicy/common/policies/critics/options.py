@@ -24,6 +24,8 @@ class CriticOptions(ABC):
         mean (docs/guide/critics.md).
     :param rho: standard deviations below the mean of ``lower_bound``, >= 0 (QAM, arXiv 2601.14234: 0.5 with ten networks)
     :param layer_norm: whether every hidden activation of Q and V is normalised over its entries
+    :param dropout: share of the hidden activations of Q and V that is left out in each update, at random, in [0, 1). Long
+        lambda-returns are mostly noise, which networks without it learn by heart (docs/guide/critics.md).
     :param relative_actions: whether the Q networks are given how far an action is from the mean of the logged ones in its
         state, in standard deviations, instead of the action, see
         :class:`~sb3_genpolicy.common.policies.critics.usual_action.UsualAction`; that mean is learnt beside Q. An agent's
@@ -51,6 +53,7 @@ class CriticOptions(ABC):
     aggregation: Aggregation = "mean"
     rho: float = 0.5
     layer_norm: bool = True
+    dropout: float = 0.0
     relative_actions: bool = False
     net_arch: tuple[int, ...] | None = None
     gamma: float | Literal["auto"] | None = None
@@ -64,7 +67,14 @@ class CriticOptions(ABC):
     #: ``return_lambda`` where neither that nor ``n_steps`` is given
     default_lambda: ClassVar[float] = 0.0
     #: Fields that say which networks there are; the others can be changed in a model that is loaded
-    of_networks: ClassVar[tuple[str, ...]] = ("n_critics", "layer_norm", "relative_actions", "net_arch", "n_quantiles")
+    of_networks: ClassVar[tuple[str, ...]] = (
+        "n_critics",
+        "layer_norm",
+        "dropout",
+        "relative_actions",
+        "net_arch",
+        "n_quantiles",
+    )
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -72,6 +82,7 @@ class CriticOptions(ABC):
         check_choice(f"{name}: aggregation", self.aggregation, AGGREGATIONS)
         check_number(f"{name}: rho", self.rho, low=0.0)
         check_flag(f"{name}: layer_norm", self.layer_norm)
+        check_number(f"{name}: dropout", self.dropout, low=0.0, high=1.0, high_open=True)
         check_flag(f"{name}: relative_actions", self.relative_actions)
         if isinstance(self.gamma, str):
             check_choice(f"{name}: gamma", self.gamma, ("auto",))
@@ -174,14 +185,17 @@ class OneStepCritic(CriticOptions):
     towards the return, and Q is V plus an advantage, which the Q networks learn as what the return is above V. So none of
     their capacity and of their noise goes into what all actions of a state have in common, by far the most of Q.
 
+    By default the return is cut off after one step and looks as far ahead as the algorithm's ``gamma``. Critics that look ten
+    steps ahead rank single actions better and make worse policies; returns that are followed far along the logged episodes
+    (``return_lambda=0.95``) make much better ones for a few thousand updates, until their noise is learnt by heart
+    (docs/guide/critics.md).
+
     :param advantage: whether Q is V plus an advantage. Without, the Q networks learn all of Q, and V is the mean of Q over the
         dataset's actions; both have the same fixed point.
     """
 
     relative_actions: bool = True
-    gamma: float | Literal["auto"] | None = "auto"
     advantage: bool = True
-    default_lambda: ClassVar[float] = 0.8
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -29,13 +29,20 @@ class UsualAction(nn.Module):
     :param net_arch: widths of the hidden layers
     :param activation_fn: activation function
     :param layer_norm: whether every hidden activation is normalised over its entries
+    :param dropout: share of the hidden activations that is left out while training
     """
 
     def __init__(
-        self, features_dim: int, action_dim: int, net_arch: list[int], activation_fn: type[nn.Module], layer_norm: bool
+        self,
+        features_dim: int,
+        action_dim: int,
+        net_arch: list[int],
+        activation_fn: type[nn.Module],
+        layer_norm: bool,
+        dropout: float = 0.0,
     ):
         super().__init__()
-        self.layers = nn.ModuleList(dense_layers(features_dim, action_dim, net_arch, activation_fn, layer_norm))
+        self.layers = nn.ModuleList(dense_layers(features_dim, action_dim, net_arch, activation_fn, layer_norm, dropout))
         self.log_deviation = nn.Parameter(th.zeros(action_dim))
 
     def forward(self, features: th.Tensor) -> th.Tensor:

@@ -27,6 +27,7 @@ class ValueNetwork(NormalizedModel):
     :param share_features_extractor: whether the extractor is the actor's; it then gets no gradient from here
     :param normalizer: of observations, shared by every network of a policy
     :param layer_norm: whether every hidden activation is normalised over its entries
+    :param dropout: share of the hidden activations that is left out while training
     :param scaled: whether outputs are scaled and shifted by buffers, :attr:`scale` and :attr:`shift`, see :meth:`fit_scale`
     """
 
@@ -48,6 +49,7 @@ class ValueNetwork(NormalizedModel):
         share_features_extractor: bool = False,
         normalizer: ObservationNormalizer | None = None,
         layer_norm: bool = False,
+        dropout: float = 0.0,
         scaled: bool = False,
     ):
         super().__init__(
@@ -55,7 +57,7 @@ class ValueNetwork(NormalizedModel):
         )
         self.normalizer = normalizer
         self.share_features_extractor = share_features_extractor
-        self.value_net = nn.Sequential(*dense_layers(features_dim, 1, net_arch, activation_fn, layer_norm))
+        self.value_net = nn.Sequential(*dense_layers(features_dim, 1, net_arch, activation_fn, layer_norm, dropout))
         self.scaled = scaled
         if scaled:
             self.register_buffer("shift", th.zeros(()))
