@@ -21,7 +21,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from benchmarks.scores import EVALUATION_SEED, MODELS, Cloning
-from sb3_genpolicy import GMPG, GMPO, BestEpisodes, load_dataset, normalized_score
+from sb3_genpolicy import GMPG, GMPO, BestEpisodes, OneStepCritic, load_dataset, normalized_score
 
 RESULTS = Path(__file__).parent / "results" / "defaults.jsonl"
 WAYS = ("deterministic", "sampled")
@@ -31,6 +31,7 @@ METHODS: dict[str, tuple[type[GMPG | GMPO], dict[str, Any]]] = {
     "cloning": (Cloning, _CLONE),
     "best tenth cloned": (Cloning, dict(_CLONE, transforms=[BestEpisodes(0.1)])),
     "GMPO": (GMPO, {}),
+    "GMPO, one step, 0.5 nats": (GMPO, dict(critic=OneStepCritic(gamma=None, return_lambda=0.0), target_kl=0.5)),
     "GMPG": (GMPG, {}),
     "GMPG, adjoint": (GMPG, dict(gradient_estimator="adjoint")),
 }

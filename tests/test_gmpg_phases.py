@@ -113,7 +113,7 @@ def test_a_model_or_its_file_hands_over_behaviour_and_critics(arrays, tmp_path):
 
 
 def test_beta_may_be_changed_on_loading(arrays, tmp_path):
-    small_gmpg(arrays, pretraining_steps=0).learn(2).save(tmp_path / "model")
+    small_gmpg(arrays, pretraining_steps=0, target_kl=0.5).learn(2).save(tmp_path / "model")
     changed = GMPG.load(tmp_path / "model", beta=7.0).learn(1, dataset=arrays)
     # It was adapted, and is fixed now, also in another file
     assert changed.means.pop()["beta"] == pytest.approx(7.0) and changed.target_kl is None

@@ -49,14 +49,14 @@ VARIANTS: dict[str, CriticOptions] = {
     "advantage auto lambda 4": OneStepCritic(relative_actions=False, gamma="auto", return_lambda=0.8, n_critics=4),
     "advantage auto lambda 10": OneStepCritic(relative_actions=False, gamma="auto", return_lambda=0.8, n_critics=10),
     "advantage auto lambda quantiles": OneStepCritic(relative_actions=False, gamma="auto", return_lambda=0.8, n_quantiles=25),
-    # By how far actions are from the usual one; first the default
-    "onestep": OneStepCritic(),
-    "onestep 10": OneStepCritic(n_critics=10),
-    "onestep 4": OneStepCritic(n_critics=4),
-    # Following more steps, and with another horizon
-    "onestep lambda": OneStepCritic(return_lambda=0.95),
-    "onestep lambda dropout": OneStepCritic(return_lambda=0.95, dropout=0.2),
-    "ten steps": OneStepCritic(gamma="auto", return_lambda=0.8),
+    # By how far actions are from the usual one
+    "onestep": OneStepCritic(gamma=None, return_lambda=0.0),
+    "ten steps 10": OneStepCritic(n_critics=10),
+    "ten steps 4": OneStepCritic(n_critics=4),
+    # Following more steps, and with another horizon; "ten steps" is the default
+    "onestep lambda": OneStepCritic(gamma=None, return_lambda=0.95),
+    "onestep lambda dropout": OneStepCritic(gamma=None, return_lambda=0.95, dropout=0.2),
+    "ten steps": OneStepCritic(),
     "onestep 0.966": OneStepCritic(gamma=0.966, return_lambda=0.8),
     "onestep 0.95": OneStepCritic(gamma=0.95, return_lambda=0.8),
     "onestep 0.97": OneStepCritic(gamma=0.97, return_lambda=0.8),

@@ -80,7 +80,7 @@ class GMPG(PretrainingAlgorithm):
     :param tau: the soft update coefficient of the target critics (between 0 and 1)
     :param gamma: the discount factor
     :param beta: inverse temperature, >= 0: what a nat of divergence from the behaviour policy may buy is 1 / beta units of
-        the transformed reward; given, it is fixed. Default: it is found, so that ``target_kl`` is held. Published values
+        the transformed reward (default: 1). Given without ``target_kl``, it is fixed. Published values
         multiply Q while the log ratio is divided by d ln 2, with d action dimensions (or d numbers of the state, in the
         variants): ours is theirs times d ln 2. 0 stays at the behaviour policy.
     :param critic: what Q is of and by which networks: ``iql``, ``onestep``, ``policy``, or an object with options
@@ -104,8 +104,8 @@ class GMPG(PretrainingAlgorithm):
         cheaper and with another optimum (docs/modules/gmpg.md)
     :param n_actions: actions drawn for every state of a batch, >= 1. Default: 1, for ``reinforce_softmax`` 10 (as published).
     :param weight_clamp: largest weight of ``reinforce``, > 0 (paper: 100)
-    :param target_kl: KL divergence from the behaviour policy, in nats, that ``beta`` is adapted to hold, > 0. Default: 0.5
-        where no ``beta`` is given; beside a ``beta`` it starts there.
+    :param target_kl: KL divergence from the behaviour policy, in nats, that ``beta`` is adapted to hold, > 0. It
+        starts at ``beta``. Default: beta is fixed.
     :param normalize_q: whether to divide Q by the batch's mean of abs(Q) (TD3+BC), so that beta has no unit
     :param max_grad_norm: largest norm of the policy's gradient, > 0; None for no clipping
     :param reward_transform: ``locomotion`` (the default: returns of the dataset span 1000), ``antmaze`` (reward - 1),

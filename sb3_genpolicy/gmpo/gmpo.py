@@ -53,13 +53,12 @@ class GMPO(PretrainingAlgorithm):
     :param batch_size: rows of the dataset for each gradient step
     :param tau: the soft update coefficient of the target critics (between 0 and 1)
     :param gamma: the discount factor
-    :param beta: inverse temperature of the weights, >= 0, in units of the transformed reward; given, it is fixed. 0 clones the
-        behaviour policy. Default: it is found, so that ``target_kl`` is held. Advantages of critics that look less far ahead
+    :param beta: inverse temperature of the weights, >= 0, in units of the transformed reward (default: 1). 0 clones the
+        behaviour policy. Given without ``target_kl``, it is fixed. Advantages of critics that look less far ahead
         than ``gamma`` are multiplied by how many times, so that beta means the same for all critics.
     :param target_kl: KL divergence of the weighted rows from the rows as they are, in nats, that ``beta`` is adapted to hold,
-        > 0: how far the policy leaves the behaviour policy, whatever the unit and the spread of the advantages. 0.5, the
-        default where no ``beta`` is given, leaves an effective sample size of about a half, 1.5 of a tenth. Beside a ``beta``
-        it starts there.
+        > 0: how far the policy leaves the behaviour policy, whatever the unit and the spread of the advantages. 0.5
+        leaves an effective sample size of about a half, 1.5 of a tenth. It starts at ``beta``. Default: beta is fixed.
     :param weight_clamp: largest weight of a sample, > 0 (paper: 100); the softmax needs none
     :param weighting: ``advantage``, of the dataset's actions, or ``softmax``, of actions drawn from a behaviour model
     :param n_actions: with ``softmax``, the actions of each state, >= 2 (published: 16)

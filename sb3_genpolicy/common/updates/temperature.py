@@ -8,8 +8,8 @@ import torch as th
 
 from sb3_genpolicy.generative.checks import check_number
 
-#: Divergence from the behaviour policy that is held where neither it nor beta is given, in nats
-DEFAULT_TARGET_KL = 0.5
+# Where neither it nor a divergence is given
+_BETA = 1.0
 # Log beta moves by at most this much in a step
 _LOG_BETA_RATE = 0.01
 # Where nothing tells actions apart, beta would grow for ever
@@ -20,11 +20,10 @@ def temperature_of(beta: float | None, target_kl: float | None) -> tuple[float, 
     """
     :param beta: inverse temperature as it is given, or where it starts
     :param target_kl: divergence that it is adapted to hold, in nats
-    :return: beta, and the divergence, None where beta is fixed: where neither is given it is :data:`DEFAULT_TARGET_KL`
+    :return: beta, 1 where it is not given, and the divergence, None where beta is fixed
     :raises ValueError: if one of them is out of range
     """
-    if beta is None:
-        beta, target_kl = 1.0, DEFAULT_TARGET_KL if target_kl is None else target_kl
+    beta = _BETA if beta is None else beta
     check_number("beta", beta, low=0.0)
     if target_kl is not None:
         check_number("target_kl", target_kl, low=0.0, low_open=True)

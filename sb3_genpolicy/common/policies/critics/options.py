@@ -185,17 +185,18 @@ class OneStepCritic(CriticOptions):
     towards the return, and Q is V plus an advantage, which the Q networks learn as what the return is above V. So none of
     their capacity and of their noise goes into what all actions of a state have in common, by far the most of Q.
 
-    By default the return is cut off after one step and looks as far ahead as the algorithm's ``gamma``. Critics that look ten
-    steps ahead rank single actions better and make worse policies; returns that are followed far along the logged episodes
-    (``return_lambda=0.95``) make much better ones for a few thousand updates, until their noise is learnt by heart
-    (docs/guide/critics.md).
+    By default it looks ten steps ahead where rewards are dense, which ranks single actions best, and may lean into a fall that
+    comes later. Longer returns (``gamma=0.99, return_lambda=0.95``) make much better policies on some data for a few thousand
+    updates, until their noise is learnt by heart (docs/guide/critics.md).
 
     :param advantage: whether Q is V plus an advantage. Without, the Q networks learn all of Q, and V is the mean of Q over the
         dataset's actions; both have the same fixed point.
     """
 
     relative_actions: bool = True
+    gamma: float | Literal["auto"] | None = "auto"
     advantage: bool = True
+    default_lambda: ClassVar[float] = 0.8
 
     def __post_init__(self) -> None:
         super().__post_init__()
