@@ -17,10 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
 
-from benchmarks.scores import EVALUATION_SEED, MODELS, Cloning
+from benchmarks.scores import MODELS, Cloning, scores_of
 from sb3_genpolicy import GMPG, GMPO, BestEpisodes, OneStepCritic, load_dataset, normalized_score
 
 RESULTS = Path(__file__).parent / "results" / "defaults.jsonl"
@@ -78,25 +76,6 @@ def results() -> list[dict[str, Any]]:
     :return: what was measured so far
     """
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-
-
-def scores_of(model: Any, dataset: str, episodes: int, deterministic: bool) -> dict[str, float]:
-    """
-    :param model: a model
-    :param dataset: whose environment and reference scores
-    :param episodes: all at once
-    :param deterministic: how it acts
-    :return: normalised score: mean, and its standard error over episodes
-    """
-    data = load_dataset(dataset)
-    env = make_vec_env(str(data.env_id), n_envs=episodes, seed=EVALUATION_SEED)
-    model.set_random_seed(EVALUATION_SEED)
-    returns, _ = evaluate_policy(
-        model, env, n_eval_episodes=episodes, deterministic=deterministic, return_episode_rewards=True
-    )
-    env.close()
-    scores = normalized_score(np.array(returns), data.reference_scores)
-    return {"mean": round(float(scores.mean()), 2), "error": round(float(scores.std(ddof=1) / np.sqrt(episodes)), 2)}
 
 
 def table(steps: int) -> None:

@@ -12,13 +12,8 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
-
 from benchmarks.critics.models import load_model
-from benchmarks.scores import EVALUATION_SEED, MODELS
-from sb3_genpolicy import load_dataset, normalized_score
+from benchmarks.scores import MODELS, scores_of
 from sb3_genpolicy.common.policies.deterministic import DETERMINISTIC_ACTIONS
 
 RESULTS = Path(__file__).parent / "results" / "deterministic.jsonl"
@@ -33,7 +28,6 @@ def measure(dataset: str, path: Path, choices: list[str], episodes: int, draws: 
     :param episodes: of each, all at once
     :param draws: fixed draws of those that look at some
     """
-    data = load_dataset(dataset)
     model = load_model(path)
     model.policy.deterministic_draws = draws
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
@@ -47,17 +41,10 @@ def measure(dataset: str, path: Path, choices: list[str], episodes: int, draws: 
         deterministic = choice != "sampled"
         if deterministic:
             model.policy.deterministic_action = choice
-        env = make_vec_env(str(data.env_id), n_envs=episodes, seed=EVALUATION_SEED)
-        model.set_random_seed(EVALUATION_SEED)
-        returns, _ = evaluate_policy(
-            model, env, n_eval_episodes=episodes, deterministic=deterministic, return_episode_rewards=True
-        )
-        env.close()
-        scores = normalized_score(np.array(returns), data.reference_scores)
-        mean, error = float(scores.mean()), float(scores.std(ddof=1) / np.sqrt(episodes))
+        scores = scores_of(model, dataset, episodes, deterministic)
         with RESULTS.open("a") as file:
-            file.write(json.dumps({**row, "mean": mean, "error": error}) + "\n")
-        print(f"{dataset} {choice:14} {mean:7.1f} +- {error:.1f} s.e.", flush=True)
+            file.write(json.dumps({**row, **scores}) + "\n")
+        print(f"{dataset} {choice:14} {scores['mean']:7.1f} +- {scores['error']:.1f} s.e.", flush=True)
 
 
 def main() -> None:

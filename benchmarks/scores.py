@@ -19,6 +19,7 @@ import platform
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -56,6 +57,25 @@ def evaluate(model: GMPG | GMPO, env_id: str, episodes: int, deterministic: bool
     )
     scores = normalized_score(np.array(returns), model.reference_scores)
     return {"mean": float(scores.mean()), "std": float(scores.std())}
+
+
+def scores_of(model: Any, dataset: str, episodes: int, deterministic: bool) -> dict[str, float]:
+    """
+    :param model: a model
+    :param dataset: whose environment and reference scores
+    :param episodes: all at once
+    :param deterministic: how it acts
+    :return: normalised score: mean, and its standard error over episodes
+    """
+    data = load_dataset(dataset)
+    env = make_vec_env(str(data.env_id), n_envs=episodes, seed=EVALUATION_SEED)
+    model.set_random_seed(EVALUATION_SEED)
+    returns, _ = evaluate_policy(
+        model, env, n_eval_episodes=episodes, deterministic=deterministic, return_episode_rewards=True
+    )
+    env.close()
+    scores = normalized_score(np.array(returns), data.reference_scores)
+    return {"mean": float(scores.mean()), "error": float(scores.std(ddof=1) / np.sqrt(episodes))}
 
 
 def train(args: argparse.Namespace, seed: int) -> None:

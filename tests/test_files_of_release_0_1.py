@@ -31,6 +31,21 @@ def test_they_act_as_they_did(name):
     np.testing.assert_allclose(model.policy.log_prob(observations, actions).detach(), log_probs, atol=1e-4)
 
 
+def test_of_several_candidates_the_best_is_taken_as_then(arrays, tmp_path):
+    """What is new draws one of them, which their files do not say; nor does that of a policy alone."""
+    model = GMPO.load(FOLDER / "gmpo_integers")
+    assert model.policy.n_candidates == 3 and model.policy.candidate_temperature == 0.0
+    model.save(tmp_path / "again")
+    assert GMPO.load(tmp_path / "again").policy.candidate_temperature == 0.0
+    new = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=dict(net_arch=[8], n_candidates=3)).policy
+    new.save(tmp_path / "policy")
+    assert type(new).load(tmp_path / "policy").candidate_temperature == new.candidate_temperature == 1.0
+    saved = th.load(tmp_path / "policy", weights_only=True)
+    del saved["data"]["candidate_temperature"]
+    th.save(saved, tmp_path / "policy")
+    assert type(new).load(tmp_path / "policy").candidate_temperature == 0.0
+
+
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 def test_they_are_saved_again_and_go_on(name, tmp_path):
     model = ALGORITHMS[name].load(FOLDER / name)

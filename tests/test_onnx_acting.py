@@ -48,6 +48,7 @@ CASES = {
     "mean": ("box", dict(solver="sde", sampling_steps=3)),
     "one_step_mean": ("box", FAST),
     "mode_mean": ("box", FAST),
+    "weighted_mean": ("box", FAST),
     "best_q": ("dict", FAST),
     "zero_noise": ("box", dict(FAST, n_candidates=4)),
 }

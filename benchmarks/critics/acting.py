@@ -4,18 +4,17 @@ that were trained on the same critics and the same clone.
 """
 
 import json
+from itertools import product
 from typing import Any
-
-import numpy as np
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
 
 from benchmarks.critics.ablation import CriticsAlone, path_of
 from benchmarks.critics.models import RESULTS
-from benchmarks.scores import EVALUATION_SEED
-from sb3_genpolicy import GMPG, GMPO, load_dataset, normalized_score
+from benchmarks.scores import scores_of
+from sb3_genpolicy import GMPG, GMPO, load_dataset
 
 ACTING = RESULTS.with_name("critic_acting.jsonl")
+# What tells a line of the results from others
+_KEYS = ("dataset", "variant", "seed", "updates", "algorithm", "episodes")
 
 
 def act(dataset: str, variants: list[str], seeds: list[int], episodes: int, algorithms: list[str], steps: int) -> None:
@@ -31,20 +30,19 @@ def act(dataset: str, variants: list[str], seeds: list[int], episodes: int, algo
     :param steps: of GMPO; GMPG has a fifth of them
     """
     lines = ACTING.read_text().splitlines() if ACTING.exists() else []
-    done = {(row["dataset"], row["variant"], row["seed"], row["algorithm"]) for row in map(json.loads, lines)}
-    for seed in seeds:
-        for variant in variants:
-            for algorithm in algorithms:
-                if (dataset, variant, seed, algorithm) not in done:
-                    model = _policy(dataset, variant, seed, algorithm, steps)
-                    row = dict(dataset=dataset, variant=variant, seed=seed, algorithm=algorithm, episodes=episodes)
-                    row.update(sampled=_scores(model, dataset, episodes, False))
-                    row.update(fixed=_scores(model, dataset, episodes, True))
-                    model.policy.deterministic_action = "auto"
-                    row.update(auto=_scores(model, dataset, episodes, True))
-                    with ACTING.open("a") as file:
-                        file.write(json.dumps(row) + "\n")
-                    print(row, flush=True)
+    done = [{name: row[name] for name in _KEYS} for row in map(json.loads, lines)]
+    for seed, variant, algorithm in product(seeds, variants, algorithms):
+        updates = CriticsAlone.load(path_of(dataset, variant, seed), device="cpu").num_timesteps
+        row = dict(zip(_KEYS, (dataset, variant, seed, updates, algorithm, episodes), strict=True))
+        if row in done:
+            continue
+        model = _policy(dataset, variant, seed, algorithm, steps)
+        row.update(sampled=scores_of(model, dataset, episodes, False), fixed=scores_of(model, dataset, episodes, True))
+        model.policy.deterministic_action = "auto"
+        row.update(auto=scores_of(model, dataset, episodes, True))
+        with ACTING.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(row, flush=True)
 
 
 def _policy(dataset: str, variant: str, seed: int, algorithm: str, steps: int) -> Any:
@@ -62,13 +60,3 @@ def _policy(dataset: str, variant: str, seed: int, algorithm: str, steps: int) -
     if name == "gmpo":
         return GMPO("FlowPolicy", env, **options).learn(steps, log_interval=None)
     return GMPG("FlowPolicy", env, **options).learn(steps // 5, log_interval=None)
-
-
-def _scores(model: Any, dataset: str, episodes: int, deterministic: bool) -> dict[str, float]:
-    data = load_dataset(dataset)
-    env = make_vec_env(str(data.env_id), n_envs=episodes, seed=EVALUATION_SEED)
-    returns, _ = evaluate_policy(
-        model, env, n_eval_episodes=episodes, deterministic=deterministic, return_episode_rewards=True
-    )
-    scores = normalized_score(np.array(returns), data.reference_scores)
-    return {"mean": float(scores.mean()), "error": float(scores.std(ddof=1) / np.sqrt(episodes))}

@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from torch import nn
 
-from sb3_genpolicy.common.algorithms.saving import note_critic
+from sb3_genpolicy.common.algorithms.saving import note_what_0_1_had
 from sb3_genpolicy.common.files.model_files import ModelSource, open_model_file
 from sb3_genpolicy.common.policies.actor import GenerativeActor
 from sb3_genpolicy.common.policies.critics import CriticOptions
@@ -107,7 +107,7 @@ def _policy_of_file(source: ModelSource) -> tuple[dict[str, Any], Any]:
         file.check_tensors()
         settings = file.read_settings(None, False, {}, "if you trust whoever made it, load it and give the model")
         _, parameters, _ = load_from_zip_file(file.file, load_data=False, device="cpu")
-    note_critic(settings)
+    note_what_0_1_had(settings)
     policy_class = settings["policy_class"]
     if not issubclass(policy_class, GenerativePolicy):
         return settings, None

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.algorithms.pretrained import Pretrained, PretrainedSource, copy_networks, read_pretrained
-from sb3_genpolicy.common.algorithms.saving import note_critic
+from sb3_genpolicy.common.algorithms.saving import note_what_0_1_had
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
 from sb3_genpolicy.common.policies.actor import GenerativeActor
@@ -100,7 +100,7 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         self.pretraining_finished = False
 
     def _setup_model(self) -> None:
-        note_critic(vars(self))
+        note_what_0_1_had(vars(self))
         # Of release 0.1
         vars(self).pop("expectile", None)
         super()._setup_model()

@@ -31,7 +31,7 @@ Model = TypeVar("Model", bound=OffPolicyAlgorithm)
 
 # Attributes with this ending are not saved: they are made anew from the learning rates
 _SCHEDULES = "lr_schedule"
-# What an algorithm that adapts beta has where it does not
+# What an algorithm that may adapt beta has where it does not
 _FIXED_BETA = {"target_kl": None, "log_beta": 0.0}
 
 
@@ -127,7 +127,7 @@ def load(
     :raises ValueError: if the file is damaged, another algorithm's, or holds what could do harm
     """
     check_option_names(cls, cls.__init__, kwargs)
-    # As in the constructor, a beta that is given is fixed, unless a divergence is given too
+    # A beta that is given takes the place of the one that was adapted, unless a divergence is given too
     beta_is_fixed = _fixes_beta(kwargs)
     if beta_is_fixed:
         kwargs.pop("target_kl", None)
@@ -238,19 +238,17 @@ def algorithm_names(cls: type, base: type) -> list[str]:
     return [each.__name__ for each in between if not inspect.isabstract(each)]
 
 
-def note_critic(settings: dict[str, Any]) -> None:
+def note_what_0_1_had(settings: dict[str, Any]) -> None:
     """
-    Release 0.1 had one kind of critic, of which its files have the expectile alone, and a fixed beta; its policies took the
-    best of candidates.
+    Release 0.1 had one kind of critic, of which its files have the expectile alone, and its policies took the best of
+    candidates.
 
-    :param settings: of a model's file; the options of its policy get what that critic would be now
+    :param settings: of a model's file; the options of its policy get what would say that now
     """
     expectile, options = settings.get("expectile"), settings["policy_kwargs"]
     if options.get("critic") is None:
         critic = IQLCritic() if expectile is None else IQLCritic(expectile=expectile)
         options = {**ActingOptions.former_options, **options, "critic": critic}
-    if "beta" in settings:
-        settings.setdefault("target_kl", None)
     settings["policy_kwargs"] = with_critic(options, None)
 
 
@@ -272,7 +270,7 @@ def _with_options_of_the_file(cls: Any, settings: dict[str, Any], kwargs: dict[s
         # A pickle that cannot be read, of which SB3 says more
         return kwargs
     named = set(settings["policy_kwargs"])
-    note_critic(settings)
+    note_what_0_1_had(settings)
     saved = settings["policy_kwargs"]
     own = settings["policy_kwargs"] = {**saved, "critic": cls.critic_to_load(saved["critic"], kwargs)}
     if "policy_kwargs" in kwargs:

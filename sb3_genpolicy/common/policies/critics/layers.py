@@ -5,7 +5,6 @@ Layers of Q and V.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import cast
 
 import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
@@ -81,13 +80,14 @@ class DrawnDropout(nn.Module):
     Leaves out units at random, as torch's own, but only within :func:`masks_from`, by whose random numbers it does: those of
     a model's own updates, whether it learns alone, beside others or in several processes.
 
-    :param share: of the units that are left out, in (0, 1); the others are scaled up by ``1 / (1 - share)``
+    :param share: of the units that are left out, in [0, 1); the others are scaled up by ``1 / (1 - share)``
     """
 
     def __init__(self, share: float):
         super().__init__()
         self.share = share
-        self.is_drawing, self.source = False, cast(Source, None)
+        self.is_drawing = False
+        self.source: Source = None
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
