@@ -61,7 +61,9 @@ class GenerativePolicy(SamplingPolicy):
     :param n_candidates: number of actions drawn for a prediction; the one with the highest Q is taken.
         1, the default, samples the policy itself, as the paper does. Can be changed later: ``model.policy.n_candidates = 8``.
     :param candidate_temperature: temperature at which a candidate is drawn, in proportion to the exponential of the advantage,
-        in units of the spread of Q in a state. 0, the default, takes the best. Can be changed later, as the next three.
+        in units of the spread of Q in a state. 0, the default, takes the best. Can be changed later, as the next four.
+    :param candidate_expectile: where it is given, a candidate is drawn with weights ``|candidate_expectile - 1[Q < V]|``,
+        in (0, 1) (IDQL, arXiv 2304.10573)
     :param guidance: by how many of its standard deviations Q pulls the policy while it acts, see
         :mod:`~sb3_genpolicy.common.policies.guidance`; 0, the default, for none
     :param deterministic_action: what ``predict(deterministic=True)`` does: ``zero_noise`` (the default), ``mean``,
@@ -114,6 +116,7 @@ class GenerativePolicy(SamplingPolicy):
         time_grid: str | None = None,
         n_candidates: int = 1,
         candidate_temperature: float = 0.0,
+        candidate_expectile: float | None = None,
         guidance: float = 0.0,
         deterministic_action: str = "zero_noise",
         deterministic_draws: int = 32,
@@ -160,6 +163,7 @@ class GenerativePolicy(SamplingPolicy):
         check_number("n_candidates", n_candidates, low=1, whole=True)
         self.n_candidates = n_candidates
         self.candidate_temperature, self.guidance = candidate_temperature, guidance
+        self.candidate_expectile = candidate_expectile
         self.deterministic_action, self.deterministic_draws = deterministic_action, deterministic_draws
         self.behaviour_model = behaviour_model
         self.build(lr_schedule)
