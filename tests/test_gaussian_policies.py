@@ -56,8 +56,13 @@ def test_dimensions_are_independent():
 
 @pytest.fixture(scope="module")
 def model():
-    """Gaussian, of actions in the environment's units between -3 and 5."""
-    return BC("GaussianPolicy", dataset=make_arrays(action_dim=1, low=-3.0, high=5.0), policy_kwargs=SMALL, seed=0).learn(20)
+    """Gaussian, of actions in the environment's units between -3 and 5, so wide that both ends cut it off."""
+    data = make_arrays(action_dim=1, low=-3.0, high=5.0)
+    model = BC("GaussianPolicy", dataset=data, policy_kwargs=SMALL, seed=0).learn(20)
+    with th.no_grad():
+        model.policy.actor_ema.raw_deviation.fill_(0.34)
+    assert model.policy.actor_ema.deviation.item() == pytest.approx(0.7, abs=0.01)
+    return model
 
 
 def test_density_is_of_the_environment_s_units(model):

@@ -42,6 +42,7 @@ class DirectActor(NormalizedModel):
     :param normalizer: of observations, shared by every network of a policy
     """
 
+    features_extractor: BaseFeaturesExtractor
     #: What a row's cloning loss depends on
     cloning_dependence: Dependence = ON_ROWS
 
