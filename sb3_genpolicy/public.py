@@ -2,6 +2,7 @@
 The names that the package offers at its top, each listed here alone. Importing this module registers all its algorithms.
 """
 
+from sb3_genpolicy.bc import BC as BC
 from sb3_genpolicy.common.algorithms.callbacks import OfflineEvalCallback as OfflineEvalCallback
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm as OfflineAlgorithm
 from sb3_genpolicy.common.algorithms.registry import register as register
@@ -28,5 +29,8 @@ from sb3_genpolicy.common.updates.batch import Batch as Batch
 from sb3_genpolicy.common.updates.dependence import Dependence as Dependence
 from sb3_genpolicy.common.updates.objective import Objective as Objective
 from sb3_genpolicy.common.updates.processes import data_parallel as data_parallel
+from sb3_genpolicy.diffusionql import DiffusionQL as DiffusionQL
 from sb3_genpolicy.gmpg import GMPG as GMPG
 from sb3_genpolicy.gmpo import GMPO as GMPO
+from sb3_genpolicy.idql import IDQL as IDQL
+from sb3_genpolicy.iql import IQL as IQL

@@ -101,6 +101,8 @@ def test_a_module_that_has_lost_a_class_is_told_apart_from_one_that_is_missing(t
 LABELS = [
     *("AffineReward", "BestEpisodes", "ClipActions", "ConditionalMLP", "CosinePath", "DiffusionCnnPolicy"),
     *("DiffusionMultiInputPolicy", "DiffusionPolicy", "DiscreteKL", "FlowCnnPolicy", "FlowMultiInputPolicy", "FlowPolicy"),
+    *("GaussianCnnPolicy", "GaussianMultiInputPolicy", "GaussianPolicy", "NoCritic"),
+    *("DeterministicCnnPolicy", "DeterministicMultiInputPolicy", "DeterministicPolicy"),
     *("GaussianFourierTimeFeatures", "HeldOutEpisodes", "IQLCritic", "IndependentCoupling", "Likelihood", "LinearPath"),
     *("NStepReturns", "OdeKL", "OfflineReplayBuffer", "OneStepCritic", "OptimalTransportCoupling", "PathKL", "PolicyCritic"),
     *("RescaleActions", "ReturnRange", "Sampler"),
@@ -197,9 +199,10 @@ class Bent(LinearPath):
 
 def test_the_package_registers_its_own():
     entries = registered()
-    assert {name: entry.algorithm for name, entry in entries.items()} == {"gmpo": GMPO, "gmpg": GMPG}
+    assert {"bc", "diffusionql", "gmpg", "gmpo", "idql", "iql"} <= set(entries)
     for name, entry in entries.items():
         assert entry.policies is entry.algorithm.policy_aliases and entry.hyperparams.parent.parent.name == name
+        assert getattr(sb3_genpolicy, entry.algorithm.__name__) is entry.algorithm
     assert issubclass(GMPO, OfflineAlgorithm)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_genpolicy.common.policies.critics import CriticOptions, PolicyCritic
+from sb3_genpolicy.common.policies.critics import CriticOptions, NoCritic, PolicyCritic
 from sb3_genpolicy.common.policies.critics.options import changed_critic
 from sb3_genpolicy.generative.draws import Source, draw
 
@@ -73,6 +73,11 @@ def check_critic(model: Any) -> None:
     :raises ValueError: if its critics ask for what the algorithm does not have
     """
     options, algorithm = model.critic_options, type(model)
+    if isinstance(options, NoCritic) and algorithm.needs_critics:
+        raise ValueError(
+            f"{algorithm.__name__} needs critics, and here there are none (NoCritic): give it critic='iql' or another one, "
+            "and as pretrained= a model that has some."
+        )
     if not isinstance(options, PolicyCritic):
         return
     if algorithm.policy_actions is policy_actions:

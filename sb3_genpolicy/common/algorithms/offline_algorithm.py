@@ -95,6 +95,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {}
     #: Settings that may differ between models that are trained side by side: numbers or scalar tensors
     batched_settings: ClassVar[tuple[str, ...]] = ()
+    #: Whether it asks critics for anything; without, it may have ``NoCritic()``
+    needs_critics: ClassVar[bool] = True
     #: Attributes that say how far a run has come
     progress: ClassVar[tuple[str, ...]] = ("num_timesteps", "_n_updates", "_updates_before_policy")
 

@@ -33,6 +33,8 @@ def validation_losses(model: Any) -> dict[str, th.Tensor]:
     model.policy.set_training_mode(False)
     with th.no_grad():
         losses = model.held_out_losses(model.held_out.batch(model.device))
+    if not model.policy.has_critics:
+        return losses
     return {**losses, "advantage_correlation": model.held_out.advantage_correlation(model.policy)}
 
 

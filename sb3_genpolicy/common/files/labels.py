@@ -25,7 +25,7 @@ _EVERYTHING = "sb3_genpolicy.public"
 _OUR_OBJECTS = {
     "sb3_genpolicy.common.transitions.rewards": "AffineReward ReturnRange",
     "sb3_genpolicy.common.transitions.transforms": "ClipActions RescaleActions BestEpisodes HeldOutEpisodes NStepReturns",
-    "sb3_genpolicy.common.policies.critics.options": "IQLCritic OneStepCritic PolicyCritic",
+    "sb3_genpolicy.common.policies.critics.options": "IQLCritic OneStepCritic PolicyCritic NoCritic",
     "sb3_genpolicy.generative.paths": "LinearPath CosinePath VPPath",
     "sb3_genpolicy.generative.couplings": "IndependentCoupling OptimalTransportCoupling",
     "sb3_genpolicy.generative.solvers": "Sampler",
@@ -42,6 +42,10 @@ _OTHER_OBJECTS = {
 _POLICIES = "FlowPolicy FlowCnnPolicy FlowMultiInputPolicy DiffusionPolicy DiffusionCnnPolicy DiffusionMultiInputPolicy"
 _OUR_CLASSES = {
     "sb3_genpolicy.common.policies.named": _POLICIES,
+    "sb3_genpolicy.common.policies.deterministic_policy": (
+        "DeterministicPolicy DeterministicCnnPolicy DeterministicMultiInputPolicy"
+    ),
+    "sb3_genpolicy.common.policies.gaussian_policy": "GaussianPolicy GaussianCnnPolicy GaussianMultiInputPolicy",
     "sb3_genpolicy.common.replay.buffer": "OfflineReplayBuffer",
     "sb3_genpolicy.generative.networks": "ConditionalMLP UShapedMLP",
     "sb3_genpolicy.generative.time_features": "SinusoidalTimeFeatures GaussianFourierTimeFeatures",

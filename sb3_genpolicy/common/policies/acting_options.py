@@ -36,6 +36,16 @@ class Option(Generic[Value]):
 check_strength = partial(check_number, low=0.0)
 
 
+def check_expectile(option: str, value: Any) -> None:
+    """
+    :param option: the option's name, for the message
+    :param value: what was asked for
+    :raises ValueError: if it is neither None nor a number in (0, 1)
+    """
+    if value is not None:
+        check_number(option, value, low=0.0, high=1.0, low_open=True, high_open=True)
+
+
 class ActingOptions:
     """
     What a policy has of these options.
@@ -48,6 +58,8 @@ class ActingOptions:
     guidance: Option[float] = Option(check_strength)
     #: Temperature at which candidates are drawn, in units of the spread of Q in a state; 0: the best is taken
     candidate_temperature: Option[float] = Option(partial(check_number, low=0.0))
+    #: Expectile by whose weights candidates are drawn, as IDQL does, whatever the temperature; None: by the temperature
+    candidate_expectile: Option[float | None] = Option(check_expectile)
     #: Name of what is done without random numbers, see :mod:`~sb3_genpolicy.common.policies.deterministic`
     deterministic_action: Option[str] = Option(partial(check_choice, known=DETERMINISTIC_ACTIONS))
     #: Number of fixed draws that it looks at
@@ -57,5 +69,5 @@ class ActingOptions:
         """
         :return: the options by name
         """
-        names = ("guidance", "candidate_temperature", "deterministic_action", "deterministic_draws")
+        names = ("guidance", "candidate_temperature", "candidate_expectile", "deterministic_action", "deterministic_draws")
         return {name: getattr(self, name) for name in names}

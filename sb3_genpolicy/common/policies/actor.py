@@ -151,6 +151,9 @@ class GenerativeActor(NormalizedModel, BasePolicy):
         features = self.extract_features(obs, self.features_extractor)
         return self.model.matching_loss(actions, features, generator)
 
+    #: As the actors of all policies have it that can be cloned
+    cloning_loss, cloning_dependence = matching_loss, matching_dependence
+
     def weighted_matching_loss(
         self, obs: PyTorchObs, actions: th.Tensor, weights: th.Tensor, generator: th.Generator | Any = None
     ) -> tuple[th.Tensor, th.Tensor]:

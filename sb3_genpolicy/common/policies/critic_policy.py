@@ -3,7 +3,7 @@ The base of our policies: all but the actor, which a subclass adds. Q and V, the
 actions, optimizers, and the methods by which an algorithm asks for these.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 from torch.optim import Optimizer
 
-from sb3_genpolicy.common.policies.critics import CriticEnsemble, CriticOptions, ValueNetwork
+from sb3_genpolicy.common.policies.critics import CriticEnsemble, CriticOptions, MissingCritics, NoCritic, ValueNetwork
 from sb3_genpolicy.common.policies.critics.options import make_critic, resized
 from sb3_genpolicy.common.policies.normalization import ObservationNormalizer
 from sb3_genpolicy.common.policies.option_checks import check_activation, check_extractor, check_kwargs, check_optimizer
@@ -59,9 +59,9 @@ class CriticPolicy(PlainPolicy):
     #: Default of ``features_extractor_class``
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
     #: Names of the networks that are trained from the beginning
-    trained: ClassVar[tuple[str, ...]] = ("actor", "critic", "value_net")
+    trained: tuple[str, ...] = ("actor", "critic", "value_net")
     #: Name of a running average -> name of the network that it follows
-    running_averages: ClassVar[dict[str, str]] = {"actor_ema": "actor", "critic_target": "critic"}
+    running_averages: Mapping[str, str] = {"actor_ema": "actor", "critic_target": "critic"}
     #: Name of the running average that acts, which follows at the rate ``actor_tau``; the others follow at ``tau``
     acting: ClassVar[str] = "actor_ema"
 
@@ -147,6 +147,24 @@ class CriticPolicy(PlainPolicy):
         self.actor_ema = self.make_actor()
         self.actor_ema.load_state_dict(self.actor.state_dict())
         self.actor_ema.set_training_mode(False)
+        if self.has_critics:
+            self._build_critics(lr_schedule)
+        else:
+            self._do_without_critics()
+
+    @property
+    def has_critics(self) -> bool:
+        """Whether there are Q and V."""
+        return not isinstance(self.critic_options, NoCritic)
+
+    def _do_without_critics(self) -> None:
+        names = {"critic", "value_net"}
+        self.trained = tuple(name for name in self.trained if name not in names)
+        self.running_averages = {own: name for own, name in self.running_averages.items() if name not in names}
+        missing: Any = MissingCritics()
+        self.critic = self.critic_target = self.value_net = missing
+
+    def _build_critics(self, lr_schedule: Schedule) -> None:
         # With a shared extractor, the critics' losses do not reach it (see SB3's SAC)
         shared = self.actor.features_extractor if self.share_features_extractor else None
         self.critic = self.make_critic(shared)
@@ -279,6 +297,8 @@ class CriticPolicy(PlainPolicy):
         :param batch: rows
         :return: the critics' values of these rows, by a name for messages; only values that the size of the rewards bounds
         """
+        if not self.has_critics:
+            return {}
         return {
             "Q": self.critic_target.values(batch.observations, batch.actions),
             "V": self.value_net(batch.observations),

@@ -62,7 +62,9 @@ class GenerativePolicy(SamplingPolicy):
         1, the default, samples the policy itself, as the paper does. Can be changed later: ``model.policy.n_candidates = 8``.
     :param candidate_temperature: temperature at which a candidate is drawn, in proportion to the exponential of the advantage,
         in units of the spread of Q in a state. The default, 1, leaves the policy by less than half a nat; 0 takes the best, by
-        up to ``log(n_candidates)``, which few critics bear (docs/guide/critics.md). Can be changed later, as the next three.
+        up to ``log(n_candidates)``, which few critics bear (docs/guide/critics.md). Can be changed later, as the next four.
+    :param candidate_expectile: in (0, 1); where it is given, a candidate is drawn with weights ``|candidate_expectile - 1[Q < V]|``
+        (IDQL, arXiv 2304.10573), whatever the temperature
     :param guidance: by how many of its standard deviations Q pulls the policy while it acts, see
         :mod:`~sb3_genpolicy.common.policies.guidance`; 0, the default, for none
     :param deterministic_action: what ``predict(deterministic=True)`` does: ``zero_noise`` (the default), ``mean``,
@@ -115,6 +117,7 @@ class GenerativePolicy(SamplingPolicy):
         time_grid: str | None = None,
         n_candidates: int = 1,
         candidate_temperature: float = 1.0,
+        candidate_expectile: float | None = None,
         guidance: float = 0.0,
         deterministic_action: str = "zero_noise",
         deterministic_draws: int = 32,
@@ -161,6 +164,7 @@ class GenerativePolicy(SamplingPolicy):
         check_number("n_candidates", n_candidates, low=1, whole=True)
         self.n_candidates = n_candidates
         self.candidate_temperature, self.guidance = candidate_temperature, guidance
+        self.candidate_expectile = candidate_expectile
         self.deterministic_action, self.deterministic_draws = deterministic_action, deterministic_draws
         self.behaviour_model = behaviour_model
         self.build(lr_schedule)

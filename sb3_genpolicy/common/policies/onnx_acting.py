@@ -14,7 +14,7 @@ from torch import nn
 from torch._decomp import core_aten_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from sb3_genpolicy.common.policies.candidates import choose_candidates
+from sb3_genpolicy.common.policies.candidates import choose_candidates, draw_by_expectile
 from sb3_genpolicy.common.policies.critics import CriticEnsemble
 from sb3_genpolicy.common.policies.deterministic import DETERMINISTIC_ACTIONS, WEIGHTED, Choice
 from sb3_genpolicy.common.policies.guidance import QGuide
@@ -44,15 +44,18 @@ class TracedActing(nn.Module):
         self.n_candidates, self.guidance = policy.n_candidates, policy.guidance
         self.deterministic, self.n_draws = deterministic, policy.deterministic_draws
         self.way = policy.deterministic_action if deterministic else "zero_noise"
-        self.temperature = 0.0 if deterministic or self.n_candidates == 1 else policy.candidate_temperature
-        self.actor = _copy(policy.actor_ema)
+        self.draws = not deterministic and policy.draws_candidates
+        self.temperature = policy.candidate_temperature if self.draws else 0.0
+        self.expectile = policy.candidate_expectile if self.draws else None
+        self.value_net = None if self.expectile is None else copied(policy.value_net)
+        self.actor = copied(policy.actor_ema)
         values = self.n_candidates > 1 or self.guidance > 0.0 or self.way in ("best_q", *WEIGHTED)
-        self.critic = _copy(policy.critic) if values else None
+        self.critic = copied(policy.critic) if values else None
         has_unit = self.guidance > 0.0 or self.temperature > 0.0 or self.way in WEIGHTED
-        self.spreads = _copy(policy.known_spreads() if has_unit else policy.spreads)
+        self.spreads = copied(policy.known_spreads() if has_unit else policy.spreads)
         self.slopes = TracedSlopes(self.critic) if self.critic is not None and self.guidance > 0.0 else None
         self.action_range = policy.action_range
-        least, largest = _within_float32(policy.action_space)
+        least, largest = within_float32(policy.action_space)
         self.register_buffer("low", th.as_tensor(least))
         self.register_buffer("high", th.as_tensor(largest))
         self.register_buffer("noise", policy.candidate_noise(self.n_candidates))
@@ -86,7 +89,7 @@ class TracedActing(nn.Module):
     def _of_noise(
         self, observation: PyTorchObs, features: th.Tensor, guide: QGuide | None, random: list[th.Tensor]
     ) -> th.Tensor:
-        uniform = random.pop() if self.temperature > 0.0 else None
+        uniform = random.pop() if self.draws else None
         noise = self.noise.repeat(features.shape[0], 1) if self.deterministic else random[0].flatten(0, -2)
         increments = random[1].flatten(1, -2) if len(random) > 1 else None
         if self.n_candidates > 1:
@@ -98,6 +101,8 @@ class TracedActing(nn.Module):
         if self.critic is None or self.n_candidates == 1:
             return scaled
         candidates = scaled.unflatten(0, (-1, self.n_candidates))
+        if self.value_net is not None and self.expectile is not None and uniform is not None:
+            return draw_by_expectile(self.critic, self.value_net, observation, candidates, self.expectile, uniform)
         return choose_candidates(self.critic, observation, candidates, self.temperature * self.spreads.q, uniform)
 
 
@@ -132,13 +137,19 @@ class TracedSlopes(nn.Module):
         return slopes if usual is None else slopes / usual.deviation
 
 
-def _within_float32(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
-    """The bounds as float32, rounded inwards."""
+def within_float32(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
+    """
+    :param space: action space
+    :return: its bounds as float32, rounded inwards
+    """
     low, high = (bound.astype(np.float32) for bound in (space.low, space.high))
     low = np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low)
     return low, np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high)
 
 
-def _copy(module: Module) -> Module:
-    """A copy in float32, on the CPU."""
+def copied(module: Module) -> Module:
+    """
+    :param module: a module
+    :return: a copy in float32, on the CPU
+    """
     return copy.deepcopy(module).cpu().float().requires_grad_(False)

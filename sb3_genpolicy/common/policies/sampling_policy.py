@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
 from sb3_genpolicy.common.policies.acting_options import ActingOptions, check_strength
 from sb3_genpolicy.common.policies.actor import GenerativeActor
-from sb3_genpolicy.common.policies.candidates import choose_candidates
+from sb3_genpolicy.common.policies.candidates import choose_candidates, draw_by_expectile
 from sb3_genpolicy.common.policies.critic_policy import CriticPolicy
 from sb3_genpolicy.common.policies.deterministic import DETERMINISTIC_ACTIONS, WEIGHTED, Choice
 from sb3_genpolicy.common.policies.guessed_states import guessed_observations
@@ -46,6 +46,21 @@ class SamplingPolicy(ActingOptions, CriticPolicy):
         super().build(lr_schedule)
         self.spreads = Spreads(self.actor.action_dim)
         self._states_for_spreads: PyTorchObs | None = None
+
+    def check_acts_without_critics(self) -> None:
+        """
+        :raises ValueError: if it is to act by values of critics, and there are none
+        """
+        asked = [
+            *(["n_candidates"] if self.n_candidates > 1 else []),
+            *(["guidance"] if self.guidance > 0.0 else []),
+            *(["deterministic_action"] if self.deterministic_action in ("best_q", *WEIGHTED) else []),
+        ]
+        if asked and not self.has_critics:
+            raise ValueError(
+                f"{asked[0]}={getattr(self, asked[0])!r} acts by the values of critics, and this policy has none: leave it "
+                "out, or take an algorithm that has some, as IDQL."
+            )
 
     # Sampling
 
@@ -187,10 +202,17 @@ class SamplingPolicy(ActingOptions, CriticPolicy):
         guide = None if guide is None else guide.repeated(n)
         actions = actor.sample(features.repeat_interleave(n, dim=0), noise, deterministic, sampler=sampler, guide=guide)
         actions = actions.reshape(batch_size, n, -1)
-        if deterministic or self.candidate_temperature == 0.0:
+        if deterministic or not self.draws_candidates:
             return choose_candidates(self.critic, obs, actions)
         uniform = th.rand((batch_size, n), device=features.device)
+        if self.candidate_expectile is not None:
+            return draw_by_expectile(self.critic, self.value_net, obs, actions, self.candidate_expectile, uniform)
         return choose_candidates(self.critic, obs, actions, self.candidate_temperature * self.known_spreads().q, uniform)
+
+    @property
+    def draws_candidates(self) -> bool:
+        """Whether one of several candidates is drawn, in place of the best."""
+        return self.n_candidates > 1 and (self.candidate_temperature > 0.0 or self.candidate_expectile is not None)
 
     def _deterministic(self, obs: PyTorchObs, sampler: Sampler, guide: QGuide | None) -> th.Tensor:
         """The action that ``deterministic_action`` names."""

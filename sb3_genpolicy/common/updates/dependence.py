@@ -23,6 +23,8 @@ class Scope(Enum):
     BATCH = frozenset[Way]({"side by side", "several processes"})
     #: All rows of the batch, and numbers that the host (the CPU) computes from them
     HOST = frozenset[Way]({"side by side", "several processes", "recorded"})
+    #: That somebody else chose the row's action, whom the policy imitates
+    IMITATION = frozenset[Way]({"online"})
     #: Something that was computed and kept for every row, which requires that the dataset does not change
     DATASET = frozenset[Way]({"side by side", "online"})
 

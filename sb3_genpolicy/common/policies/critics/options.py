@@ -245,6 +245,26 @@ class PolicyCritic(CriticOptions):
         return 0.5
 
 
+class NoCritic(CriticOptions):
+    """
+    No critics at all, of algorithms that ask nobody what actions are worth (:attr:`OfflineAlgorithm.needs_critics`). It has no
+    options.
+    """
+
+    n_critics: int = 0
+
+    def __init__(self) -> None:
+        # Other options are as everywhere by default, and mean nothing
+        pass
+
+    def __repr__(self) -> str:
+        return "NoCritic()"
+
+    @property
+    def value_expectile(self) -> float:
+        return 0.5
+
+
 #: What ``critic=`` may be called
 CRITICS: dict[str, type[CriticOptions]] = {"iql": IQLCritic, "onestep": OneStepCritic, "policy": PolicyCritic}
 #: What an algorithm takes where nothing is said; chosen by measurement (docs/guide/critics.md)
@@ -315,6 +335,8 @@ def resized(critic: CriticOptions, n_critics: int | None) -> CriticOptions:
     if n_critics is None:
         return critic
     check_number("n_critics", n_critics, low=1, whole=True)
+    if isinstance(critic, NoCritic):
+        raise ValueError(f"n_critics={n_critics} is given, but there are no critics here: leave it out.")
     return replace(critic, n_critics=int(n_critics))
 
 

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+from sb3_genpolicy.bc.bc import BC
+from sb3_genpolicy.bc.policies import (
+    CnnPolicy,
+    DeterministicCnnPolicy,
+    DeterministicMultiInputPolicy,
+    DeterministicPolicy,
+    DiffusionCnnPolicy,
+    DiffusionMultiInputPolicy,
+    DiffusionPolicy,
+    FlowCnnPolicy,
+    FlowMultiInputPolicy,
+    FlowPolicy,
+    GaussianCnnPolicy,
+    GaussianMultiInputPolicy,
+    GaussianPolicy,
+    MlpPolicy,
+    MultiInputPolicy,
+)
+from sb3_genpolicy.common.algorithms.registry import register
+
+__all__ = [
+    "BC",
+    "CnnPolicy",
+    "DeterministicCnnPolicy",
+    "DeterministicMultiInputPolicy",
+    "DeterministicPolicy",
+    "DiffusionCnnPolicy",
+    "DiffusionMultiInputPolicy",
+    "DiffusionPolicy",
+    "FlowCnnPolicy",
+    "FlowMultiInputPolicy",
+    "FlowPolicy",
+    "GaussianCnnPolicy",
+    "GaussianMultiInputPolicy",
+    "GaussianPolicy",
+    "MlpPolicy",
+    "MultiInputPolicy",
+]
+
+register("bc", BC, hyperparams=Path(__file__).parent / "hyperparams" / "default.yml")
