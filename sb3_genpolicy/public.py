@@ -28,5 +28,8 @@ from sb3_genpolicy.common.updates.batch import Batch as Batch
 from sb3_genpolicy.common.updates.dependence import Dependence as Dependence
 from sb3_genpolicy.common.updates.objective import Objective as Objective
 from sb3_genpolicy.common.updates.processes import data_parallel as data_parallel
+from sb3_genpolicy.fql import FQL as FQL
 from sb3_genpolicy.gmpg import GMPG as GMPG
 from sb3_genpolicy.gmpo import GMPO as GMPO
+from sb3_genpolicy.rebrac import ReBRAC as ReBRAC
+from sb3_genpolicy.srpo import SRPO as SRPO

@@ -140,6 +140,15 @@ def options_of(cls: type) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def handed_on(cls: type, given: dict[str, Any]) -> dict[str, Any]:
+    """
+    :param cls: a class that another one derives from
+    :param given: arguments of the derived class's constructor by their names, as ``locals()`` has them there
+    :return: those that the constructor of ``cls`` takes
+    """
+    return {name: given[name] for name in options_of(cls) if name in given and name != "self"}
+
+
 def check_option_names(cls: Callable[..., Any], init: Callable[..., Any], given: Iterable[str]) -> None:
     """
     :param cls: the class or function whose options they are, for the message

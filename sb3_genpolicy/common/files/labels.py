@@ -42,6 +42,9 @@ _OTHER_OBJECTS = {
 _POLICIES = "FlowPolicy FlowCnnPolicy FlowMultiInputPolicy DiffusionPolicy DiffusionCnnPolicy DiffusionMultiInputPolicy"
 _OUR_CLASSES = {
     "sb3_genpolicy.common.policies.named": _POLICIES,
+    "sb3_genpolicy.common.policies.deterministic_policy": (
+        "DeterministicPolicy DeterministicCnnPolicy DeterministicMultiInputPolicy"
+    ),
     "sb3_genpolicy.common.replay.buffer": "OfflineReplayBuffer",
     "sb3_genpolicy.generative.networks": "ConditionalMLP UShapedMLP",
     "sb3_genpolicy.generative.time_features": "SinusoidalTimeFeatures GaussianFourierTimeFeatures",

@@ -45,14 +45,14 @@ class TracedActing(nn.Module):
         self.deterministic, self.n_draws = deterministic, policy.deterministic_draws
         self.way = policy.deterministic_action if deterministic else "zero_noise"
         self.temperature = 0.0 if deterministic or self.n_candidates == 1 else policy.candidate_temperature
-        self.actor = _copy(policy.actor_ema)
+        self.actor = copied(policy.actor_ema)
         values = self.n_candidates > 1 or self.guidance > 0.0 or self.way in ("best_q", "auto")
-        self.critic = _copy(policy.critic) if values else None
+        self.critic = copied(policy.critic) if values else None
         has_unit = self.guidance > 0.0 or self.temperature > 0.0 or self.way == "auto"
-        self.spreads = _copy(policy.known_spreads() if has_unit else policy.spreads)
+        self.spreads = copied(policy.known_spreads() if has_unit else policy.spreads)
         self.slopes = TracedSlopes(self.critic) if self.critic is not None and self.guidance > 0.0 else None
         self.action_range = policy.action_range
-        least, largest = _within_float32(policy.action_space)
+        least, largest = within_float32(policy.action_space)
         self.register_buffer("low", th.as_tensor(least))
         self.register_buffer("high", th.as_tensor(largest))
         self.register_buffer("noise", policy.candidate_noise(self.n_candidates))
@@ -132,13 +132,19 @@ class TracedSlopes(nn.Module):
         return slopes if usual is None else slopes / usual.deviation
 
 
-def _within_float32(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
-    """The bounds as float32, rounded inwards."""
+def within_float32(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
+    """
+    :param space: action space
+    :return: its bounds as float32, rounded inwards
+    """
     low, high = (bound.astype(np.float32) for bound in (space.low, space.high))
     low = np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low)
     return low, np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high)
 
 
-def _copy(module: Module) -> Module:
-    """A copy in float32, on the CPU."""
+def copied(module: Module) -> Module:
+    """
+    :param module: a module
+    :return: a copy in float32, on the CPU
+    """
     return copy.deepcopy(module).cpu().float().requires_grad_(False)

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from typing import Any, NamedTuple, Protocol
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from torch import nn
 
 from sb3_genpolicy.common.policies.actor import GenerativeActor
 from sb3_genpolicy.common.policies.critics import CriticEnsemble
@@ -63,7 +64,7 @@ def export_onnx(policy: ExportedPolicy, path: str | os.PathLike[str], determinis
     :raises ValueError: for a sampler that chooses its own steps, an observation that is named as another input, or a network
         that is not traceable
     """
-    _require_packages()
+    require_packages()
     _check_sampler(policy.sampler)
     if deterministic and policy.deterministic_action == "densest":
         raise ValueError(
@@ -72,19 +73,42 @@ def export_onnx(policy: ExportedPolicy, path: str | os.PathLike[str], determinis
         )
     inputs = _inputs_of(policy, deterministic)
     acting = TracedActing(policy, deterministic).eval()
+    parts = (acting.actor.model.network, acting.actor.features_extractor, acting.actor.model.path)
+    about = _metadata(policy, deterministic)
+    write_program(path, acting, inputs, parts, _description(policy, inputs, deterministic), about)
+
+
+def write_program(
+    path: str | os.PathLike[str],
+    acting: nn.Module,
+    inputs: "list[_Input]",
+    parts: Sequence[object],
+    description: str,
+    about: dict[str, Any],
+) -> None:
+    """
+    :param path: the file
+    :param acting: module from the inputs to actions, in evaluation mode
+    :param inputs: of the file
+    :param parts: of the module that may be a user's own, for the message
+    :param description: of the file, in words
+    :param about: its metadata
+    :raises ValueError: if the module is not traceable
+    """
     example = tuple(part.example() for part in inputs)
     with th.no_grad(), _quiet_exporter():
         # Let the sampler compute and keep its schedule now: while the exporter traces, tensors have no values
         acting(*example)
-        program = _trace(acting, example, inputs)
+        program = _trace(acting, example, inputs, parts)
     program.model.producer_name, program.model.producer_version = "sb3_genpolicy", metadata.version("sb3_genpolicy")
-    program.model.doc_string = _description(policy, inputs, deterministic)
-    about = _metadata(policy, deterministic)
+    program.model.doc_string = description
     program.model.metadata_props.update({key: json.dumps(value) for key, value in about.items()})
     program.save(os.fspath(path))
 
 
-def _trace(acting: TracedActing, example: tuple[th.Tensor, ...], inputs: "list[_Input]") -> th.onnx.ONNXProgram:
+def _trace(
+    acting: nn.Module, example: tuple[th.Tensor, ...], inputs: "list[_Input]", parts: Sequence[object]
+) -> th.onnx.ONNXProgram:
     batch = th.export.Dim("batch")
     try:
         program = th.onnx.export(
@@ -97,8 +121,6 @@ def _trace(acting: TracedActing, example: tuple[th.Tensor, ...], inputs: "list[_
             dynamic_shapes=(tuple({part.shape.index("batch"): batch} for part in inputs),),
         )
     except th.onnx.OnnxExporterError as error:
-        actor = acting.actor
-        parts = (actor.model.network, actor.features_extractor, actor.model.path)
         raise ValueError(
             "torch cannot write this policy as operations (why is said above): something in "
             f"{', '.join(type(part).__name__ for part in parts)} looks at the values of tensors, as an `if` of one does."
@@ -107,7 +129,7 @@ def _trace(acting: TracedActing, example: tuple[th.Tensor, ...], inputs: "list[_
     return program
 
 
-def _require_packages() -> None:
+def require_packages() -> None:
     missing = []
     for name in ("onnx", "onnxscript"):
         try:
@@ -158,30 +180,52 @@ class _Input(NamedTuple):
 
 
 def _inputs_of(policy: ExportedPolicy, deterministic: bool) -> list[_Input]:
-    space = policy.observation_space
-    single = {"observation": space}
-    parts = space.spaces if isinstance(space, spaces.Dict) else single
-    inputs = [
-        _Input(
-            name, ("batch", *(part.shape or ())), _dtype(part, policy.normalizer.part(name if parts is not single else None))
-        )
-        for name, part in parts.items()
-    ]
+    inputs = observation_inputs(policy.observation_space, policy.normalizer)
     if not deterministic:
-        noise = _Input("noise", ("batch", *policy.noise_shape), th.float32)
+        noise = noise_input(*policy.noise_shape)
         inputs.append(noise)
         n_increments = len(policy.actor_ema.fixed_increments())
         if n_increments > 0:
             inputs.append(_Input("increments", (n_increments, *noise.shape), th.float32))
         if policy.n_candidates > 1 and policy.candidate_temperature > 0.0:
             inputs.append(_Input("uniform", ("batch", policy.n_candidates), th.float32))
+    return inputs
+
+
+def observation_inputs(space: spaces.Space, normalizer: ObservationNormalizer) -> list[_Input]:
+    """
+    :param space: observation space
+    :param normalizer: of observations
+    :return: an input for an observation, or for each part of it
+    :raises ValueError: if a part is named as another input or an output is
+    """
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"observation": space}
     for name in ("noise", "increments", "uniform", "action"):
         if name in parts:
             raise ValueError(
                 f"One key of the observations is called '{name}', as an input or output of the file is. Rename it in the "
                 "environment and the dataset."
             )
-    return inputs
+    keys = {name: name if isinstance(space, spaces.Dict) else None for name in parts}
+    return [
+        _Input(name, ("batch", *(part.shape or ())), _dtype(part, normalizer.part(keys[name]))) for name, part in parts.items()
+    ]
+
+
+def noise_input(*shape: int) -> _Input:
+    """
+    :param shape: of the noise of one action
+    :return: an input for it
+    """
+    return _Input("noise", ("batch", *shape), th.float32)
+
+
+def bounds(space: spaces.Box) -> dict[str, Any]:
+    """
+    :param space: action space
+    :return: its bounds for a file's metadata
+    """
+    return {"action_low": _finite_or_none(space.low), "action_high": _finite_or_none(space.high)}
 
 
 def _dtype(space: spaces.Space, standardizer: Standardizer | None) -> th.dtype:
@@ -191,10 +235,10 @@ def _dtype(space: spaces.Space, standardizer: Standardizer | None) -> th.dtype:
     return th.float32 if np.issubdtype(space.dtype, np.floating) else th.as_tensor(np.zeros(1, space.dtype)).dtype
 
 
-def _finite_or_none(bounds: np.ndarray) -> Any:
+def _finite_or_none(ends: np.ndarray) -> Any:
     """Bounds for JSON, which has no infinity: None in its place."""
-    listed = bounds.astype(object)
-    listed[~np.isfinite(bounds)] = None
+    listed = ends.astype(object)
+    listed[~np.isfinite(ends)] = None
     return listed.tolist()
 
 
@@ -214,7 +258,7 @@ def _description(policy: ExportedPolicy, inputs: list[_Input], deterministic: bo
 
 
 def _metadata(policy: ExportedPolicy, deterministic: bool) -> dict[str, Any]:
-    sampler, bounds = policy.sampler, policy.action_space
+    sampler = policy.sampler
     about = {
         "solver": sampler.solver,
         "sampling_steps": sampler.steps,
@@ -222,8 +266,7 @@ def _metadata(policy: ExportedPolicy, deterministic: bool) -> dict[str, Any]:
         "n_candidates": policy.n_candidates,
         "guidance": policy.guidance,
         "deterministic_action": policy.deterministic_action,
-        "action_low": _finite_or_none(bounds.low),
-        "action_high": _finite_or_none(bounds.high),
+        **bounds(policy.action_space),
     }
     if deterministic or policy.deterministic_action != "zero_noise":
         return about
