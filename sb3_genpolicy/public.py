@@ -31,5 +31,7 @@ from sb3_genpolicy.common.updates.processes import data_parallel as data_paralle
 from sb3_genpolicy.fql import FQL as FQL
 from sb3_genpolicy.gmpg import GMPG as GMPG
 from sb3_genpolicy.gmpo import GMPO as GMPO
+from sb3_genpolicy.qgpo import QGPO as QGPO
+from sb3_genpolicy.qgpo import SupportCritic as SupportCritic
 from sb3_genpolicy.rebrac import ReBRAC as ReBRAC
 from sb3_genpolicy.srpo import SRPO as SRPO

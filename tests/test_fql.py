@@ -121,6 +121,9 @@ def test_critics_bootstrap_with_the_policy_that_acts():
     model = make_model(critic=PolicyCritic(penalty=0.1), gamma=0.9, tau=0.0)
     model.read_dataset()
     rows = th.arange(8)
+    # The policy that is trained has gone elsewhere
+    for parameter in model.policy.actor.parameters():
+        parameter.data.add_(0.3)
     samples, next_actions = rows_for_critics(model, rows, model.replay_buffer.rows(rows), [None])
     batch = Batch.of(samples, rows, th.Generator().manual_seed(3), next_actions=next_actions)
     targets = model.critics._targets(batch, 0.9)

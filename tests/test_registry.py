@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 import sb3_genpolicy
-from sb3_genpolicy import FQL, GMPG, GMPO, SRPO, AffineReward, OfflineAlgorithm, ReBRAC, register
+from sb3_genpolicy import FQL, GMPG, GMPO, QGPO, SRPO, AffineReward, OfflineAlgorithm, ReBRAC, register
 from sb3_genpolicy.common.algorithms.registry import registered
 from sb3_genpolicy.common.files import labels
 from sb3_genpolicy.common.files.plain_json import NotPlainError, decode, encode
@@ -107,6 +107,8 @@ LABELS = [
     *("SinusoidalTimeFeatures", "UShapedMLP", "VPPath"),
     *("DeterministicCnnPolicy", "DeterministicMultiInputPolicy", "DeterministicPolicy"),
     *("fql.OneStepCnnPolicy", "fql.OneStepMultiInputPolicy", "fql.OneStepPolicy"),
+    *(f"qgpo.{name}" for name in ("EnergyGuidedCnnPolicy", "EnergyGuidedMultiInputPolicy", "EnergyGuidedPolicy")),
+    "qgpo.SupportCritic",
     *(f"srpo.ScoreRegularized{name}" for name in ("CnnPolicy", "MultiInputPolicy", "Policy")),
     *("gmpg.DiffusionCnnPolicy", "gmpg.DiffusionMultiInputPolicy", "gmpg.DiffusionPolicy"),
     *(f"gymnasium.spaces.{name}" for name in ("Box", "Dict", "Discrete", "MultiBinary", "MultiDiscrete", "Tuple")),
@@ -200,7 +202,7 @@ class Bent(LinearPath):
 
 def test_the_package_registers_its_own():
     entries = registered()
-    ours = dict(gmpo=GMPO, gmpg=GMPG, fql=FQL, rebrac=ReBRAC, srpo=SRPO)
+    ours = dict(gmpo=GMPO, gmpg=GMPG, fql=FQL, rebrac=ReBRAC, srpo=SRPO, qgpo=QGPO)
     assert {name: entries[name].algorithm for name in ours} == ours
     for name, entry in entries.items():
         assert entry.policies is entry.algorithm.policy_aliases and entry.hyperparams.parent.parent.name == name

@@ -40,6 +40,8 @@ class DirectActor(NormalizedModel):
     :param normalizer: of observations, shared by every network of a policy
     """
 
+    features_extractor: BaseFeaturesExtractor
+
     def __init__(
         self,
         observation_space: spaces.Space,
