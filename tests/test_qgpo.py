@@ -10,10 +10,10 @@ import torch as th
 from scipy import special
 
 from sb3_genpolicy import QGPO, PolicyCritic, SupportCritic
+from sb3_genpolicy.common.policies.energy import EnergyGuide, contrastive_loss
 from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.generative import CosinePath, GenerativeModel, Sampler, VPPath
 from sb3_genpolicy.generative.schedules import TimePoint
-from sb3_genpolicy.qgpo.energy import EnergyGuide, contrastive_loss
 from tests.helpers.arrays import SMALL, make_arrays
 from tests.helpers.closed_forms import GaussianMixture
 

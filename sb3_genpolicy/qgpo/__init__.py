@@ -1,10 +1,10 @@
 from pathlib import Path
 
 from sb3_genpolicy.common.algorithms.registry import register
+from sb3_genpolicy.common.algorithms.support import SupportCritic
 from sb3_genpolicy.qgpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_genpolicy.qgpo.qgpo import QGPO
 from sb3_genpolicy.qgpo.search import convert_qgpo, sample_qgpo
-from sb3_genpolicy.qgpo.support import SupportCritic
 
 __all__ = ["QGPO", "CnnPolicy", "MlpPolicy", "MultiInputPolicy", "SupportCritic"]
 

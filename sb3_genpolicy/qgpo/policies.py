@@ -3,8 +3,8 @@ import os
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
+from sb3_genpolicy.common.policies.energy import Energy, EnergyGuide
 from sb3_genpolicy.common.policies.named import DiffusionPolicy
-from sb3_genpolicy.qgpo.energy import Energy, EnergyGuide
 
 
 class EnergyGuidedPolicy(DiffusionPolicy):

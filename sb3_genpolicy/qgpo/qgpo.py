@@ -10,7 +10,9 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_genpolicy.common.algorithms.pretraining import PretrainingAlgorithm
+from sb3_genpolicy.common.algorithms.support import SupportActions, SupportCritic, SupportCritics, values_of
 from sb3_genpolicy.common.datasets import DatasetSource
+from sb3_genpolicy.common.policies.energy import contrastive_loss
 from sb3_genpolicy.common.transitions.rewards import RewardTransform
 from sb3_genpolicy.common.transitions.transforms import Transform
 from sb3_genpolicy.common.updates.batch import Batch
@@ -19,9 +21,7 @@ from sb3_genpolicy.common.updates.objective import Objective
 from sb3_genpolicy.common.updates.precision import Precision
 from sb3_genpolicy.generative.checks import check_flag, check_number, handed_on, named_options
 from sb3_genpolicy.generative.draws import draw
-from sb3_genpolicy.qgpo.energy import contrastive_loss
 from sb3_genpolicy.qgpo.policies import CnnPolicy, EnergyGuidedPolicy, MlpPolicy, MultiInputPolicy
-from sb3_genpolicy.qgpo.support import SupportActions, SupportCritic, SupportCritics, values_of
 
 # The share of the first `learn` that clones
 _PRETRAINING_SHARE = 0.5
@@ -52,7 +52,7 @@ class QGPO(PretrainingAlgorithm):
         and 2 n_rows \\* n_actions \\* action_dim floats of memory)
     :param pretraining_steps: updates of the first phase, >= 1. Default: half of the first call of ``learn``.
     :param actor_tau: the soft update coefficient of the averaged behaviour model, which acts and gives the actions
-    :param critic: by which networks, an object: see :class:`~sb3_genpolicy.qgpo.support.SupportCritic`
+    :param critic: by which networks, an object: see :class:`~sb3_genpolicy.common.algorithms.support.SupportCritic`
     :param reward_transform: ``locomotion`` (the default: returns of the dataset span 1000), ``antmaze`` (reward - 1),
         ``none`` (or None), an object (``AffineReward``, ``ReturnRange``) or a function of an array of rewards
     :param transforms: what else is done to the dataset, in the order given, see
