@@ -30,7 +30,12 @@ from sb3_genpolicy.common.updates.dependence import Dependence as Dependence
 from sb3_genpolicy.common.updates.objective import Objective as Objective
 from sb3_genpolicy.common.updates.processes import data_parallel as data_parallel
 from sb3_genpolicy.diffusionql import DiffusionQL as DiffusionQL
+from sb3_genpolicy.fql import FQL as FQL
 from sb3_genpolicy.gmpg import GMPG as GMPG
 from sb3_genpolicy.gmpo import GMPO as GMPO
 from sb3_genpolicy.idql import IDQL as IDQL
 from sb3_genpolicy.iql import IQL as IQL
+from sb3_genpolicy.qgpo import QGPO as QGPO
+from sb3_genpolicy.qgpo import SupportCritic as SupportCritic
+from sb3_genpolicy.rebrac import ReBRAC as ReBRAC
+from sb3_genpolicy.srpo import SRPO as SRPO

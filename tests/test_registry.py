@@ -107,6 +107,10 @@ LABELS = [
     *("NStepReturns", "OdeKL", "OfflineReplayBuffer", "OneStepCritic", "OptimalTransportCoupling", "PathKL", "PolicyCritic"),
     *("RescaleActions", "ReturnRange", "Sampler"),
     *("SinusoidalTimeFeatures", "UShapedMLP", "VPPath"),
+    *("fql.OneStepCnnPolicy", "fql.OneStepMultiInputPolicy", "fql.OneStepPolicy"),
+    *(f"qgpo.{name}" for name in ("EnergyGuidedCnnPolicy", "EnergyGuidedMultiInputPolicy", "EnergyGuidedPolicy")),
+    "qgpo.SupportCritic",
+    *(f"srpo.ScoreRegularized{name}" for name in ("CnnPolicy", "MultiInputPolicy", "Policy")),
     *("gmpg.DiffusionCnnPolicy", "gmpg.DiffusionMultiInputPolicy", "gmpg.DiffusionPolicy"),
     *(f"gymnasium.spaces.{name}" for name in ("Box", "Dict", "Discrete", "MultiBinary", "MultiDiscrete", "Tuple")),
     "rl_zoo3.utils.SimpleLinearSchedule",
@@ -199,7 +203,8 @@ class Bent(LinearPath):
 
 def test_the_package_registers_its_own():
     entries = registered()
-    assert {"bc", "diffusionql", "gmpg", "gmpo", "idql", "iql"} <= set(entries)
+    ours = {"bc", "diffusionql", "fql", "gmpg", "gmpo", "idql", "iql", "qgpo", "rebrac", "srpo"}
+    assert ours <= set(entries)
     for name, entry in entries.items():
         assert entry.policies is entry.algorithm.policy_aliases and entry.hyperparams.parent.parent.name == name
         assert getattr(sb3_genpolicy, entry.algorithm.__name__) is entry.algorithm

@@ -2,6 +2,7 @@
 What Optuna may try of the options that the algorithms share. Networks and paths stay as the file of hyper-parameters has them.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,9 +11,10 @@ if TYPE_CHECKING:
 Settings = dict[str, Any]
 
 
-def sample_critics(trial: "optuna.Trial") -> Settings:
+def sample_critics(trial: "optuna.Trial", critics: Sequence[str] = ("onestep", "iql")) -> Settings:
     """
     :param trial: the trial
+    :param critics: names of the critics to try
     :return: its parameters for the critics and for the steps of all networks, as a study keeps them
     """
     return {
@@ -21,7 +23,7 @@ def sample_critics(trial: "optuna.Trial") -> Settings:
         "batch_size_pow": trial.suggest_int("batch_size_pow", 6, 10),
         "tau": trial.suggest_float("tau", 0.002, 0.05, log=True),
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.002, 0.03, log=True),
-        "critic": trial.suggest_categorical("critic", ["onestep", "iql"]),
+        "critic": trial.suggest_categorical("critic", list(critics)),
     }
 
 

@@ -63,8 +63,8 @@ class GenerativePolicy(SamplingPolicy):
     :param candidate_temperature: temperature at which a candidate is drawn, in proportion to the exponential of the advantage,
         in units of the spread of Q in a state. The default, 1, leaves the policy by less than half a nat; 0 takes the best, by
         up to ``log(n_candidates)``, which few critics bear (docs/guide/critics.md). Can be changed later, as the next four.
-    :param candidate_expectile: in (0, 1); where it is given, a candidate is drawn with weights ``|candidate_expectile - 1[Q < V]|``
-        (IDQL, arXiv 2304.10573), whatever the temperature
+    :param candidate_expectile: in (0, 1); where it is given, a candidate is drawn with weights
+        ``|candidate_expectile - 1[Q < V]|`` (IDQL, arXiv 2304.10573), whatever the temperature
     :param guidance: by how many of its standard deviations Q pulls the policy while it acts, see
         :mod:`~sb3_genpolicy.common.policies.guidance`; 0, the default, for none
     :param deterministic_action: what ``predict(deterministic=True)`` does: ``zero_noise`` (the default), ``mean``,
