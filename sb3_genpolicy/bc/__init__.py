@@ -18,6 +18,7 @@ from sb3_genpolicy.bc.policies import (
     MlpPolicy,
     MultiInputPolicy,
 )
+from sb3_genpolicy.bc.search import convert_bc, sample_bc
 from sb3_genpolicy.common.algorithms.registry import register
 
 __all__ = [
@@ -39,4 +40,4 @@ __all__ = [
     "MultiInputPolicy",
 ]
 
-register("bc", BC, hyperparams=Path(__file__).parent / "hyperparams" / "default.yml")
+register("bc", BC, hyperparams=Path(__file__).parent / "hyperparams" / "default.yml", sampler=sample_bc, converter=convert_bc)

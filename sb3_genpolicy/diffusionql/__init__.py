@@ -1,6 +1,7 @@
 from pathlib import Path
 
 from sb3_genpolicy.common.algorithms.registry import register
+from sb3_genpolicy.common.algorithms.search_space import convert
 from sb3_genpolicy.diffusionql.diffusionql import DiffusionQL
 from sb3_genpolicy.diffusionql.policies import (
     CnnPolicy,
@@ -13,6 +14,7 @@ from sb3_genpolicy.diffusionql.policies import (
     MlpPolicy,
     MultiInputPolicy,
 )
+from sb3_genpolicy.diffusionql.search import sample_diffusionql
 
 __all__ = [
     "CnnPolicy",
@@ -27,4 +29,10 @@ __all__ = [
     "MultiInputPolicy",
 ]
 
-register("diffusionql", DiffusionQL, hyperparams=Path(__file__).parent / "hyperparams" / "default.yml")
+register(
+    "diffusionql",
+    DiffusionQL,
+    hyperparams=Path(__file__).parent / "hyperparams" / "default.yml",
+    sampler=sample_diffusionql,
+    converter=convert,
+)

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 from sb3_genpolicy.common.algorithms.registry import register
+from sb3_genpolicy.common.algorithms.search_space import convert
 from sb3_genpolicy.idql.idql import IDQL
 from sb3_genpolicy.idql.policies import (
     CnnPolicy,
@@ -13,6 +14,7 @@ from sb3_genpolicy.idql.policies import (
     MlpPolicy,
     MultiInputPolicy,
 )
+from sb3_genpolicy.idql.search import sample_idql
 
 __all__ = [
     "IDQL",
@@ -27,4 +29,10 @@ __all__ = [
     "MultiInputPolicy",
 ]
 
-register("idql", IDQL, hyperparams=Path(__file__).parent / "hyperparams" / "default.yml")
+register(
+    "idql",
+    IDQL,
+    hyperparams=Path(__file__).parent / "hyperparams" / "default.yml",
+    sampler=sample_idql,
+    converter=convert,
+)

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 from sb3_genpolicy.common.algorithms.registry import register
+from sb3_genpolicy.common.algorithms.search_space import convert
 from sb3_genpolicy.iql.iql import IQL
 from sb3_genpolicy.iql.policies import (
     CnnPolicy,
@@ -10,6 +11,7 @@ from sb3_genpolicy.iql.policies import (
     MlpPolicy,
     MultiInputPolicy,
 )
+from sb3_genpolicy.iql.search import sample_iql
 
 __all__ = [
     "IQL",
@@ -21,4 +23,10 @@ __all__ = [
     "MultiInputPolicy",
 ]
 
-register("iql", IQL, hyperparams=Path(__file__).parent / "hyperparams" / "default.yml")
+register(
+    "iql",
+    IQL,
+    hyperparams=Path(__file__).parent / "hyperparams" / "default.yml",
+    sampler=sample_iql,
+    converter=convert,
+)
