@@ -24,6 +24,9 @@ _SHOWN_KINDS = {
     "onestep": ("onestep", "tab:orange"),
 }
 
+# How a policy acts, see `benchmarks.critics.acting`
+_ACTED = ("sampled", "fixed", "auto")
+
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -55,10 +58,10 @@ def table(steps: int) -> None:
             cells = [_short(dataset), variant, str(len(rows)), _estimate(_mean([each["value"] for each in within]))]
             cells += [_estimate(_mean([each["share"] for each in within])), _estimate(ranks), share]
             print("| " + " | ".join([*cells, _estimate(_mean([each["value"] for each in gain]))]) + " |")
-    print("\n| dataset | critic | policy | sampled | fixed noise |\n|---|---|---|---|---|")
-    for row in _rows(ACTING):
-        cells = [_short(row["dataset"]), row["variant"], row["algorithm"]]
-        acted = [f"{row[kind]['mean']:.0f} ± {row[kind]['error']:.0f}" for kind in ("sampled", "fixed")]
+    print("\n| dataset | critic | updates | policy | sampled | fixed noise | auto |\n|---|---|---|---|---|---|---|")
+    for row in sorted(_rows(ACTING), key=lambda row: [row[name] for name in ("dataset", "variant", "updates", "algorithm")]):
+        cells = [_short(row["dataset"]), row["variant"], f"{row['updates']:,}", row["algorithm"]]
+        acted = [f"{row[kind]['mean']:.0f} ± {row[kind]['error']:.0f}" if kind in row else "" for kind in _ACTED]
         print("| " + " | ".join([*cells, *acted]) + " |")
 
 
