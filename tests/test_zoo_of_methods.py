@@ -12,6 +12,7 @@ from sb3_genpolicy.common.algorithms.registry import registered
 from sb3_genpolicy.common.policies.critics.options import make_critic
 from sb3_genpolicy.zoo.__main__ import main
 from sb3_genpolicy.zoo.algorithms import hyperparams_file
+from sb3_genpolicy.zoo.settings import with_objects
 from sb3_genpolicy.zoo.tasks import PUBLISHED_TASKS
 from tests.helpers import tiny_envs
 
@@ -48,19 +49,26 @@ def test_training_starts_from_it_and_is_scored(algo, minari_root, tmp_path, monk
     assert model.num_timesteps == 2
 
 
-@pytest.mark.parametrize("algo", ["iql", "diffusionql"])
+@pytest.mark.parametrize("algo", ["iql", "idql", "diffusionql"])
 def test_published_settings_make_a_model(algo):
     entries = settings_in(algo, "published")
     assert {name for name in PUBLISHED_TASKS if "antmaze" not in name} <= set(entries)
     for settings in {repr(entry): entry for entry in entries.values()}.values():
         options = {name: value for name, value in settings.items() if name not in ("n_timesteps", "policy")}
         options["policy_kwargs"] = {**options["policy_kwargs"], "net_arch": [8]}
+        options = with_objects(options, registered()[algo])
         model = ALGORITHMS[algo](settings["policy"], "Pendulum-v1", **options)
         assert model.gamma == 0.99 and model.tau == 0.005
 
 
 def test_published_numbers():
-    iql, diffusion = (settings_in(algo, "published") for algo in ("iql", "diffusionql"))
+    iql, idql, diffusion = (settings_in(algo, "published") for algo in ("iql", "idql", "diffusionql"))
+    expectiles = {
+        name: with_objects(dict(critic=entry["critic"]), registered()["idql"])["critic"].value_expectile
+        for name, entry in idql.items()
+    }
+    assert all(expectile == (0.9 if "antmaze" in name else 0.7) for name, expectile in expectiles.items())
+    assert {(entry["n_candidates"], entry["batch_size"]) for entry in idql.values()} == {(64, 512)}
     assert {(entry["beta"], entry["expectile"]) for name, entry in iql.items() if "antmaze" in name} == {(10.0, 0.9)}
     assert {(entry["beta"], entry["expectile"]) for name, entry in iql.items() if "antmaze" not in name} == {(3.0, 0.7)}
     # From the table of its code
