@@ -10,6 +10,7 @@ import torch as th
 from stable_baselines3.common.logger import configure
 
 from sb3_genpolicy import GMPG, GMPO
+from sb3_genpolicy.common.algorithms.divergence import realised_kl
 from tests.helpers.arrays import SMALL, make_arrays
 from tests.helpers.gmpg import small_batch, small_gmpg
 from tests.helpers.states import same_state
@@ -144,3 +145,34 @@ def test_a_clone_hands_over_and_other_models_are_refused(arrays, tmp_path):
         GMPG("FlowPolicy", pretrained=clone, pretraining_steps=5)
     with pytest.raises(ValueError, match="another observation_space"):
         GMPG("FlowPolicy", dataset=make_arrays(obs_dim=4), pretrained=clone)
+
+
+# What the log says of the policy
+
+
+def test_the_log_has_the_exact_divergence_of_the_policy_from_the_behaviour_model(arrays, tmp_path):
+    """Fields that are constant carry a standard normal by their constant: the divergence is half its squared difference."""
+    model = small_gmpg(arrays, pretraining_steps=0, policy_learning_rate=0.0).learn(1)
+    with th.no_grad():
+        for part, shift in ((model.actor_ema, 0.5), (model.behaviour, -0.25)):
+            weights = list(part.model.network.parameters())
+            for weight in weights:
+                weight.zero_()
+            weights[-1].fill_(shift)
+    state = th.get_rng_state()
+    n_dims = model.actor_ema.action_dim
+    # Up to the mean of 256 draws of the noise
+    assert realised_kl(model).item() == pytest.approx(n_dims * 0.5 * 0.75**2, abs=4 * 0.75 * (n_dims / 256) ** 0.5)
+    assert th.equal(th.get_rng_state(), state)
+    model.behaviour.load_state_dict(model.actor_ema.state_dict())
+    assert realised_kl(model).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_divergence_is_logged_in_the_second_phase_alone(arrays, tmp_path):
+    model = small_gmpg(arrays)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(20, log_interval=5)
+    rows = np.genfromtxt(tmp_path / "progress.csv", delimiter=",", names=True, deletechars="", dtype=None, encoding="utf-8")
+    logged = rows["train/policy_kl"]
+    assert np.isnan(logged[0]) and (logged[2:] > 0.0).all()
+    assert logged[-1] == pytest.approx(realised_kl(model).item(), rel=1e-4)

@@ -10,6 +10,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_genpolicy.common.algorithms.divergence import realised_kl
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.algorithms.pretrained import Pretrained, PretrainedSource, copy_networks, read_pretrained
 from sb3_genpolicy.common.algorithms.saving import note_what_0_1_had
@@ -269,6 +270,14 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         losses = self.critic_losses(batch)
         matching_loss = self.actor.matching_loss(batch.observations, batch.actions, batch.generator).mean()
         return dict(critic_loss=losses.critic_loss, value_loss=losses.value_loss, matching_loss=matching_loss)
+
+    def dump_logs(self) -> None:
+        """
+        Write log data.
+        """
+        if self.behaviour is not None and not self.pretraining and self.replay_buffer.size() > 0:
+            self.logger.record("train/policy_kl", realised_kl(self).item())
+        super().dump_logs()
 
     # Acting
 
