@@ -2,6 +2,8 @@
 Every critic in training: over several steps, side by side, in half the precision, and online.
 """
 
+import warnings
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from sb3_genpolicy import (
     learn_side_by_side,
     load_dataset,
 )
+from sb3_genpolicy.common.algorithms import training_log
 from tests.helpers import tiny_envs  # noqa: F401
 from tests.helpers.arrays import make_arrays
 from tests.helpers.data_formats import flat_columns, make_episodes, write_npz
@@ -197,3 +200,29 @@ def test_rows_of_the_environment_have_no_logged_next_action():
     assert known.tolist() == [True, False, True, False]
     observation, _ = gym.make("Tiny-v0").reset(seed=0)
     assert np.isfinite(model.predict(observation)[0]).all()
+
+
+# What is held out
+
+
+@pytest.mark.parametrize(("sign", "warned"), [(1.0, False), (-1.0, True)])
+def test_an_advantage_that_foretells_nothing_is_said_at_the_end(monkeypatch, sign, warned):
+    """Critics whose advantage is, up to a sign, what followed."""
+    monkeypatch.setattr(training_log, "_ENOUGH_UPDATES", 2)
+    model = GMPO("FlowPolicy", dataset=make_arrays(), transforms=[HeldOutEpisodes(0.5)], policy_kwargs=TINY, seed=0)
+    model.learn(1)
+    followed = {}
+
+    def q_values(obs, actions):
+        held_out = model.held_out
+        values = model.policy.value_net(obs)
+        last_values = model.policy.value_net(held_out._last_observations)[held_out._episodes]
+        followed["value"] = held_out._rewards + held_out._discounts * last_values - values
+        return values + sign * followed["value"]
+
+    monkeypatch.setattr(model.policy.critic_target, "q_values", q_values)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.learn(1, reset_num_timesteps=False)
+    said = [str(warning.message) for warning in caught if "foretells nothing" in str(warning.message)]
+    assert followed and len(said) == warned and all("their correlation is -1.000" in message for message in said)

@@ -27,7 +27,7 @@ from sb3_genpolicy.common.algorithms.option_checks import check_base_options
 from sb3_genpolicy.common.algorithms.prepare_updates import prepare_updates
 from sb3_genpolicy.common.algorithms.space_checks import check_continuous_actions, check_model_spaces, take_env
 from sb3_genpolicy.common.algorithms.spreads import forget_spreads
-from sb3_genpolicy.common.algorithms.training_log import watch_values, write_log
+from sb3_genpolicy.common.algorithms.training_log import watch_advantage, watch_values, write_log
 from sb3_genpolicy.common.algorithms.value_watch import ValueWatch
 from sb3_genpolicy.common.datasets import DatasetSource, dataset_spaces
 from sb3_genpolicy.common.datasets.envs import SpacesVecEnv, made_env
@@ -364,6 +364,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             if log_interval is not None and self.num_timesteps % log_interval == 0:
                 self.dump_logs()
         watch_values(self)
+        watch_advantage(self)
         forget_spreads(self)
         callback.on_training_end()
         return self
