@@ -1,5 +1,5 @@
 """
-What defaults reach: every algorithm as `GMPO("FlowPolicy", env).learn(steps)` trains it, on any number of datasets.
+What defaults reach: every algorithm as `GMPO("MlpPolicy", env).learn(steps)` trains it, on any number of datasets.
 
     python -m benchmarks.defaults run --datasets rlzoo/hopper/mixed-v0 rlzoo/pendulum/mixed-v0 --steps 50000 --seeds 0 1 2
     python -m benchmarks.defaults table --steps 50000
@@ -19,13 +19,28 @@ import numpy as np
 import torch as th
 
 from benchmarks.scores import MODELS, Cloning, scores_of
-from sb3_genpolicy import GMPG, GMPO, BestEpisodes, OneStepCritic, load_dataset, normalized_score
+from sb3_genpolicy import (
+    FQL,
+    GMPG,
+    GMPO,
+    IDQL,
+    IQL,
+    QGPO,
+    SRPO,
+    BestEpisodes,
+    DiffusionQL,
+    OneStepCritic,
+    ReBRAC,
+    load_dataset,
+    normalized_score,
+)
+from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 
 RESULTS = Path(__file__).parent / "results" / "defaults.jsonl"
 WAYS = ("deterministic", "sampled")
 _CLONE: dict[str, Any] = dict(beta=0.0)
 #: By name, an algorithm and what is not its default
-METHODS: dict[str, tuple[type[GMPG | GMPO], dict[str, Any]]] = {
+METHODS: dict[str, tuple[type[OfflineAlgorithm], dict[str, Any]]] = {
     "cloning": (Cloning, _CLONE),
     "best tenth cloned": (Cloning, dict(_CLONE, transforms=[BestEpisodes(0.1)])),
     "GMPO": (GMPO, {}),
@@ -36,6 +51,7 @@ METHODS: dict[str, tuple[type[GMPG | GMPO], dict[str, Any]]] = {
     ),
     "GMPG": (GMPG, {}),
     "GMPG, adjoint": (GMPG, dict(gradient_estimator="adjoint")),
+    **{method.__name__: (method, {}) for method in (DiffusionQL, FQL, IDQL, IQL, QGPO, ReBRAC, SRPO)},
 }
 
 
@@ -54,7 +70,7 @@ def run(datasets: list[str], methods: list[str], steps: int, seeds: list[int], e
                 if any(key.items() <= row.items() for row in results()):
                     continue
                 algorithm, options = METHODS[method]
-                model = algorithm("FlowPolicy", load_dataset(dataset).env_id, dataset=dataset, seed=seed, **options)
+                model = algorithm("MlpPolicy", load_dataset(dataset).env_id, dataset=dataset, seed=seed, **options)
                 start = time.perf_counter()
                 model.learn(steps, log_interval=None)
                 model.save(model_path(dataset, method, seed))
