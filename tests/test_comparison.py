@@ -3,7 +3,6 @@ The comparison of methods: what is shared, who does which run, what is told of i
 """
 
 import base64
-import inspect
 import re
 import signal
 import threading
@@ -22,8 +21,8 @@ from rliable import metrics
 
 from sb3_genpolicy import GMPG, GMPO, IQL, ReBRAC, load_dataset, normalized_score, register
 from sb3_genpolicy.zoo.__main__ import main
-from sb3_genpolicy.zoo.comparison import Method, command, compare, trainings
-from sb3_genpolicy.zoo.comparison.compare import Comparison
+from sb3_genpolicy.zoo.comparison import Method, command, compare, comparison, trainings
+from sb3_genpolicy.zoo.comparison.comparison import Comparison
 from sb3_genpolicy.zoo.comparison.methods import line_up
 from sb3_genpolicy.zoo.comparison.shared_study import SharedStudy
 from sb3_genpolicy.zoo.comparison.statistics import probability_of_improvement, statistics_of
@@ -177,7 +176,7 @@ def test_what_is_done_is_not_done_again_and_seeds_can_be_added(tmp_path, monkeyp
     first = compare(DATASET, methods, seeds=[3], output=tmp_path, **CONDITIONS)
     trained = []
     train = trainings.train
-    monkeypatch.setattr(inspect.getmodule(Comparison), "train", lambda *args: trained.append(args[1].seed) or train(*args))
+    monkeypatch.setattr(comparison, "train", lambda *args: trained.append(args[1].seed) or train(*args))
     pd.testing.assert_frame_equal(compare(DATASET, methods, seeds=[3], output=tmp_path, **CONDITIONS), first)
     assert trained == []
     more = compare(DATASET, methods, seeds=[3, 5], output=tmp_path, **CONDITIONS)
@@ -194,13 +193,13 @@ def test_a_pretraining_that_is_not_there_yet_is_trained_first(tmp_path):
     # As a process meets it that takes a method's run while nobody has begun the pretraining
     contenders = line_up([Method("gmpo", FAST)])
     conditions = Conditions(steps=4, pretraining_steps=2, batch_size=8, episodes=1, curve_points=0, curve_episodes=1)
-    comparison = Comparison([DATASET], contenders, [0], conditions, None, tmp_path, None, "comparison", 60.0, "cpu")
-    comparison.runs.take_part()
+    runs = Comparison([DATASET], contenders, [0], conditions, None, tmp_path, None, "comparison", 60.0, "cpu")
+    runs.runs.take_part()
     assert [states_of(study) for study in studies_in(tmp_path)] == [[TrialState.COMPLETE]] * 2
     # Models that were deleted are not trained again in silence, nor taken from elsewhere
     (tmp_path / "models" / DATASET / "pretraining-1-0.zip").unlink()
     with pytest.raises(ValueError, match="all need one folder"):
-        comparison._pretrained(contenders[0].pretraining, dict(dataset=DATASET, seed=0))
+        runs._pretrained(contenders[0].pretraining, dict(dataset=DATASET, seed=0))
 
 
 class Work(SharedStudy):
@@ -208,7 +207,7 @@ class Work(SharedStudy):
 
     def __init__(self, storage, run, patience=0.5, n=4, name="work"):
         axes = dict(what=["a", "b"], seed=list(range(n // 2)))
-        super().__init__(name, open_storage(storage), axes, {}, run, patience, lambda: None)
+        super().__init__(name, open_storage(storage), axes, {}, run, patience, lambda waiting: None)
 
 
 @pytest.mark.parametrize("kind", ["sqlite:///{}/work.db", "{}/work.log"])
@@ -222,6 +221,30 @@ def test_a_piece_whose_process_has_died_is_done_again(kind, tmp_path):
     assert sorted(map(str, done)) == sorted(map(str, study.points)) and dead in done
     assert study.study.trials[trial.number].state == TrialState.FAIL
     assert states_of(study.study).count(TrialState.COMPLETE) == 4
+
+
+def test_a_process_may_die_before_it_has_said_what_it_begins(tmp_path):
+    done = []
+    study = Work(f"sqlite:///{tmp_path}/work.db", lambda trial, point: done.append(str(point)) or 1.0)
+    study.study.ask()
+    study.take_part()
+    assert sorted(done) == sorted(map(str, study.points))
+
+
+def test_a_process_that_was_taken_for_dead_goes_on_with_other_pieces(tmp_path, capsys):
+    storage, taken = f"sqlite:///{tmp_path}/work.db", []
+
+    def run(trial, point):
+        if not taken:
+            taken.append(point)
+            study._without_grid.tell(trial.number, state=TrialState.FAIL)
+        trial.set_user_attr("result", str(point))
+        return 1.0
+
+    study = Work(storage, run)
+    study.take_part()
+    assert "A run of 'work' was lost: for 0.5 seconds others saw no sign of life" in capsys.readouterr().out
+    assert states_of(study.study).count(TrialState.COMPLETE) == 4 and taken[0] in [t.params for t in study.done().values()]
 
 
 def test_a_piece_that_another_process_is_at_is_left_to_it(tmp_path):
@@ -255,10 +278,10 @@ def test_a_fault_ends_the_work_and_the_next_attempt_does_the_rest(tmp_path):
     Work(storage, fails_once, n=6).take_part()
     assert len(done) == 7
     with pytest.raises(ValueError, match="what: \\['a', 'b'\\] there, \\['a', 'c'\\] here"):
-        SharedStudy("work", open_storage(storage), dict(what=["a", "c"], seed=[0]), {}, fails_once, 1.0, lambda: None)
+        SharedStudy("work", open_storage(storage), dict(what=["a", "c"], seed=[0]), {}, fails_once, 1.0, lambda waiting: None)
 
 
-COMMAND = ["sb3_genpolicy.zoo", "compare", "--dataset", DATASET, "--algos", "rebrac,srpo", "--seeds", 2, "-n", 8]
+COMMAND = ["sb3_genpolicy.zoo", "compare", "--dataset", DATASET, "--algos", "rebrac,srpo", "--seeds", 3, "-n", 8]
 COMMAND += ["--batch-size", 8, "--eval-episodes", 1, "--n-evaluations", 1, "--curve-episodes", 1, "--patience", 2]
 COMMAND += ["--reps", 50, "-params", "policy_kwargs:dict(net_arch=[32, 32])", "rebrac.actor_penalty:0.5"]
 
@@ -281,25 +304,25 @@ def test_pieces_are_divided_and_none_is_done_twice(kind, tmp_path):
     assert len(done) == len({point for _, point in done}) == 8 and len({worker for worker, _ in done}) > 1
 
 
-def test_two_processes_divide_the_runs_and_one_has_died(tmp_path):
+def test_two_processes_divide_the_runs_and_one_is_killed(tmp_path):
     command = [*COMMAND, "--storage", "sqlite:///study.db"]
-    # The third gradient step of its first run is the first process's last
     dying = WarmProcess("tests.helpers.killed_comparison", *command[1:], folder=tmp_path)
+    other = WarmProcess(*command, folder=tmp_path)
     assert dying.finish().returncode == -signal.SIGKILL
-    runs = [WarmProcess(*command, folder=tmp_path) for _ in range(2)]
-    finished = [process.finish() for process in runs]
-    assert [process.returncode for process in finished] == [0, 0], [process.stderr for process in finished]
+    finished = other.finish()
+    assert finished.returncode == 0, finished.stderr
     study = optuna.load_study(study_name="comparison", storage=open_storage(f"sqlite:///{tmp_path}/study.db"))
     complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     points = {tuple(trial.params.values()) for trial in complete}
-    assert len(complete) == len(points) == 4
-    # What the dead one had begun was done by one of the others, and both took part
+    assert len(complete) == len(points) == 6
+    # The killed one did a run, and what it had begun was done by the other
     (failed,) = [trial for trial in study.trials if trial.state == TrialState.FAIL]
-    assert tuple(failed.params.values()) in points
-    processes = {trial.user_attrs["process"] for trial in complete}
-    assert len(processes) == 2 and failed.user_attrs["process"] not in processes
+    (again,) = [trial for trial in complete if trial.params == failed.params]
+    process = {trial.number: trial.user_attrs["process"] for trial in study.trials if "process" in trial.user_attrs}
+    assert [process[trial.number] for trial in complete].count(process[failed.number]) == 1
+    assert process[again.number] != process[failed.number]
     rows = pd.read_csv(tmp_path / "report" / "runs.csv")
-    assert len(rows) == 4 and set(rows.algorithm) == {"ReBRAC", "SRPO"}
+    assert len(rows) == 6 and set(rows.algorithm) == {"ReBRAC", "SRPO"}
     page = (tmp_path / "report" / "index.html").read_text()
     assert "actor_penalty: 0.5" in page and "OneStepCritic" not in page
 
@@ -367,6 +390,10 @@ def test_the_page_has_the_numbers_of_the_frame_and_of_rliable(compared, way):
 def test_the_page_says_who_shared_what_and_why_not(compared):
     shared = {row[0]: row[1:] for row in Page((compared[1] / "index.html").read_text()).tables["shared"]}
     assert shared["GMPO"] == ["4 + 4", "takes behaviour model and critics of pretraining 1, as GMPG"]
+    settings = {row[0]: row[1] for row in Page((compared[1] / "index.html").read_text()).tables["settings"]}
+    given, _, defaults = settings["IQL"].partition("Defaults: ")
+    assert "net_arch" in given and "beta: 3.0" in defaults and "critic: iql" in defaults
+    assert "OneStepCritic()" in settings["pretraining 1"]
     assert shared["IQL"] == ["8", "trains all its own: its GaussianPolicy is another kind of policy"]
 
 

@@ -1,5 +1,5 @@
 """
-The zoo's commands, in a process that is killed while it trains.
+The zoo's commands, in a process that is killed in the midst of its second training.
 """
 
 import os
@@ -9,18 +9,17 @@ import sys
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.zoo.__main__ import main
 
-# Before the third gradient step
-LAST = 2
+trained = []
+begin_update = OfflineAlgorithm.begin_update
 
 
-def dying(begin_update):
-    def begin(self):
-        if self.num_timesteps == LAST:
-            os.kill(os.getpid(), signal.SIGKILL)
-        begin_update(self)
+def begin_or_die(model):
+    if model not in trained:
+        trained.append(model)
+    if len(trained) == 2 and model.num_timesteps == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    begin_update(model)
 
-    return begin
 
-
-OfflineAlgorithm.begin_update = dying(OfflineAlgorithm.begin_update)  # type: ignore[method-assign]
+OfflineAlgorithm.begin_update = begin_or_die  # type: ignore[method-assign]
 sys.exit(main())

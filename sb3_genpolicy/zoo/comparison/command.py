@@ -11,7 +11,7 @@ from rl_zoo3.utils import StoreDict
 
 from sb3_genpolicy.common.algorithms.registry import registered
 from sb3_genpolicy.zoo.arguments import Arguments, quoted, values_of, without
-from sb3_genpolicy.zoo.comparison.compare import compare
+from sb3_genpolicy.zoo.comparison.comparison import compare
 from sb3_genpolicy.zoo.comparison.methods import Method
 
 _PARAMS = ("-params", "--hyperparams")

@@ -55,6 +55,7 @@ def _row(trial: FrozenTrial, contender: Contender, seconds: dict[Any, float], co
         acting_ms=kept["acting_ms"],
         diverged=kept["diverged"],
         machine=kept["machine"],
+        versions=kept["versions"],
     )
 
 

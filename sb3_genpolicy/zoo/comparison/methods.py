@@ -103,6 +103,13 @@ class Contender:
         """
         return {"algo": self.entry.name, "policy": self.policy.__name__, **in_words(self.options)}
 
+    def defaults(self) -> dict[str, Any]:
+        """
+        :return: the options that are its algorithm's defaults, as plain texts and numbers
+        """
+        names = _names_of(self.entry.algorithm) - self.options.keys() - {"policy"}
+        return {name: in_words(_default_of(self.entry.algorithm, name)) for name in sorted(names)}
+
 
 def line_up(methods: Sequence[str | Method], options: Mapping[str, Any] | None = None) -> list[Contender]:
     """
@@ -137,12 +144,16 @@ def _contender(method: Method, common: Mapping[str, Any], others: Sequence[Conte
 
 
 def _check_names(entry: RegisteredAlgorithm, given: Mapping[str, Any]) -> None:
-    known = {name for name in options_of(entry.algorithm) if name[0] != "_"} - _OF_THE_COMPARISON
+    known = _names_of(entry.algorithm)
     for name in given:
         if name in _OF_THE_COMPARISON:
             raise ValueError(f"{entry.name}: {name} is the same for all methods of a comparison: leave it out of the options.")
         if name not in known:
             raise ValueError(f"{entry.name} has no option '{name}'. {did_you_mean(name, known)}")
+
+
+def _names_of(algorithm: type[OfflineAlgorithm]) -> set[str]:
+    return {name for name in options_of(algorithm) if name[0] != "_"} - _OF_THE_COMPARISON
 
 
 def _policy_class(entry: RegisteredAlgorithm, policy: str | type[BasePolicy] | None) -> type[BasePolicy]:

@@ -30,8 +30,14 @@ class Progress:
         """A gradient step of this process."""
         self._bar.update()
 
-    def look(self) -> None:
-        """See what has ended meanwhile, here and elsewhere."""
+    def look(self, waiting: bool) -> None:
+        """
+        See what has ended meanwhile, here and elsewhere.
+
+        :param waiting: whether there is nothing to do here
+        """
+        if waiting:
+            self._bar.set_description("waiting for other processes", refresh=False)
         self._bar.n = self._done()
         self._bar.refresh()
 

@@ -3,9 +3,7 @@ The page about a comparison, with its numbers as tables beside it.
 """
 
 import json
-import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -21,10 +19,9 @@ from sb3_genpolicy.zoo.results_picture import intervals_figure
 from sb3_genpolicy.zoo.scores import Aggregate
 
 if TYPE_CHECKING:
-    from sb3_genpolicy.zoo.comparison.compare import Comparison
+    from sb3_genpolicy.zoo.comparison.comparison import Comparison
 
 WAYS = {"deterministic": "Deterministic actions", "sampled": "Sampled actions"}
-_PACKAGES = ("sb3_genpolicy", "stable_baselines3", "gymnasium", "torch", "numpy", "minari", "mujoco", "optuna", "rliable")
 
 
 def write_report(comparison: "Comparison", reps: int) -> pd.DataFrame:
@@ -44,7 +41,7 @@ def write_report(comparison: "Comparison", reps: int) -> pd.DataFrame:
         *_curves(curves, statistics["deterministic"]),
         *_cost(rows),
         *_fairness(comparison, rows),
-        *_settings(comparison, reps),
+        *_settings(comparison, rows, reps),
     ]
     title = f"{', '.join(statistics['deterministic'].scores.methods)} compared"
     for name, text in (
@@ -140,11 +137,14 @@ def _improvement(way: str, statistics: Statistics) -> list[str]:
 
 
 def _curves(curves: pd.DataFrame, statistics: Statistics) -> list[str]:
-    figure = curves_figure(curves, statistics.scores.methods, statistics.scores.normalized)
+    figure = curves_figure(curves, statistics.scores)
     if figure is None:
         return []
     clones = " Grey: the shared pretraining, which clones." if curves.algorithm.str.startswith(CLONING).any() else ""
-    text = f"Mean over seeds, deterministic actions; the band is from the worst to the best seed.{clones}"
+    text = (
+        "Mean over seeds, deterministic actions, against gradient steps, those of a shared pretraining among them; the band is "
+        f"from the worst to the best seed.{clones}"
+    )
     return [
         page.heading("Learning curves"),
         page.picture(data_uri(figure), "Scores against gradient steps"),
@@ -186,16 +186,18 @@ def _fairness(comparison: "Comparison", rows: pd.DataFrame) -> list[str]:
     return [page.heading("Who shared what"), page.table(["method", "steps", ""], cells, "shared")]
 
 
-def _settings(comparison: "Comparison", reps: int) -> list[str]:
-    cells = [[page.cell(c.label), page.cell(_in_line(c.described()), words=True)] for c in comparison.contenders]
+def _settings(comparison: "Comparison", rows: pd.DataFrame, reps: int) -> list[str]:
+    cells = [
+        [page.cell(c.label), page.cell(_in_line(c.described()), f"Defaults: {_in_line(c.defaults())}", words=True)]
+        for c in comparison.contenders
+    ]
     cells += [[page.cell(p.label), page.cell(_in_line(p.described()), words=True)] for p in comparison.pretrainings]
     common = {**comparison.conditions.described(), "bootstrap": reps}
     return [
         page.heading("Settings, versions, command"),
-        page.paragraph("What is not named is the default of the algorithm's constructor."),
         page.table(["method", ""], cells, "settings"),
         page.paragraph(f"For all: {_in_line(common)}."),
-        page.paragraph(f"Versions of the process that wrote this page: {_versions()}."),
+        page.paragraph(_made_with(rows)),
         page.code(comparison.command),
     ]
 
@@ -206,11 +208,7 @@ def _in_line(settings: Mapping[str, object]) -> str:
     )
 
 
-def _versions() -> str:
-    found = [f"Python {platform.python_version()}"]
-    for name in _PACKAGES:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(found)
+def _made_with(rows: pd.DataFrame) -> str:
+    found = dict.fromkeys(rows.versions)
+    different = " Runs were made with different versions, which may not compare." if len(found) > 1 else ""
+    return f"Made with {'; '.join(found)}.{different}"

@@ -40,7 +40,7 @@ class SharedStudy:
     :param settings: what all processes have to agree on, plain texts and numbers
     :param run: does a piece of work, and keeps what came of it in the trial's attributes; gives the trial's value
     :param patience: seconds without a sign of life after which a process counts as dead
-    :param look: called now and then while there is nothing to do but to wait for others
+    :param look: called when a piece is done, and now and then while others do theirs, with whether that is what is waited for
     :raises ValueError: if the study has other settings
     """
 
@@ -52,7 +52,7 @@ class SharedStudy:
         settings: Mapping[str, Any],
         run: Callable[[optuna.Trial, Point], float],
         patience: float,
-        look: Callable[[], None],
+        look: Callable[[bool], None],
     ):
         self.axes, self.run, self.patience, self.look = axes, run, patience, look
         self.points = [Point(zip(axes, values, strict=True)) for values in product(*axes.values())]
@@ -100,11 +100,12 @@ class SharedStudy:
             running, finished = self._first(TrialState.RUNNING), self.done()
             if any(index not in running and index not in finished for index in range(len(self.points))):
                 self._do_one()
+                self.look(False)
             elif not stay:
                 return
             else:
+                self.look(True)
                 time.sleep(min(self.patience / 10.0, 5.0))
-            self.look()
 
     def _do_one(self) -> None:
         self._lost = False
@@ -138,7 +139,7 @@ class SharedStudy:
 
     def _is_anothers(self, number: int, point: Point) -> bool:
         """Whether a trial with a lower number is at a piece, or any trial has done it."""
-        give_up = time.monotonic() + _ANNOUNCED_WITHIN
+        give_up = time.monotonic() + min(_ANNOUNCED_WITHIN, self.patience)
         while True:
             trials = [trial for trial in self.study.get_trials(deepcopy=False) if trial.number != number]
             begun = [trial for trial in trials if trial.state == TrialState.RUNNING and trial.number < number]

@@ -18,6 +18,7 @@ from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.generative.checks import check_number
 from sb3_genpolicy.zoo.comparison.evaluation import acting_milliseconds, reference_scores_for, scores_of
 from sb3_genpolicy.zoo.comparison.methods import Contender, Pretraining
+from sb3_genpolicy.zoo.comparison.versions import versions
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,7 @@ def _trained(
         seconds=seconds,
         curve=curve.points,
         diverged=diverged,
+        versions=versions(),
         normalized=reference_scores_for(model) is not None,
         machine=f"{platform.machine()}, {os.cpu_count()} cores, {th.get_num_threads()} threads, {model.device}",
     )

@@ -242,9 +242,9 @@ class Comparison:
         if self.progress is not None:
             self.progress.step()
 
-    def _look(self) -> None:
+    def _look(self, waiting: bool) -> None:
         if self.progress is not None:
-            self.progress.look()
+            self.progress.look(waiting)
 
 
 _Work = Callable[[optuna.Trial, Point], float]
