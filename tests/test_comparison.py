@@ -152,7 +152,7 @@ def test_what_was_trained_otherwise_is_not_shared(options, shares):
     assert one.pretraining.label == "pretraining 1" and other.pretraining.label == f"pretraining {2 - shares}"
 
 
-def test_algorithms_of_ones_own_are_asked_too(forgotten_afterwards):
+def test_algorithms_of_ones_own_are_asked_too(forgotten_afterwards, tmp_path):
     class Mine(GMPO):
         pass
 
@@ -164,6 +164,9 @@ def test_algorithms_of_ones_own_are_asked_too(forgotten_afterwards):
     mine, short, gmpg = line_up(["mine", "short", "gmpg"])
     assert mine.pretraining == gmpg.pretraining is not None and short.pretraining is None
     assert (mine.label, short.label) == ("Mine", "Short")
+    methods = [Method("mine", dict(FAST, critic="iql")), Method("short", dict(policy_kwargs=SMALL))]
+    rows = compare(DATASET, methods, seeds=1, output=tmp_path, **CONDITIONS)
+    assert list(rows.pretraining) == ["pretraining 1", "its own"] and list(rows.steps) == [4, 8]
     own_phase = line_up([Method("mine", dict(pretraining_steps=3))])[0]
     assert own_phase.pretraining is None and "pretraining_steps=3" in own_phase.reason
 
@@ -480,6 +483,7 @@ def test_options_of_all_and_of_one(monkeypatch):
         (["--algos", "gmpo", "-params", "seed:1"], "gmpo: seed is the same for all methods of a comparison"),
         (["--algos", "gmpo", "-params", "policy:FlowPolice"], "gmpo: policy='FlowPolice' is unknown. Did you mean 'Flow"),
         (["--algos", "gmpo,gmpo"], "Two methods are called 'GMPO'"),
+        (["--algos", "gmpo", "--seed", "3"], "compare does not know '--seed'. Did you mean '--seeds'?"),
         (["--algos", "gmpo", "--seeds", "0"], "seeds must be a number >= 1"),
         (["--algos", "gmpo", "--seeds", "1", "1"], "seeds must be how many, or different seeds, not [1, 1]."),
         (["--algos", "gmpo", "-n", "5", "--pretraining-steps", "5"], "pretraining_steps=5 leave nothing of 5 steps"),

@@ -10,6 +10,7 @@ import torch as th
 from rl_zoo3.utils import StoreDict
 
 from sb3_genpolicy.common.algorithms.registry import registered
+from sb3_genpolicy.generative.checks import did_you_mean
 from sb3_genpolicy.zoo.arguments import Arguments, quoted, values_of, without
 from sb3_genpolicy.zoo.comparison.comparison import compare
 from sb3_genpolicy.zoo.comparison.methods import Method
@@ -23,7 +24,11 @@ def main(arguments: Arguments) -> None:
     :raises ValueError: if something of it cannot be compared
     """
     settings = [quoted(setting) for setting in values_of(arguments, *_PARAMS) or []]
-    options = _parser().parse_args([*without(arguments, *_PARAMS), *(["-params", *settings] if settings else [])])
+    parser = _parser()
+    options, unknown = parser.parse_known_args([*without(arguments, *_PARAMS), *(["-params", *settings] if settings else [])])
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        raise ValueError(f"compare does not know '{unknown[0]}'. {did_you_mean(unknown[0], flags)}")
     algos = [name for word in options.algos for name in word.split(",") if name]
     common, own = _shared_out(options.hyperparams or {}, algos)
     if options.num_threads > 0:
@@ -67,6 +72,8 @@ def _shared_out(settings: Mapping[str, Any], algos: Sequence[str]) -> tuple[dict
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sb3_genpolicy.zoo compare",
+        # `--seed 3` is not `--seeds 3`
+        allow_abbrev=False,
         description="Methods under equal conditions, and a page about them. Every process that runs the same command takes a "
         "share of the runs; a run whose process has died is done again.",
     )

@@ -142,8 +142,8 @@ def _curves(curves: pd.DataFrame, statistics: Statistics) -> list[str]:
         return []
     clones = " Grey: the shared pretraining, which clones." if curves.algorithm.str.startswith(CLONING).any() else ""
     text = (
-        "Mean over seeds, deterministic actions, against gradient steps, those of a shared pretraining among them; the band is "
-        f"from the worst to the best seed.{clones}"
+        "Mean over seeds, deterministic actions, against gradient steps, those of a shared pretraining among them; the band "
+        f"is from the worst to the best seed.{clones}"
     )
     return [
         page.heading("Learning curves"),
