@@ -23,6 +23,7 @@ from sb3_genpolicy import GMPG, GMPO, IQL, ReBRAC, load_dataset, normalized_scor
 from sb3_genpolicy.zoo.__main__ import main
 from sb3_genpolicy.zoo.comparison import Method, command, compare, comparison, trainings
 from sb3_genpolicy.zoo.comparison.comparison import Comparison
+from sb3_genpolicy.zoo.comparison.evaluation import scores_of
 from sb3_genpolicy.zoo.comparison.methods import line_up
 from sb3_genpolicy.zoo.comparison.shared_study import SharedStudy
 from sb3_genpolicy.zoo.comparison.statistics import probability_of_improvement, statistics_of
@@ -82,11 +83,17 @@ def test_behaviour_and_critics_are_trained_once_and_handed_on(compared, model_of
 def test_evaluations_along_the_way_leave_no_trace(compared, model_of):
     env = dict(env="Pendulum-v1", dataset=DATASET, seed=0, batch_size=8)
     pretrained = GMPO("FlowPolicy", beta=0.0, **FAST, **env).learn(4, log_interval=None)
-    alone = GMPO("FlowPolicy", pretrained=pretrained, **FAST, **env).learn(4, log_interval=None)
-    compared_model = model_of("GMPO")
-    for network in ("actor", "actor_ema", "critic"):
-        for name, value in alone.policy.networks()[network].state_dict().items():
-            assert th.equal(value, compared_model.policy.networks()[network].state_dict()[name]), name
+    gmpo = GMPO("FlowPolicy", pretrained=pretrained, **FAST, **env).learn(4, log_interval=None)
+    iql = IQL("GaussianPolicy", policy_kwargs=SMALL, **env).learn(8, log_interval=None)
+    for alone, there in ((gmpo, model_of("GMPO")), (iql, model_of("IQL"))):
+        for network in ("actor", "actor_ema", "critic"):
+            for name, value in alone.policy.networks()[network].state_dict().items():
+                assert th.equal(value, there.policy.networks()[network].state_dict()[name]), (network, name)
+    # Nor in the numbers that others draw
+    states = th.get_rng_state(), np.random.get_state()[1].copy()
+    scores = [scores_of(iql, "Pendulum-v1", 2, deterministic=False) for _ in range(2)]
+    assert th.equal(states[0], th.get_rng_state()) and (states[1] == np.random.get_state()[1]).all()
+    assert (scores[0] == scores[1]).all()
 
 
 def test_scores_are_those_of_episodes_played_by_hand(compared, model_of):
@@ -223,7 +230,8 @@ def test_a_piece_whose_process_has_died_is_done_again(kind, tmp_path):
     study.take_part()
     assert sorted(map(str, done)) == sorted(map(str, study.points)) and dead in done
     assert study.study.trials[trial.number].state == TrialState.FAIL
-    assert states_of(study.study).count(TrialState.COMPLETE) == 4
+    # At once, and not when the sampler comes upon it by chance
+    assert len(study.study.trials) == 5 and states_of(study.study).count(TrialState.COMPLETE) == 4
 
 
 def test_a_process_may_die_before_it_has_said_what_it_begins(tmp_path):
@@ -275,7 +283,9 @@ def test_a_fault_ends_the_work_and_the_next_attempt_does_the_rest(tmp_path):
 
     with pytest.raises(ValueError, match="a fault"):
         Work(storage, fails_once).take_part()
-    Work(storage, fails_once).take_part()
+    study = Work(storage, fails_once)
+    study.take_part()
+    assert len(study.study.trials) == 5
     assert len(done) == 5 and done.count(done[1]) == 2
     # Seeds are added, names are not
     Work(storage, fails_once, n=6).take_part()
