@@ -52,7 +52,7 @@ OPTIONS = dict(
     batch_size=outside(1, whole=True),
     tau=outside(0.0, 1.0),
     gamma=outside(0.0, 1.0),
-    beta=outside(0.0),
+    beta=outside(0.0, but=(None,)),
     expectile=outside(0.0, 1.0, low_open=True, high_open=True, but=(None,)),
     critic=CRITIC,
     actor_tau=outside(0.0, 1.0, low_open=True),
