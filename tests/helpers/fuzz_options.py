@@ -106,6 +106,7 @@ POLICY_OPTIONS = dict(
     time_grid=name_of_one("tapered", "uniform", "log_snr", but=(None,)),
     n_candidates=outside(1, whole=True),
     candidate_temperature=outside(0.0),
+    candidate_expectile=outside(0.0, 1.0, low_open=True, high_open=True, but=(None,)),
     guidance=outside(0.0),
     deterministic_action=name_of_one("zero_noise", "mean", "best_q", "auto"),
     deterministic_draws=outside(2, whole=True),
