@@ -72,8 +72,8 @@ def published_task(dataset: str | None) -> Task | None:
     """
     :param dataset: name of a dataset, or of a task
     :return: the task of the paper whose data it holds: D4RL's own file, by its name (``hopper_medium-v2.hdf5``), or a file
-        with RL Unplugged's rows, by its name and its folder's (``dm_control_suite/cartpole_swingup.npz``). Minari's datasets of
-        the same tasks were recorded anew, and are others.
+        with RL Unplugged's rows, by its name and its folder's (``dm_control_suite/cartpole_swingup.npz``). Minari's
+        datasets of the same tasks were recorded anew, and are others.
     """
     if dataset is None or dataset in PUBLISHED_TASKS:
         return PUBLISHED_TASKS.get(str(dataset))
