@@ -13,6 +13,7 @@ import yaml
 
 from sb3_genpolicy import GMPG, GMPO
 from sb3_genpolicy.common.algorithms.registry import registered
+from sb3_genpolicy.common.datasets.suites import register_suite
 from sb3_genpolicy.zoo.__main__ import main
 from sb3_genpolicy.zoo.algorithms import hyperparams_file
 from sb3_genpolicy.zoo.arguments import quoted
@@ -111,6 +112,9 @@ def test_training_starts_from_every_entry(algo, file, key, datasets, monkeypatch
     short = ["batch_size:4", "policy_kwargs:" + repr({**settings.get("policy_kwargs", {}), "net_arch": small})]
     if settings.get("pretraining_steps"):
         short.append("pretraining_steps:1")
+    if "env_wrapper" in settings:
+        # Of the rodent's own observations
+        short.append("env_wrapper:None")
     source = source_of(key)
     env = [] if source == "pendulum-mixed" or key in SUITE else ["--env", as_gym_env(key)]
     arguments = ["--algo", algo, "--dataset", source, *env, "-conf", file, "-f", str(tmp_path)]
@@ -198,6 +202,15 @@ def test_every_published_task_has_an_entry_for_every_path(name, algo):
 def test_environments_of_published_tasks_exist():
     for task in LOCOMOTION:
         assert PUBLISHED_TASKS[task].env_id in gym.registry
+
+
+def test_environments_of_the_suite_exist():
+    pytest.importorskip("dm_control")
+    pytest.importorskip("shimmy")
+    for task in SUITE:
+        env_id = PUBLISHED_TASKS[task].env_id
+        register_suite(env_id)
+        assert env_id in gym.registry
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)

@@ -144,11 +144,15 @@ def test_published_averages_of_the_suite():
 
 def test_published_scores_stand_beside_rows_of_rl_unplugged(cwd, capsys):
     unplugged = "data/dm_control_suite/cartpole_swingup.npz"
-    make_run(cwd / "logs", [(800.0, 900.0)], dataset=unplugged, path="cosine", reference_scores=None)
+    run = make_run(cwd / "logs", [(800.0, 900.0)], dataset=unplugged, path="cosine", reference_scores=None)
+    args = run / dataset_key(unplugged) / "args.yml"
+    args.write_text(args.read_text().replace("Tiny-v0", "dm_control/cartpole-swingup-v0"))
     # Anybody's own, of the same name
     make_run(cwd / "logs", [(800.0, 900.0)], dataset="mine/cartpole_swingup.npz", path="cosine", reference_scores=None)
     assert results("-f", "logs") == 0
-    rows = rows_of(capsys.readouterr().out)
+    output = capsys.readouterr().out
+    assert "Its returns in the DeepMind Control suite are a tenth here" in output
+    rows = rows_of(output)
     head = dict(zip(rows["task"], rows["`cartpole-swingup`"], strict=True))
     assert head["GMPO cosine"] == "85.0 (1)" and head["GMPO GVP (published)"] == "83.0 ± 5.1"
     assert head["GMPG GVP (published)"] == "85.8 ± 5.1" and head["D4PG (published)"] == "85.6 ± 1.3"
