@@ -178,14 +178,24 @@ def test_scores_of_the_suite(env_id, scores):
     assert suite_scores(env_id) == scores
 
 
+class BrokenSuite:
+    @staticmethod
+    def load(domain, task):
+        raise AttributeError("'MjModel' object has no attribute 'flex_vertedge'")
+
+
 def test_a_suite_that_is_not_here(monkeypatch, minari_root, capsys):
     monkeypatch.setitem(sys.modules, "dm_control.suite", None)
     absent = "dm_control/absent-task-v0"
-    message = r"'dm_control/absent-task-v0' is one of the DeepMind Control suite, which cannot be imported .*: pip install"
+    message = r"'dm_control/absent-task-v0' is one of the DeepMind Control suite, which does not work here .*: pip install"
     for ask in (register_suite, lambda env_id: GMPO("FlowMultiInputPolicy", env_id)):
         with pytest.raises(ValueError, match=message) as caught:
             ask(absent)
         assert "\n" not in str(caught.value)
+    # As with mujoco 4.0.0
+    monkeypatch.setitem(sys.modules, "dm_control.suite", BrokenSuite)
+    with pytest.raises(ValueError, match="does not work here \\('MjModel' object has no attribute 'flex_vertedge'\\)"):
+        register_suite(absent)
     assert main(["train", "--algo", "gmpo", "--env", absent, "--dataset", "pendulum-mixed"]) == 1
     assert "pip install 'shimmy" in capsys.readouterr().err
     register_suite("Absent-v0")

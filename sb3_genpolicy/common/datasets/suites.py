@@ -31,13 +31,15 @@ def register_suite(env_id: str | None) -> None:
             # Of machines without a screen, where nothing is rendered
             warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
             # Without the suite, shimmy is imported and registers nothing
-            importlib.import_module("dm_control.suite")
+            suite = importlib.import_module("dm_control.suite")
+            # With mujoco 4.0.0 it is imported, and none of its tasks can be made
+            suite.load("pendulum", "swingup")
             importlib.import_module("shimmy")
     except Exception as error:
         # dm_control stumbles over a mujoco, or a renderer, of another make in many ways
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(
-            f"The environment '{env_id}' is one of the DeepMind Control suite, which cannot be imported ({reason}): "
+            f"The environment '{env_id}' is one of the DeepMind Control suite, which does not work here ({reason}): "
             "pip install 'shimmy>=2.0.1' 'dm_control>=1.0.50' 'mujoco<4' (the extra [dmc])."
         ) from error
 
