@@ -93,7 +93,7 @@ def test_the_discount_is_the_option_s_or_the_algorithm_s(arrays):
             model = model_of(arrays, critic, gamma=gamma).learn(0)
             assert model.critic_gamma == 0.5 and model.gamma == gamma
     assert model_of(arrays, OneStepCritic(gamma=0)).critic_gamma == 0.0
-    assert OneStepCritic().gamma == "auto" and IQLCritic().gamma is PolicyCritic().gamma is None
+    assert OneStepCritic().gamma is IQLCritic().gamma is PolicyCritic().gamma is None
 
 
 @pytest.mark.parametrize("n", [2, 13])

@@ -67,14 +67,15 @@ def test_the_default_is_one_step_of_advantages():
         dropout=0.0,
         relative_actions=True,
         net_arch=None,
-        gamma="auto",
+        gamma=None,
         n_steps=1,
         return_lambda=None,
         n_quantiles=None,
         dropped_quantiles=0,
+        passes=10.0,
         advantage=True,
     )
-    assert DEFAULT_CRITIC.trace == 0.8 and DEFAULT_CRITIC.learns_advantage and not DEFAULT_CRITIC.follows_policy
+    assert DEFAULT_CRITIC.trace == 0.95 and DEFAULT_CRITIC.learns_advantage and not DEFAULT_CRITIC.follows_policy
 
 
 def test_release_0_1_s_critics_are_two_plain_networks_whose_minimum_counts():

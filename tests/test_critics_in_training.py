@@ -2,6 +2,7 @@
 Every critic in training: over several steps, side by side, in half the precision, and online.
 """
 
+import copy
 import warnings
 
 import gymnasium as gym
@@ -20,7 +21,7 @@ from sb3_genpolicy import (
     learn_side_by_side,
     load_dataset,
 )
-from sb3_genpolicy.common.algorithms import training_log
+from sb3_genpolicy.common.algorithms import critic_hooks, training_log
 from tests.helpers import tiny_envs  # noqa: F401
 from tests.helpers.arrays import make_arrays
 from tests.helpers.data_formats import flat_columns, make_episodes, write_npz
@@ -226,3 +227,49 @@ def test_an_advantage_that_foretells_nothing_is_said_at_the_end(monkeypatch, sig
         model.learn(1, reset_num_timesteps=False)
     said = [str(warning.message) for warning in caught if "foretells nothing" in str(warning.message)]
     assert followed and len(said) == warned and all("their correlation is -1.000" in message for message in said)
+
+
+# How long they learn
+
+
+def test_after_their_passes_critics_stay_and_the_policy_goes_on(monkeypatch, tmp_path):
+    monkeypatch.setattr(critic_hooks, "_LEAST_UPDATES", 3)
+    rows, batch_size = len(ARRAYS["rewards"]), 8
+    # Six updates are one pass and a little
+    critic = OneStepCritic(passes=6 * batch_size / rows)
+    model = make(critic=critic).learn(6)
+    at_the_end = copy.deepcopy(model.policy.state_dict())
+    stopped = make(critic=critic).learn(4)
+    stopped.save(tmp_path / "model")
+    resumed = GMPO.load(tmp_path / "model", dataset=ARRAYS).learn(6, reset_num_timesteps=False)
+    model.learn(4, reset_num_timesteps=False)
+    for goes_on in (model, resumed):
+        for name, value in goes_on.policy.state_dict().items():
+            learns = name.startswith(("critic.", "value_net."))
+            if learns:
+                assert th.equal(value, at_the_end[name]), name
+        moved = [name for name, value in goes_on.policy.state_dict().items() if not th.equal(value, at_the_end[name])]
+        assert any(name.startswith("actor.") for name in moved)
+    for name, value in resumed.policy.state_dict().items():
+        assert th.equal(value, model.policy.state_dict()[name]), name
+
+
+def test_few_rows_are_learnt_from_for_a_while_and_without_passes_for_ever():
+    model = make(critic=OneStepCritic(passes=1.0)).learn(6)
+    endless = make(critic=OneStepCritic(passes=None)).learn(6)
+    for mine, other in zip(model.policy.critic.parameters(), endless.policy.critic.parameters(), strict=True):
+        assert th.equal(mine, other)
+    with pytest.raises(ValueError, match="leave passes out"):
+        PolicyCritic(passes=3.0)
+    with pytest.raises(ValueError, match="OneStepCritic: passes must be a number > 0"):
+        OneStepCritic(passes=0.0)
+
+
+def test_online_critics_go_on_learning(monkeypatch):
+    monkeypatch.setattr(critic_hooks, "_LEAST_UPDATES", 1)
+    model = make(env="Pendulum-v1", dataset="pendulum-mixed", critic=OneStepCritic(passes=1e-6)).learn(3)
+    before = copy.deepcopy(model.policy.critic.state_dict())
+    model.learn(2, reset_num_timesteps=False)
+    assert all(th.equal(value, before[name]) for name, value in model.policy.critic.state_dict().items())
+    model.learn_online(5)
+    assert not all(th.equal(value, before[name]) for name, value in model.policy.critic.state_dict().items())

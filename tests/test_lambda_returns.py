@@ -259,7 +259,7 @@ def test_penalties_are_of_what_was_logged_after_the_last_step(arrays):
 
 def test_lambda_is_the_class_s_unless_steps_are_given():
     traces = OneStepCritic(), OneStepCritic(n_steps=3), OneStepCritic(return_lambda=0.0), OneStepCritic(return_lambda=0.3)
-    assert [each.trace for each in traces] == [0.8, 0.0, 0.0, 0.3]
+    assert [each.trace for each in traces] == [0.95, 0.0, 0.0, 0.3]
     assert [IQLCritic().trace, PolicyCritic().trace, IQLCritic(return_lambda=1.0).trace] == [0.0, 0.0, 1.0]
     assert OneStepCritic(n_steps=3, return_lambda=0.0).trace == 0.0
 

@@ -229,7 +229,7 @@ def test_data_of_another_environment_are_refused(arrays):
     [
         (dict(bta=1.0), TypeError, "GMPO has no option 'bta'. Did you mean 'beta'"),
         (dict(beta=-1.0), ValueError, "beta must be a number >= 0"),
-        (dict(beta=None), ValueError, "beta must be a number"),
+        (dict(beta="high"), ValueError, "beta must be a number"),
         (dict(expectile=0.0), ValueError, "expectile must be a number > 0"),
         (dict(weight_clamp=0), ValueError, "weight_clamp must be a number > 0"),
         (dict(gamma=1.5), ValueError, "gamma must be a number >= 0.0 and <= 1.0"),

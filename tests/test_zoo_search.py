@@ -16,7 +16,8 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sb3_genpolicy import GMPG, GMPO
 from sb3_genpolicy.common.algorithms.registry import registered
 from sb3_genpolicy.zoo.__main__ import main
-from sb3_genpolicy.zoo.experiment import OfflineExperimentManager, lay_out_database
+from sb3_genpolicy.zoo.experiment import OfflineExperimentManager
+from sb3_genpolicy.zoo.storage import lay_out_database
 from tests.helpers import tiny_envs
 from tests.helpers.warm_processes import WarmProcess
 

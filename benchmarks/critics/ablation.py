@@ -4,6 +4,7 @@ Critics of several kinds, trained alone on one dataset and scored on the same me
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ ABLATION = RESULTS.with_name("critic_ablation.jsonl")
 
 #: Discounts of the returns that critics are scored by. Over 60 steps, those of 0.95 are nearly those of a whole episode
 DISCOUNTS = (0.99, 0.95)
+# They learn as long as they are trained
+_one_step = partial(OneStepCritic, passes=None)
 # What is printed of each
 SHOWN = "critic_target, mean"
 #: What is compared, by name
@@ -28,42 +31,43 @@ VARIANTS: dict[str, CriticOptions] = {
     "iql layer norm": IQLCritic(aggregation="mean", layer_norm=True),
     "iql 0.9": IQLCritic(gamma=0.9),
     # The behaviour policy's Q, by networks of Q
-    "q": OneStepCritic(relative_actions=False, return_lambda=0.0, advantage=False),
-    "q 5 steps": OneStepCritic(relative_actions=False, advantage=False, n_steps=5),
-    "q 20 steps": OneStepCritic(relative_actions=False, advantage=False, n_steps=20),
-    "q 0.9": OneStepCritic(relative_actions=False, return_lambda=0.0, advantage=False, gamma=0.9),
-    "q 0.9 plain": OneStepCritic(relative_actions=False, return_lambda=0.0, advantage=False, gamma=0.9, layer_norm=False),
-    "q 0.9 lambda": OneStepCritic(relative_actions=False, advantage=False, gamma=0.9, return_lambda=0.8),
+    "q": _one_step(relative_actions=False, return_lambda=0.0, advantage=False),
+    "q 5 steps": _one_step(relative_actions=False, advantage=False, n_steps=5),
+    "q 20 steps": _one_step(relative_actions=False, advantage=False, n_steps=20),
+    "q 0.9": _one_step(relative_actions=False, return_lambda=0.0, advantage=False, gamma=0.9),
+    "q 0.9 plain": _one_step(relative_actions=False, return_lambda=0.0, advantage=False, gamma=0.9, layer_norm=False),
+    "q 0.9 lambda": _one_step(relative_actions=False, advantage=False, gamma=0.9, return_lambda=0.8),
     # By networks of the advantage
-    "advantage": OneStepCritic(relative_actions=False, return_lambda=0.0),
-    "advantage 0.9": OneStepCritic(relative_actions=False, return_lambda=0.0, gamma=0.9),
-    "advantage 0.9 lambda": OneStepCritic(relative_actions=False, gamma=0.9, return_lambda=0.8),
-    "advantage 0.9 lambda plain": OneStepCritic(relative_actions=False, gamma=0.9, return_lambda=0.8, layer_norm=False),
-    "advantage 0.8 lambda": OneStepCritic(relative_actions=False, gamma=0.8, return_lambda=0.8),
-    "advantage 0.95 lambda": OneStepCritic(relative_actions=False, gamma=0.95, return_lambda=0.8),
-    "q auto": OneStepCritic(relative_actions=False, return_lambda=0.0, gamma="auto", advantage=False),
-    "q auto lambda": OneStepCritic(relative_actions=False, gamma="auto", advantage=False, return_lambda=0.8),
-    "advantage auto": OneStepCritic(relative_actions=False, return_lambda=0.0, gamma="auto"),
-    "advantage auto lambda": OneStepCritic(relative_actions=False, gamma="auto", return_lambda=0.8),
-    "advantage auto lambda plain": OneStepCritic(relative_actions=False, gamma="auto", return_lambda=0.8, layer_norm=False),
-    "advantage auto lambda 4": OneStepCritic(relative_actions=False, gamma="auto", return_lambda=0.8, n_critics=4),
-    "advantage auto lambda 10": OneStepCritic(relative_actions=False, gamma="auto", return_lambda=0.8, n_critics=10),
-    "advantage auto lambda quantiles": OneStepCritic(relative_actions=False, gamma="auto", return_lambda=0.8, n_quantiles=25),
+    "advantage": _one_step(relative_actions=False, return_lambda=0.0),
+    "advantage 0.9": _one_step(relative_actions=False, return_lambda=0.0, gamma=0.9),
+    "advantage 0.9 lambda": _one_step(relative_actions=False, gamma=0.9, return_lambda=0.8),
+    "advantage 0.9 lambda plain": _one_step(relative_actions=False, gamma=0.9, return_lambda=0.8, layer_norm=False),
+    "advantage 0.8 lambda": _one_step(relative_actions=False, gamma=0.8, return_lambda=0.8),
+    "advantage 0.95 lambda": _one_step(relative_actions=False, gamma=0.95, return_lambda=0.8),
+    "q auto": _one_step(relative_actions=False, return_lambda=0.0, gamma="auto", advantage=False),
+    "q auto lambda": _one_step(relative_actions=False, gamma="auto", advantage=False, return_lambda=0.8),
+    "advantage auto": _one_step(relative_actions=False, return_lambda=0.0, gamma="auto"),
+    "advantage auto lambda": _one_step(relative_actions=False, gamma="auto", return_lambda=0.8),
+    "advantage auto lambda plain": _one_step(relative_actions=False, gamma="auto", return_lambda=0.8, layer_norm=False),
+    "advantage auto lambda 4": _one_step(relative_actions=False, gamma="auto", return_lambda=0.8, n_critics=4),
+    "advantage auto lambda 10": _one_step(relative_actions=False, gamma="auto", return_lambda=0.8, n_critics=10),
+    "advantage auto lambda quantiles": _one_step(relative_actions=False, gamma="auto", return_lambda=0.8, n_quantiles=25),
     # By how far actions are from the usual one
-    "onestep": OneStepCritic(gamma=None, return_lambda=0.0),
-    "ten steps 10": OneStepCritic(n_critics=10),
-    "ten steps 4": OneStepCritic(n_critics=4),
-    # Following more steps, and with another horizon; "ten steps" is the default
-    "onestep lambda": OneStepCritic(gamma=None, return_lambda=0.95),
-    "onestep lambda dropout": OneStepCritic(gamma=None, return_lambda=0.95, dropout=0.2),
-    "ten steps": OneStepCritic(),
-    "onestep 0.966": OneStepCritic(gamma=0.966, return_lambda=0.8),
-    "onestep 0.95": OneStepCritic(gamma=0.95, return_lambda=0.8),
-    "onestep 0.97": OneStepCritic(gamma=0.97, return_lambda=0.8),
-    "onestep 0.99": OneStepCritic(gamma=0.99, return_lambda=0.8),
-    "onestep 0.998": OneStepCritic(gamma=0.998, return_lambda=0.98),
-    "onestep td 0.9": OneStepCritic(gamma=0.9, return_lambda=0.0),
-    "onestep td 0.97": OneStepCritic(gamma=0.97, return_lambda=0.0),
+    "onestep": _one_step(gamma=None, return_lambda=0.0),
+    "ten steps 10": _one_step(gamma="auto", return_lambda=0.8, n_critics=10),
+    "ten steps 4": _one_step(gamma="auto", return_lambda=0.8, n_critics=4),
+    # Following more steps, and with another horizon; "default" stops after ten passes
+    "default": OneStepCritic(),
+    "onestep lambda": _one_step(gamma=None, return_lambda=0.95),
+    "onestep lambda dropout": _one_step(gamma=None, return_lambda=0.95, dropout=0.2),
+    "ten steps": _one_step(gamma="auto", return_lambda=0.8),
+    "onestep 0.966": _one_step(gamma=0.966, return_lambda=0.8),
+    "onestep 0.95": _one_step(gamma=0.95, return_lambda=0.8),
+    "onestep 0.97": _one_step(gamma=0.97, return_lambda=0.8),
+    "onestep 0.99": _one_step(gamma=0.99, return_lambda=0.8),
+    "onestep 0.998": _one_step(gamma=0.998, return_lambda=0.98),
+    "onestep td 0.9": _one_step(gamma=0.9, return_lambda=0.0),
+    "onestep td 0.97": _one_step(gamma=0.97, return_lambda=0.0),
     "iql relative": IQLCritic(relative_actions=True, layer_norm=True, aggregation="mean"),
     # By actions that are sampled from the clone
     "policy auto": PolicyCritic(gamma="auto"),

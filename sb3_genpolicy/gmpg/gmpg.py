@@ -22,7 +22,7 @@ from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.dependence import Dependence
 from sb3_genpolicy.common.updates.objective import Objective
 from sb3_genpolicy.common.updates.precision import Precision
-from sb3_genpolicy.common.updates.temperature import change_towards, changed, check_temperature
+from sb3_genpolicy.common.updates.temperature import change_towards, changed
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative import KLEstimator, PathKL
 from sb3_genpolicy.generative.adjoint_matching import Adjoint, adjoint_matching, memoryless_rollout
@@ -38,7 +38,7 @@ from sb3_genpolicy.gmpg.losses import (
     reinforce_loss,
     reinforce_softmax_loss,
 )
-from sb3_genpolicy.gmpg.options import check_adjoint, check_n_actions, check_target, make_kl_estimator
+from sb3_genpolicy.gmpg.options import check_adjoint, check_n_actions, make_kl_estimator, temperature_for
 from sb3_genpolicy.gmpg.policies import POLICY_ALIASES
 
 # The share of the first `learn` that is the first phase
@@ -80,8 +80,9 @@ class GMPG(PretrainingAlgorithm):
     :param tau: the soft update coefficient of the target critics (between 0 and 1)
     :param gamma: the discount factor
     :param beta: inverse temperature, >= 0: what a nat of divergence from the behaviour policy may buy is 1 / beta units of
-        the transformed reward. Published values multiply Q while the log ratio is divided by d ln 2, with d action dimensions
-        (or d numbers of the state, in the variants): ours is theirs times d ln 2. 0 stays at the behaviour policy.
+        the transformed reward; given, it is fixed. Default: it is found, so that ``target_kl`` is held. Published values
+        multiply Q while the log ratio is divided by d ln 2, with d action dimensions (or d numbers of the state, in the
+        variants): ours is theirs times d ln 2. 0 stays at the behaviour policy.
     :param critic: what Q is of and by which networks: ``iql``, ``onestep``, ``policy``, or an object with options
         (``IQLCritic``, ``OneStepCritic``, ``PolicyCritic``), see :mod:`sb3_genpolicy.common.policies.critics.options`.
         Default: that of ``pretrained``, else what ranked actions best (docs/guide/critics.md).
@@ -103,8 +104,8 @@ class GMPG(PretrainingAlgorithm):
         cheaper and with another optimum (docs/modules/gmpg.md)
     :param n_actions: actions drawn for every state of a batch, >= 1. Default: 1, for ``reinforce_softmax`` 10 (as published).
     :param weight_clamp: largest weight of ``reinforce``, > 0 (paper: 100)
-    :param target_kl: KL divergence from the behaviour policy, in nats, that ``beta`` is adapted to hold, > 0; it starts at the
-        given ``beta``. Default: beta is fixed.
+    :param target_kl: KL divergence from the behaviour policy, in nats, that ``beta`` is adapted to hold, > 0. Default: 0.5
+        where no ``beta`` is given; beside a ``beta`` it starts there.
     :param normalize_q: whether to divide Q by the batch's mean of abs(Q) (TD3+BC), so that beta has no unit
     :param max_grad_norm: largest norm of the policy's gradient, > 0; None for no clipping
     :param reward_transform: ``locomotion`` (the default: returns of the dataset span 1000), ``antmaze`` (reward - 1),
@@ -141,7 +142,7 @@ class GMPG(PretrainingAlgorithm):
         batch_size: int = 256,
         tau: float = 0.01,
         gamma: float = 0.99,
-        beta: float = 1.0,
+        beta: float | None = None,
         expectile: float | None = None,
         actor_tau: float = 0.001,
         policy_learning_rate: float | Schedule = 3e-4,
@@ -193,9 +194,7 @@ class GMPG(PretrainingAlgorithm):
             device=device,
             seed=seed,
         )
-        check_temperature(beta, target_kl)
         check_choice("gradient_estimator", gradient_estimator, GRADIENT_ESTIMATORS)
-        check_target(target_kl, gradient_estimator)
         check_number("weight_clamp", weight_clamp, low=0.0, low_open=True, infinite=True)
         check_flag("normalize_q", normalize_q)
         check_rate("policy_learning_rate", policy_learning_rate)
@@ -207,7 +206,7 @@ class GMPG(PretrainingAlgorithm):
         self.adjoint = check_adjoint(adjoint, gradient_estimator)
         self.n_actions = check_n_actions(n_actions, gradient_estimator)
         self.weight_clamp = weight_clamp
-        self.beta, self.target_kl = beta, target_kl
+        self.beta, self.target_kl = temperature_for(beta, target_kl, gradient_estimator)
         self.normalize_q = normalize_q
         self.max_grad_norm = max_grad_norm
 

@@ -2,6 +2,7 @@
 Checks and defaults of GMPG's options that depend on each other.
 """
 
+from sb3_genpolicy.common.updates.temperature import temperature_of
 from sb3_genpolicy.generative import KL_ESTIMATORS, KLEstimator, OdeKL, PathKL
 from sb3_genpolicy.generative.adjoint_matching import ADJOINTS, Adjoint
 from sb3_genpolicy.generative.checks import check_choice, check_number
@@ -68,11 +69,18 @@ def check_n_actions(n_actions: int | None, gradient_estimator: GradientEstimator
     return n_actions
 
 
-def check_target(target_kl: float | None, gradient_estimator: GradientEstimator) -> None:
+def temperature_for(
+    beta: float | None, target_kl: float | None, gradient_estimator: GradientEstimator
+) -> tuple[float, float | None]:
     """
-    :param target_kl: divergence that beta is adapted to hold, None for a fixed beta
-    :param gradient_estimator: how gradients are taken
-    :raises ValueError: if it has no divergence to hold
+    :param beta: inverse temperature as it is given, or where it starts
+    :param target_kl: divergence that it is adapted to hold, in nats
+    :param gradient_estimator: how gradients are taken; ``matching`` has no divergence to hold, its default is beta 1
+    :return: beta, and the divergence, None where beta is fixed
+    :raises ValueError: if one of them is out of range, or the divergence cannot be held
     """
-    if target_kl is not None and gradient_estimator == "matching":
-        raise ValueError("gradient_estimator='matching' has no KL divergence that target_kl could hold.")
+    if gradient_estimator == "matching":
+        if target_kl is not None:
+            raise ValueError("gradient_estimator='matching' has no KL divergence that target_kl could hold.")
+        beta = 1.0 if beta is None else beta
+    return temperature_of(beta, target_kl)

@@ -21,7 +21,7 @@ from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.dependence import Dependence, Scope
 from sb3_genpolicy.common.updates.objective import Objective
 from sb3_genpolicy.common.updates.precision import Precision
-from sb3_genpolicy.common.updates.temperature import change_towards, changed, check_temperature
+from sb3_genpolicy.common.updates.temperature import change_towards, changed, temperature_of
 from sb3_genpolicy.common.updates.weights import describe_weights, exponential_weights, kl_from_uniform
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative.checks import check_choice, check_flag, check_number, named_options
@@ -53,12 +53,13 @@ class GMPO(PretrainingAlgorithm):
     :param batch_size: rows of the dataset for each gradient step
     :param tau: the soft update coefficient of the target critics (between 0 and 1)
     :param gamma: the discount factor
-    :param beta: inverse temperature of the weights, >= 0, in units of the transformed reward. 0 clones the behaviour policy.
-        Advantages of critics that look less far ahead than ``gamma`` are multiplied by how many times, so that beta means the
-        same for all critics.
+    :param beta: inverse temperature of the weights, >= 0, in units of the transformed reward; given, it is fixed. 0 clones the
+        behaviour policy. Default: it is found, so that ``target_kl`` is held. Advantages of critics that look less far ahead
+        than ``gamma`` are multiplied by how many times, so that beta means the same for all critics.
     :param target_kl: KL divergence of the weighted rows from the rows as they are, in nats, that ``beta`` is adapted to hold,
-        > 0: how far the policy leaves the behaviour policy, whatever the unit and the spread of the advantages. 0.5 leaves an
-        effective sample size of about a half, 1.5 of a tenth. It starts at the given ``beta``. Default: beta is fixed.
+        > 0: how far the policy leaves the behaviour policy, whatever the unit and the spread of the advantages. 0.5, the
+        default where no ``beta`` is given, leaves an effective sample size of about a half, 1.5 of a tenth. Beside a ``beta``
+        it starts there.
     :param weight_clamp: largest weight of a sample, > 0 (paper: 100); the softmax needs none
     :param weighting: ``advantage``, of the dataset's actions, or ``softmax``, of actions drawn from a behaviour model
     :param n_actions: with ``softmax``, the actions of each state, >= 2 (published: 16)
@@ -109,7 +110,7 @@ class GMPO(PretrainingAlgorithm):
         batch_size: int = 256,
         tau: float = 0.01,
         gamma: float = 0.99,
-        beta: float = 1.0,
+        beta: float | None = None,
         target_kl: float | None = None,
         weight_clamp: float = 100.0,
         expectile: float | None = None,
@@ -159,11 +160,10 @@ class GMPO(PretrainingAlgorithm):
             device=device,
             seed=seed,
         )
-        check_temperature(beta, target_kl)
         check_number("weight_clamp", weight_clamp, low=0.0, low_open=True, infinite=True)
         check_number("n_actions", n_actions, low=2, whole=True)
         check_flag("redraw_actions", redraw_actions)
-        self.beta, self.target_kl = beta, target_kl
+        self.beta, self.target_kl = temperature_of(beta, target_kl)
         self.weight_clamp = weight_clamp
         self.weighting = weighting
         self.n_actions = n_actions

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"\nThere is no command '{arguments[0]}'. {did_you_mean(arguments[0], COMMANDS)}", file=sys.stderr)
             return 1
         return 0
-    if {"-h", "--help"} & set(arguments[1:]) and arguments[0] != "results":
+    if {"-h", "--help"} & set(arguments[1:]) and arguments[0] not in ("results", "compare"):
         print(_OURS)
     try:
         run(arguments[0], arguments[1:])

@@ -107,6 +107,13 @@ def table_of_results(arguments: Arguments) -> None:
     results.main(without(arguments, "--gym-packages"))
 
 
+def compare(arguments: Arguments) -> None:
+    """Methods under equal conditions, and a page about them."""
+    from sb3_genpolicy.zoo.comparison import command
+
+    command.main(without(arguments, "--gym-packages"))
+
+
 COMMANDS: dict[str, Command] = {
     "train": Command(train, "train from a dataset, or search for hyper-parameters (-optimize)"),
     "enjoy": Command(enjoy, "watch a trained policy act"),
@@ -115,6 +122,7 @@ COMMANDS: dict[str, Command] = {
     "all_plots": Command(all_plots, "compare algorithms: curves and a table of returns"),
     "plot_from_file": Command(plot_from_file, "draw what `all_plots -o` has kept"),
     "results": Command(table_of_results, "normalised scores in the paper's layout: table, curves, intervals"),
+    "compare": Command(compare, "methods under equal conditions, shared among processes, and a page about them"),
     "push_to_hub": Command(push_to_hub, "publish a trained policy with its card"),
     "load_from_hub": Command(load_from_hub, "fetch a trained policy"),
 }

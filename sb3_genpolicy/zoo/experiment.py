@@ -6,13 +6,11 @@ import argparse
 import importlib
 import inspect
 import os
-import random
 import runpy
 import shlex
 import shutil
 import socket
 import sys
-import time
 from collections import OrderedDict
 from pathlib import Path
 from pprint import pprint
@@ -23,7 +21,6 @@ import yaml
 from optuna.samplers import BaseSampler
 from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from rl_zoo3.exp_manager import ExperimentManager
-from sqlalchemy.exc import SQLAlchemyError
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
@@ -40,12 +37,11 @@ from sb3_genpolicy.zoo.arguments import BY_LENGTH
 from sb3_genpolicy.zoo.callbacks import CsvLog, LastEvalCallback
 from sb3_genpolicy.zoo.environments import entry_names, original_env_id
 from sb3_genpolicy.zoo.settings import check_names, with_objects
+from sb3_genpolicy.zoo.storage import lay_out_database
 from sb3_genpolicy.zoo.tasks import published_task
 
 # Evaluations of a training whose command says nothing of them
 _EVALUATIONS = 10
-# To open a database that another process is laying out
-_ATTEMPTS = 10
 
 
 def make_manager(args: argparse.Namespace, algo: str, *positional: Any, **named: Any) -> ExperimentManager:
@@ -240,23 +236,6 @@ class OfflineExperimentManager(ExperimentManager):
             return super()._create_sampler(sampler_method)
         finally:
             self.seed = seed
-
-
-def lay_out_database(storage: str) -> None:
-    """
-    Make a database ready for studies. Of processes that start together on an empty one, all but one may find it half laid out,
-    and look again.
-
-    :param storage: its address
-    """
-    for attempt in range(_ATTEMPTS):
-        try:
-            optuna.storages.get_storage(storage)
-            return
-        except SQLAlchemyError:
-            if attempt == _ATTEMPTS - 1:
-                raise
-            time.sleep(1.0 + random.Random().random())
 
 
 def _read_dataset(model: OfflineAlgorithm, env_id: str) -> None:

@@ -35,7 +35,7 @@ def draw_curves(scores: Scores, path: Path) -> Path | None:
     for axis, task in zip(axes, tasks, strict=False):
         for number, method in enumerate(scores.methods):
             if (task, method) in curves:
-                _draw_curve(axis, curves[task, method], method, f"C{number}")
+                draw_curve(axis, curves[task, method], method, f"C{number}")
         offline = any(run.dataset is not None for key, runs in scores.runs.items() if key[0] == task for run in runs)
         axis.set_title(task, fontsize=10)
         axis.set_xlabel("gradient steps" if offline else "steps")
@@ -67,7 +67,13 @@ def mean_curve(runs: list[Run]) -> tuple[np.ndarray, np.ndarray] | None:
     return (np.array(steps), np.array([[one[step] for step in steps] for one in by_step])) if steps else None
 
 
-def _draw_curve(axis: Any, curve: tuple[np.ndarray, np.ndarray], label: str, color: str) -> None:
+def draw_curve(axis: Any, curve: tuple[np.ndarray, np.ndarray], label: str, color: str) -> None:
+    """
+    :param axis: what is drawn on
+    :param curve: steps (n_steps,) and scores (n_runs, n_steps)
+    :param label: of its line, beside the number of runs
+    :param color: of line and band
+    """
     steps, values = curve
     axis.plot(steps, values.mean(axis=0), color=color, marker="o", markersize=3, label=f"{label} ({len(values)})")
     axis.fill_between(steps, values.min(axis=0), values.max(axis=0), color=color, alpha=0.2, linewidth=0)
@@ -78,6 +84,15 @@ def draw_intervals(statistics: dict[str, dict[str, Aggregate]], path: Path) -> P
     :param statistics: statistic -> method -> aggregate
     :param path: file that is drawn into
     :return: the file
+    """
+    intervals_figure(statistics).savefig(path, dpi=110)
+    return path
+
+
+def intervals_figure(statistics: dict[str, dict[str, Aggregate]]) -> Figure:
+    """
+    :param statistics: statistic -> method -> aggregate
+    :return: a bar for each interval, with its point
     """
     methods = list(next(iter(statistics.values())))
     figure = Figure(figsize=(4.0 * len(statistics), 0.8 + 0.45 * len(methods)), layout="constrained")
@@ -97,5 +112,4 @@ def draw_intervals(statistics: dict[str, dict[str, Aggregate]], path: Path) -> P
         axis.margins(x=0.1)
         axis.autoscale_view()
     axes[0].invert_yaxis()
-    figure.savefig(path, dpi=110)
-    return path
+    return figure

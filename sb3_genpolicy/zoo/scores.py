@@ -4,7 +4,8 @@ Scores of runs: what each ended with, and aggregates over tasks with confidence 
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -187,6 +188,21 @@ class Aggregate(NamedTuple):
     interval: tuple[float, float] | None
 
 
+@contextmanager
+def rliable_seed(seed: int) -> Iterator[None]:
+    """
+    rliable draws from numpy's global state.
+
+    :param seed: of what it draws in the context, which leaves that state as it was
+    """
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
+
+
 def aggregates(scores: Scores, reps: int = 2000, seed: int = 0) -> tuple[dict[str, dict[str, Aggregate]], int]:
     """
     Mean and interquartile mean over the tasks that all methods have, with 95 % intervals by rliable's stratified bootstrap
@@ -205,15 +221,10 @@ def aggregates(scores: Scores, reps: int = 2000, seed: int = 0) -> tuple[dict[st
     matrices = {
         method: np.stack([scores.values[task, method][:n_runs] for task in tasks], axis=1) for method in scores.methods
     }
-    # rliable draws from numpy's global state
-    state = np.random.get_state()
-    np.random.seed(seed)
-    try:
+    with rliable_seed(seed):
         points, intervals = rly.get_interval_estimates(
             matrices, lambda matrix: np.array([metrics.aggregate_mean(matrix), metrics.aggregate_iqm(matrix)]), reps=reps
         )
-    finally:
-        np.random.set_state(state)
 
     def aggregate(method: str, row: int) -> Aggregate:
         low, high = intervals[method][:, row]

@@ -12,6 +12,8 @@ from sb3_genpolicy.common.policies.critics import CriticOptions, NoCritic, Polic
 from sb3_genpolicy.common.policies.critics.options import changed_critic
 from sb3_genpolicy.generative.draws import Source, draw
 
+# Critics learn at least so many updates, however few the rows
+_LEAST_UPDATES = 8000
 # Steps of an episode, where no dataset has told yet
 _SOME_LENGTH = 1000.0
 
@@ -121,3 +123,14 @@ def critic_to_load(cls: Any, saved: CriticOptions, kwargs: dict[str, Any]) -> Cr
     :raises ValueError: if it has other networks
     """
     return changed_critic(saved, kwargs.pop("critic", None))
+
+
+def critics_have_learnt(model: Any) -> bool:
+    """
+    :param model: an algorithm with rows
+    :return: whether Q and V have seen the rows as often as their options want, and stay as they are; online they go on
+    """
+    passes = model.critic_options.passes
+    if passes is None or model.online:
+        return False
+    return model._n_updates >= max(_LEAST_UPDATES, passes * model.replay_buffer.n_drawn_from / model.batch_size)

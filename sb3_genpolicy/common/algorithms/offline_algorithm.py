@@ -483,6 +483,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def _set_learning_rates(self) -> None:
         """Set the learning rates of this update."""
         self._set_learning_rate(self.lr_schedule(self._current_progress_remaining))
+        if critic_hooks.critics_have_learnt(self):
+            self.logger.record("train/critic_learning_rate", 0.0)
+            self.descent.set_learning_rate(0.0, ("critic", "value_net"))
 
     def _set_learning_rate(self, rate: float, networks: Sequence[str] | None = None) -> None:
         self.logger.record("train/learning_rate", rate)

@@ -18,7 +18,7 @@ from sb3_genpolicy.common.policies.critics import CriticOptions
 from sb3_genpolicy.common.policies.critics.options import changed_critic, make_critic, with_expectile
 from sb3_genpolicy.common.policies.generative_policy import GenerativePolicy
 from sb3_genpolicy.common.utils import described
-from sb3_genpolicy.generative.checks import shown
+from sb3_genpolicy.generative.checks import options_of, shown
 
 
 class Pretrained(NamedTuple):
@@ -75,6 +75,14 @@ class Pretrained(NamedTuple):
 
 #: A model, or the file of one
 PretrainedSource = BaseAlgorithm | ModelSource
+
+
+def takes_pretrained(algorithm: type[BaseAlgorithm]) -> bool:
+    """
+    :param algorithm: an algorithm
+    :return: whether its models can be given a behaviour model and critics that were trained before (``pretrained=``)
+    """
+    return "pretrained" in options_of(algorithm)
 
 
 def read_pretrained(source: PretrainedSource) -> Pretrained:

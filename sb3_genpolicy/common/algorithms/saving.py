@@ -240,8 +240,8 @@ def algorithm_names(cls: type, base: type) -> list[str]:
 
 def note_what_0_1_had(settings: dict[str, Any]) -> None:
     """
-    Release 0.1 had one kind of critic, of which its files have the expectile alone, and its policies took the best of
-    candidates.
+    Release 0.1 had one kind of critic, of which its files have the expectile alone, and a fixed beta; its policies took the
+    best of candidates.
 
     :param settings: of a model's file; the options of its policy get what would say that now
     """
@@ -249,6 +249,7 @@ def note_what_0_1_had(settings: dict[str, Any]) -> None:
     if options.get("critic") is None:
         critic = IQLCritic() if expectile is None else IQLCritic(expectile=expectile)
         options = {**ActingOptions.former_options, **options, "critic": critic}
+        settings.setdefault("target_kl", None)
     settings["policy_kwargs"] = with_critic(options, None)
 
 

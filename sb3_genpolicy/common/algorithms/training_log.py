@@ -55,8 +55,8 @@ def watch_advantage(model: Any) -> None:
     if correlation <= 0.0:
         warnings.warn(
             f"On the held-out rows the critics' advantage foretells nothing of what followed (their correlation is "
-            f"{correlation:.3f}): where the policy leaves the behaviour policy, it follows noise. Stay near it, by a smaller beta "
-            "or target_kl or by cloning (BC), or give the critics more data.",
+            f"{correlation:.3f}): where the policy leaves the behaviour policy, it follows noise. Stay near it, by a smaller "
+            "beta or target_kl or by cloning (BC), or give the critics more data.",
             stacklevel=3,
         )
 

@@ -8,24 +8,29 @@ import torch as th
 
 from sb3_genpolicy.generative.checks import check_number
 
+#: Divergence from the behaviour policy that is held where neither it nor beta is given, in nats
+DEFAULT_TARGET_KL = 0.5
 # Log beta moves by at most this much in a step
 _LOG_BETA_RATE = 0.01
 # Where nothing tells actions apart, beta would grow for ever
 _LARGEST_LOG_BETA = 20.0
 
 
-def check_temperature(beta: float, target_kl: float | None) -> None:
+def temperature_of(beta: float | None, target_kl: float | None) -> tuple[float, float | None]:
     """
-    :param beta: inverse temperature, or where it starts
-    :param target_kl: divergence that it is adapted to hold, in nats; None for a fixed beta
+    :param beta: inverse temperature as it is given, or where it starts
+    :param target_kl: divergence that it is adapted to hold, in nats
+    :return: beta, and the divergence, None where beta is fixed: where neither is given it is :data:`DEFAULT_TARGET_KL`
     :raises ValueError: if one of them is out of range, or beta cannot be adapted
     """
+    if beta is None:
+        beta, target_kl = 1.0, DEFAULT_TARGET_KL if target_kl is None else target_kl
     check_number("beta", beta, low=0.0)
-    if target_kl is None:
-        return
-    check_number("target_kl", target_kl, low=0.0, low_open=True)
-    if beta == 0.0:
-        raise ValueError("target_kl adapts beta by factors: it must start above 0.")
+    if target_kl is not None:
+        check_number("target_kl", target_kl, low=0.0, low_open=True)
+        if beta == 0.0:
+            raise ValueError("target_kl adapts beta by factors: it must start above 0.")
+    return beta, target_kl
 
 
 def change_towards(target_kl: float, kl: th.Tensor) -> th.Tensor:

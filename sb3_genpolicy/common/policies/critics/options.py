@@ -46,6 +46,9 @@ class CriticOptions(ABC):
         own actions, of the return); Q is their mean. Default: the mean alone.
     :param dropped_quantiles: largest quantiles that are left out, for each network, of all of them pooled, before their mean
         is taken (TQC, arXiv 2005.04269: 2 of 25), >= 0
+    :param passes: how often, in the mean, each row of the dataset is learnt from, > 0; after that many passes, and not before
+        8,000 updates, Q and V stay as they are, and the policy goes on. Online they go on, too. None: they learn as long as
+        the policy does.
     :raises ValueError: for a value out of range, and for options that do not go together
     """
 
@@ -61,6 +64,7 @@ class CriticOptions(ABC):
     return_lambda: float | None = None
     n_quantiles: int | None = None
     dropped_quantiles: int = 0
+    passes: float | None = None
 
     #: Whether targets are values of actions that the policy takes, so that the critics are trained as long as the policy is
     follows_policy: ClassVar[bool] = False
@@ -96,6 +100,8 @@ class CriticOptions(ABC):
                 f"{name}: return_lambda={self.return_lambda} takes the place of n_steps={self.n_steps}: leave one of them out."
             )
         check_number(f"{name}: dropped_quantiles", self.dropped_quantiles, low=0, whole=True)
+        if self.passes is not None:
+            check_number(f"{name}: passes", self.passes, low=0.0, low_open=True)
         self._check_widths(name)
         self._check_quantiles(name)
         if self.aggregation == "lower_bound" and self.n_critics == 1:
@@ -185,18 +191,17 @@ class OneStepCritic(CriticOptions):
     towards the return, and Q is V plus an advantage, which the Q networks learn as what the return is above V. So none of
     their capacity and of their noise goes into what all actions of a state have in common, by far the most of Q.
 
-    By default it looks ten steps ahead where rewards are dense, which ranks single actions best, and may lean into a fall that
-    comes later. Longer returns (``gamma=0.99, return_lambda=0.95``) make much better policies on some data for a few thousand
-    updates, until their noise is learnt by heart (docs/guide/critics.md).
+    Returns are long by default, of twenty steps in the mean, since a fall comes late. Most of them is noise, which networks
+    learn by heart if they see it often: after ten passes over the rows they stay as they are (docs/guide/critics.md).
 
     :param advantage: whether Q is V plus an advantage. Without, the Q networks learn all of Q, and V is the mean of Q over the
         dataset's actions; both have the same fixed point.
     """
 
     relative_actions: bool = True
-    gamma: float | Literal["auto"] | None = "auto"
     advantage: bool = True
-    default_lambda: ClassVar[float] = 0.8
+    passes: float | None = 10.0
+    default_lambda: ClassVar[float] = 0.95
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -233,6 +238,8 @@ class PolicyCritic(CriticOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("PolicyCritic: penalty", self.penalty, low=0.0)
+        if self.passes is not None:
+            raise ValueError("PolicyCritic: Q of the policy's own actions is learnt as long as it is: leave passes out.")
         check_number("PolicyCritic: density_penalty", self.density_penalty, low=0.0)
         if self.n_quantiles is not None and self.aggregation != "mean":
             raise ValueError(
