@@ -134,7 +134,8 @@ def _paper_order(task: str) -> tuple[int, str]:
 def behaviour_score(dataset: str | None, env_id: str | None = None) -> float | None:
     """
     :param dataset: name of a dataset, None where there is none
-    :param env_id: id of the environment that its runs were evaluated in, where the dataset does not say what counts as 0 and 100
+    :param env_id: id of the environment that its runs were evaluated in, asked where the dataset does not say what counts as
+        0 and 100
     :return: mean normalised score of its episodes, None where it is not on this machine
     """
     if dataset is None:
