@@ -4,6 +4,7 @@ The hyper-parameters that ship with the package: training starts from every entr
 
 import functools
 import math
+from dataclasses import replace
 
 import gymnasium as gym
 import minari
@@ -12,19 +13,21 @@ import yaml
 
 from sb3_genpolicy import GMPG, GMPO
 from sb3_genpolicy.common.algorithms.registry import registered
+from sb3_genpolicy.common.datasets.suites import register_suite
 from sb3_genpolicy.zoo.__main__ import main
 from sb3_genpolicy.zoo.algorithms import hyperparams_file
 from sb3_genpolicy.zoo.arguments import quoted
 from sb3_genpolicy.zoo.environments import dataset_key
 from sb3_genpolicy.zoo.tasks import PUBLISHED_TASKS
 from tests.helpers import tiny_envs
-from tests.helpers.data_formats import Episode, flat_columns, write_hdf5
+from tests.helpers.data_formats import Episode, flat_columns, write_hdf5, write_npz
 
 ALGORITHMS = {"gmpg": GMPG, "gmpo": GMPO}
 FILES = [(algo, file) for algo in ALGORITHMS for file in sorted(registered()[algo].hyperparams.parent.glob("*.yml"))]
 SETS = ["published-linear", "published-cosine", "published-vp"]
-LOCOMOTION = [name for name in PUBLISHED_TASKS if "antmaze" not in name]
 MAZES = [name for name in PUBLISHED_TASKS if "antmaze" in name]
+SUITE = [name for name, task in PUBLISHED_TASKS.items() if task.env_id.startswith("dm_control/")]
+LOCOMOTION = [name for name in PUBLISHED_TASKS if name not in MAZES + SUITE]
 
 
 @functools.cache
@@ -45,30 +48,54 @@ def with_slow_ones():
 
 
 def as_gym_env(key):
+    if key.startswith("dm_control/"):
+        return key
     return "TinyGoal-v0" if "D4RL/antmaze" in key else "Tiny-v0"
+
+
+def is_of_suite(key):
+    return key in SUITE or key.startswith("dm_control/")
+
+
+def unplugged(task):
+    """RL Unplugged's folder and name."""
+    return "dm_locomotion/rodent_gaps.npz" if task == "rodent-gaps" else f"dm_control_suite/{task.replace('-', '_')}.npz"
 
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory):
     """A dataset for every key: small ones of the same kind, under the names of the real ones."""
     root = tmp_path_factory.mktemp("datasets")
+    for folder in ("dm_control_suite", "dm_locomotion"):
+        (root / folder).mkdir()
     patch = pytest.MonkeyPatch()
     patch.setenv("MINARI_DATASETS_PATH", str(root / "minari"))
     patch.setenv("SB3_GENPOLICY_CACHE", str(root / "cache"))
     patch.chdir(root)
     for part in {part for _, file in FILES for key in entries(file) for part in key.split(" + ")}:
-        if "/" in part and part not in minari.list_local_datasets():
+        if "/" in part and not is_of_suite(part) and part not in minari.list_local_datasets():
             tiny_envs.make_minari(part, as_gym_env(part))
-    for name in PUBLISHED_TASKS:
+    known = dict(gym.registry)
+    for name in SUITE:
+        write_npz(root / unplugged(name), tiny_envs.rows_of_rl_unplugged())
+        env_id = PUBLISHED_TASKS[name].env_id
+        gym.registry[env_id] = replace(gym.spec("TinySuite-v0"), id=env_id)
+    write_npz(root / "mine.npz", tiny_envs.rows_of_rl_unplugged())
+    for name in LOCOMOTION + MAZES:
         played = [
             Episode(tiny_envs.stacked(e["observations"]), e["actions"], e["rewards"], False) for e in tiny_envs.play("Tiny-v0")
         ]
         write_hdf5(root / f"{name.replace('-', '_').replace('_v', '-v')}.hdf5", flat_columns(played))
     yield root
+    gym.registry.clear()
+    gym.registry.update(known)
     patch.undo()
 
 
 def source_of(key):
+    if is_of_suite(key):
+        # An entry under an environment's id is for anybody's data
+        return unplugged(key) if key in SUITE else "mine.npz"
     if key in PUBLISHED_TASKS:
         return f"{key.replace('-', '_').replace('_v', '-v')}.hdf5"
     return "tiny/unseen-v0" if key == "default" else key
@@ -85,8 +112,11 @@ def test_training_starts_from_every_entry(algo, file, key, datasets, monkeypatch
     short = ["batch_size:4", "policy_kwargs:" + repr({**settings.get("policy_kwargs", {}), "net_arch": small})]
     if settings.get("pretraining_steps"):
         short.append("pretraining_steps:1")
+    if "env_wrapper" in settings:
+        # Of the rodent's own observations
+        short.append("env_wrapper:None")
     source = source_of(key)
-    env = [] if source == "pendulum-mixed" else ["--env", as_gym_env(key)]
+    env = [] if source == "pendulum-mixed" or key in SUITE else ["--env", as_gym_env(key)]
     arguments = ["--algo", algo, "--dataset", source, *env, "-conf", file, "-f", str(tmp_path)]
     assert main(["train", *arguments, "-n", "2", "--eval-freq", "-1", "-params", *short]) == 0
     # The entry was found, and says what the model has
@@ -122,11 +152,44 @@ def test_published_betas(name):
             assert (entry["expectile"], entry["reward_transform"]) == (0.9, "antmaze")
 
 
+# Steps of pretraining (GMPG) and of both, from the appendix's epochs; betas for so many action dimensions
+SUITE_STEPS = {
+    "cartpole-swingup": (1_000_000, 200_000, 300, 1),
+    "cheetah-run": (7_400_000, 148_000, 4_000, 6),
+    "humanoid-run": (7_330_000, 5_864_000, 37_000, 21),
+    "manipulator-insert_ball": (3_670_000, 2_936_000, 18_500, 5),
+    "walker-stand": (490_000, 98_000, 2_500, 6),
+    "finger-turn_hard": (1_230_000, 984_000, 6_500, 2),
+    "fish-swim": (490_000, 392_000, 2_500, 5),
+    "manipulator-insert_peg": (3_670_000, 1_835_000, 18_500, 5),
+    "walker-walk": (490_000, 98_000, 2_500, 6),
+    "rodent-gaps": (None, 98_000, 2_500, 38),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_published_settings_of_the_suite(name):
+    gmpo, gmpg = (yaml.safe_load(open(hyperparams_file(algo, name))) for algo in ("gmpo", "gmpg"))
+    assert list(SUITE_STEPS) == SUITE
+    for task, (steps, pretraining, further, n_actions) in SUITE_STEPS.items():
+        if steps is not None:
+            assert (gmpo[task]["n_timesteps"], gmpo[task]["beta"], gmpo[task]["weight_clamp"]) == (steps, 1, 100)
+        entry = gmpg[task]
+        assert (entry["pretraining_steps"], entry["n_timesteps"]) == (pretraining, pretraining + further)
+        assert entry["beta"] == pytest.approx(4 * n_actions * math.log(2.0), abs=0.006)
+        assert entry["gamma"] == (0.9999 if task == "rodent-gaps" else 0.99)
+        for entry in [settings[task] for settings in (gmpo, gmpg) if task in settings]:
+            assert entry["reward_transform"] == "none" and "MultiInput" in entry["policy"] and entry["expectile"] == 0.7
+
+
 @pytest.mark.parametrize("algo", ALGORITHMS)
 @pytest.mark.parametrize("name", SETS)
 def test_every_published_task_has_an_entry_for_every_path(name, algo):
     settings = yaml.safe_load(open(hyperparams_file(algo, name)))
-    assert set(PUBLISHED_TASKS) <= set(settings)
+    # Of rodent-gaps the paper has no GMPO
+    assert set(PUBLISHED_TASKS) - set(settings) == ({"rodent-gaps"} if algo == "gmpo" else set())
+    for task in set(SUITE) & set(settings):
+        assert settings[PUBLISHED_TASKS[task].env_id] == settings[task]
     for env in ("hopper", "halfcheetah", "walker2d"):
         assert settings[f"mujoco/{env}/medium-v0"] == settings[f"{env}-medium-v2"]
         assert settings[f"mujoco/{env}/medium-v0 + mujoco/{env}/expert-v0"] == settings[f"{env}-medium-expert-v2"]
@@ -139,6 +202,15 @@ def test_every_published_task_has_an_entry_for_every_path(name, algo):
 def test_environments_of_published_tasks_exist():
     for task in LOCOMOTION:
         assert PUBLISHED_TASKS[task].env_id in gym.registry
+
+
+def test_environments_of_the_suite_exist():
+    pytest.importorskip("dm_control")
+    pytest.importorskip("shimmy")
+    for task in SUITE:
+        env_id = PUBLISHED_TASKS[task].env_id
+        register_suite(env_id)
+        assert env_id in gym.registry
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)

@@ -23,9 +23,11 @@ from sb3_genpolicy.zoo.published import published_scores
 from sb3_genpolicy.zoo.results_picture import mean_curve
 from sb3_genpolicy.zoo.runs import find_runs, read_yaml
 from sb3_genpolicy.zoo.scores import Scores, aggregates, collect
+from sb3_genpolicy.zoo.tasks import PUBLISHED_TASKS
 from tests.helpers import tiny_envs
 
 _NUMBERS = itertools.count(1)
+LOCOMOTION = ("halfcheetah", "hopper", "walker2d")
 
 
 def make_run(
@@ -121,10 +123,51 @@ def test_published_averages():
     scores = published_scores()
     locomotion = {"GMPO VPSDE": 80.2, "GMPO GVP": 82.7, "GMPG VPSDE": 87.3, "GMPG GVP": 84.2, "GMPG ICFM": 83.4, "SRPO": 87.1}
     for method, average in locomotion.items():
-        rows = [score.mean for (task, name), score in scores.items() if name == method and "antmaze" not in task]
+        rows = [score.mean for (task, name), score in scores.items() if name == method and task.startswith(LOCOMOTION)]
         assert len(rows) == 9 and np.mean(rows) == pytest.approx(average, abs=0.1)
     mazes = [score.mean for (task, name), score in scores.items() if name == "GMPO GVP" and "antmaze" in task]
     assert len(mazes) == 6 and np.mean(mazes) == pytest.approx(73.8, abs=0.1)
+
+
+def test_published_averages_of_the_suite():
+    """Printed as returns, of which 1000 are a score of 100. Those of SRPO and RABM are not the mean of their rows."""
+    scores = published_scores()
+    suite = [name for name, task in PUBLISHED_TASKS.items() if task.env_id.startswith("dm_control/") and name != "rodent-gaps"]
+    assert len(suite) == 9
+    printed = {"D4PG": (416, 83), "QGPO": (509, 220), "IDQL": (538, 224), "GMPO GVP": (561, 243), "GMPG GVP": (599, 230)}
+    for method, (mean, std) in printed.items():
+        rows = [scores[name, method] for name in suite]
+        assert np.mean([row.mean for row in rows]) == pytest.approx(mean / 10, abs=0.1)  # some are cut off, not rounded
+        assert np.mean([row.std for row in rows]) == pytest.approx(std / 10, abs=0.25)
+    assert not any(task == "rodent-gaps" for task, _ in scores)
+
+
+def test_published_scores_stand_beside_rows_of_rl_unplugged(cwd, capsys):
+    unplugged = "data/dm_control_suite/cartpole_swingup.npz"
+    run = make_run(cwd / "logs", [(800.0, 900.0)], dataset=unplugged, path="cosine", reference_scores=None)
+    args = run / dataset_key(unplugged) / "args.yml"
+    args.write_text(args.read_text().replace("Tiny-v0", "dm_control/cartpole-swingup-v0"))
+    # Anybody's own, of the same name
+    make_run(cwd / "logs", [(800.0, 900.0)], dataset="mine/cartpole_swingup.npz", path="cosine", reference_scores=None)
+    assert results("-f", "logs") == 0
+    output = capsys.readouterr().out
+    assert "Its returns in the DeepMind Control suite are a tenth here" in output
+    rows = rows_of(output)
+    head = dict(zip(rows["task"], rows["`cartpole-swingup`"], strict=True))
+    assert head["GMPO cosine"] == "85.0 (1)" and head["GMPO GVP (published)"] == "83.0 ± 5.1"
+    assert head["GMPG GVP (published)"] == "85.8 ± 5.1" and head["D4PG (published)"] == "85.6 ± 1.3"
+    assert rows["`mine/cartpole_swingup.npz`"] == ["", "850.0 (1)", *[""] * (len(rows["task"]) - 2)]
+
+
+def test_returns_of_the_suite_have_a_scale_of_their_own(cwd, capsys):
+    for env_id, dataset in (("dm_control/walker-walk-v0", "a/walker-v0"), ("dm_control/RodentRunGaps-v0", "a/rodent-v0")):
+        run = make_run(cwd / "logs", [(700.0, 900.0)], dataset=dataset, reference_scores=None)
+        args = run / dataset_key(dataset) / "args.yml"
+        args.write_text(args.read_text().replace("Tiny-v0", env_id))
+    assert results("-f", "logs") == 0
+    output = capsys.readouterr().out
+    assert rows_of(output)["`a/walker-v0`"] == ["", "80.0 (1)"] and rows_of(output)["`a/rodent-v0`"] == ["", "800.0 (1)"]
+    assert "Returns, not scores, of a/rodent-v0" in output
 
 
 def scores_of(**matrices):

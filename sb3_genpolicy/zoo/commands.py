@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
+from sb3_genpolicy.common.datasets.suites import register_suite
 from sb3_genpolicy.zoo import hub, plots, register, results
 from sb3_genpolicy.zoo.algorithms import trusting_pickles
 from sb3_genpolicy.zoo.arguments import (
@@ -133,6 +134,8 @@ def run(command: str, arguments: Arguments) -> None:
     :param arguments: its command line
     """
     import_gym_packages(arguments)
+    for env_id in values_of(arguments, "--env") or []:
+        register_suite(env_id)
     register()
     trusted = values_of(arguments, "--trust-pickle") is not None
     with trusting_pickles() if trusted else nullcontext():

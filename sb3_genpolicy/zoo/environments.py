@@ -15,6 +15,7 @@ from sb3_genpolicy.common.datasets.download import local_id
 from sb3_genpolicy.common.datasets.env_specs import recorded_spec
 from sb3_genpolicy.common.datasets.loading import JOINT
 from sb3_genpolicy.common.datasets.paths import FILE_SUFFIXES, ending
+from sb3_genpolicy.common.datasets.suites import register_suite
 from sb3_genpolicy.zoo.tasks import published_task
 
 # Id that an environment was registered under for a dataset -> its own id
@@ -59,7 +60,7 @@ def register_env(dataset: str, env_id: str | None = None) -> str:
     key = dataset_key(dataset)
     if key in gym.registry and key not in _REGISTERED:
         raise ValueError(f"The dataset '{dataset}' has the name of the environment {key}: give its file another name.")
-    spec = gym.spec(env_id) if env_id is not None else _recorded_in(dataset)
+    spec = _spec(env_id) if env_id is not None else _recorded_in(dataset)
     gym.registry[key] = replace(spec, id=key)
     _REGISTERED[key] = spec.id
     return key
@@ -73,11 +74,16 @@ def original_env_id(key: str) -> str:
     return _REGISTERED.get(key, key)
 
 
+def _spec(env_id: str) -> EnvSpec:
+    register_suite(env_id)
+    return gym.spec(env_id)
+
+
 def _recorded_in(dataset: str) -> EnvSpec:
     name = dataset.split(JOINT)[0]
     task = published_task(name)
     if task is not None:
-        return gym.spec(task.env_id)
+        return _spec(task.env_id)
     if name in EMBEDDED:
         env_id = load_dataset(name).env_id
         assert env_id is not None

@@ -30,6 +30,7 @@ from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.algorithms.registry import RegisteredAlgorithm, registered
 from sb3_genpolicy.common.datasets import local_datasets_for
 from sb3_genpolicy.common.datasets.envs import carried_dataset
+from sb3_genpolicy.common.datasets.suites import suite_scores
 from sb3_genpolicy.generative import PATHS
 from sb3_genpolicy.zoo.algorithms import is_ours
 from sb3_genpolicy.zoo.arguments import BY_LENGTH
@@ -104,7 +105,7 @@ class OfflineExperimentManager(ExperimentManager):
         entries = _read_config(self.config)
         dataset = (self.custom_hyperparams or {}).get("dataset")
         names = entry_names(dataset) if isinstance(dataset, str) else []
-        for name in [*names, self.env_name.gym_id, "default"]:
+        for name in [*names, self.env_name.gym_id, self.env_id, "default"]:
             if name in entries:
                 return entries[name], f"'{name}' of {self.config}"
         raise ValueError(f"{self.config} has neither an entry for {' or '.join([*names, self.env_id])} nor a 'default'.")
@@ -142,7 +143,7 @@ class OfflineExperimentManager(ExperimentManager):
             if experiment is not None:
                 # Read now: a fault of the data is met before the training begins
                 model = cast(OfflineAlgorithm, experiment[0])
-                _read_dataset(model)
+                _read_dataset(model, self.env_id)
                 self._write_config(model, experiment[1])
                 return experiment
         except Exception:
@@ -237,12 +238,12 @@ class OfflineExperimentManager(ExperimentManager):
             self.seed = seed
 
 
-def _read_dataset(model: OfflineAlgorithm) -> None:
+def _read_dataset(model: OfflineAlgorithm, env_id: str) -> None:
     model.read_dataset()
     task = published_task(model.dataset_name)
-    if model.reference_scores is None and task is not None:
+    if model.reference_scores is None:
         # D4RL's files leave out what D4RL says of them
-        model.reference_scores = task.reference_scores
+        model.reference_scores = task.reference_scores if task is not None else suite_scores(env_id)
 
 
 def _constructor_defaults(entry: RegisteredAlgorithm) -> tuple[dict[str, Any], str]:

@@ -51,7 +51,7 @@ class _Facts:
         self.env_id: str = self.args.get("gym_env") or self.key
         self.result: dict[str, Any] = json.loads((folder / "results.json").read_text())
         settings = settings_of(folder / ModelName(algo, EnvironmentName(self.key)).filename)
-        self.reference_scores = reference_scores_of(settings, self.dataset)
+        self.reference_scores = reference_scores_of(settings, self.dataset, self.env_id)
         self.steps = settings.get("num_timesteps")
         self.curve = _curve(folder / "train_eval_metrics.zip")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sb3_genpolicy.common.datasets import load_dataset
+from sb3_genpolicy.common.datasets.suites import suite_scores
 from sb3_genpolicy.common.transitions.transitions import normalized_score
 from sb3_genpolicy.zoo.published import published_method, published_scores
 from sb3_genpolicy.zoo.results_picture import draw_curves, draw_intervals
@@ -97,7 +98,7 @@ def table(scores: Scores, statistics: dict[str, dict[str, Aggregate]]) -> str:
         for method in columns:
             score = published.get((known.name, method)) if known is not None else None
             cells.append("" if score is None else f"{score.mean:.1f}" + ("" if score.std is None else f" ± {score.std:.1f}"))
-        behaviour = behaviour_score(scores.datasets[task]) if task in scores.normalized else None
+        behaviour = behaviour_score(scores.datasets[task], scores.env_ids[task]) if task in scores.normalized else None
         lines.append("| " + " | ".join([f"`{task}`", "" if behaviour is None else f"{behaviour:.1f}", *cells]) + " |")
     for name, by_method in statistics.items():
         cells = [_aggregate_cell(by_method[method]) for method in scores.methods]
@@ -130,9 +131,11 @@ def _paper_order(task: str) -> tuple[int, str]:
     return (order.index(published.name) if published is not None else len(order), task)
 
 
-def behaviour_score(dataset: str | None) -> float | None:
+def behaviour_score(dataset: str | None, env_id: str | None = None) -> float | None:
     """
     :param dataset: name of a dataset, None where there is none
+    :param env_id: id of the environment that its runs were evaluated in, asked where the dataset does not say what counts as
+        0 and 100
     :return: mean normalised score of its episodes, None where it is not on this machine
     """
     if dataset is None:
@@ -142,7 +145,7 @@ def behaviour_score(dataset: str | None) -> float | None:
     except ValueError:
         return None
     task = published_task(dataset)
-    reference = data.reference_scores or (task.reference_scores if task is not None else None)
+    reference = data.reference_scores or (task.reference_scores if task is not None else suite_scores(env_id))
     return float(normalized_score(data.episode_returns().mean(), reference)) if reference is not None else None
 
 
@@ -169,6 +172,8 @@ def _caption(scores: Scores, evaluation: Evaluation | None, n_runs: int) -> str:
             "Published: tables of arXiv 2412.01245, whose scores of other methods are those of their papers, in D4RL's "
             "environments of the time."
         )
+        if any(suite_scores(env_id) is not None for env_id in scores.env_ids.values()):
+            sentences.append("Its returns in the DeepMind Control suite are a tenth here: 1000 is a score of 100.")
     return " ".join(sentences)
 
 

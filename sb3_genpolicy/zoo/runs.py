@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from sb3_genpolicy.common.datasets.suites import suite_scores
 from sb3_genpolicy.common.files.model_files import open_model_file
 from sb3_genpolicy.common.transitions.transitions import check_reference_scores
 from sb3_genpolicy.zoo.tasks import published_task
@@ -153,7 +154,7 @@ class Run:
     @cached_property
     def reference_scores(self) -> tuple[float, float] | None:
         """Returns that count as normalised scores of 0 and 100, None where nobody says."""
-        return reference_scores_of(settings_of(self.model) if self.model is not None else {}, self.dataset)
+        return reference_scores_of(settings_of(self.model) if self.model is not None else {}, self.dataset, self.env_id)
 
 
 def settings_of(model: Path) -> dict[str, Any]:
@@ -165,11 +166,15 @@ def settings_of(model: Path) -> dict[str, Any]:
         return file.plain_settings()
 
 
-def reference_scores_of(settings: dict[str, Any], dataset: str | None) -> tuple[float, float] | None:
+def reference_scores_of(
+    settings: dict[str, Any], dataset: str | None, env_id: str | None = None
+) -> tuple[float, float] | None:
     """
     :param settings: attributes of a saved model
     :param dataset: name of its dataset
-    :return: returns that count as normalised scores of 0 and 100: the model's, or those of a published task
+    :param env_id: id of its environment
+    :return: returns that count as normalised scores of 0 and 100: the model's, or those of a published task, or those of the
+        DeepMind Control suite
     """
     stored = settings.get("reference_scores")
     if stored is not None:
@@ -179,7 +184,7 @@ def reference_scores_of(settings: dict[str, Any], dataset: str | None) -> tuple[
             # Of a release that took any: the run is shown all the same
             warnings.warn(f"{error} They are left out.", stacklevel=2)
     task = published_task(dataset)
-    return task.reference_scores if task is not None else None
+    return task.reference_scores if task is not None else suite_scores(env_id)
 
 
 def find_runs(folder: str | Path, algos: Sequence[str] | None = None) -> list[Run]:

@@ -104,6 +104,11 @@ class Scores(NamedTuple):
         return {task: runs[0].dataset for (task, _), runs in self.runs.items()}
 
     @property
+    def env_ids(self) -> dict[str, str]:
+        """Task -> id of the environment that its runs were evaluated in."""
+        return {task: runs[0].env_id for (task, _), runs in self.runs.items()}
+
+    @property
     def common_tasks(self) -> list[str]:
         """Tasks with normalised scores of every method."""
         return [t for t in self.tasks if t in self.normalized and all((t, m) in self.values for m in self.methods)]

@@ -56,7 +56,23 @@ class TinyGoalEnv(TinyEnv):
         return dict(observation=self.point, achieved_goal=goal, desired_goal=np.zeros(2))
 
 
-for name in ("Tiny", "TinyGoal"):
+class TinySuiteEnv(TinyEnv):
+    """With single numbers and matrices, as tasks of the DeepMind Control suite have them."""
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode=render_mode)
+        shapes = {"height": (), "pose": (2, 3), "velocity": (2,)}
+        self.observation_space = spaces.Dict(
+            {key: spaces.Box(-np.inf, np.inf, shape, np.float64) for key, shape in shapes.items()}
+        )
+
+    @property
+    def observation(self):
+        pose = np.stack([self.point, 10.0 - self.point]).astype(np.float64)
+        return dict(height=np.array(self.point[0], np.float64), pose=pose, velocity=pose[0, :2])
+
+
+for name in ("Tiny", "TinyGoal", "TinySuite"):
     gym.register(f"{name}-v0", f"tests.helpers.tiny_envs:{name}Env", max_episode_steps=EPISODE_STEPS)
 
 
@@ -99,6 +115,21 @@ def stacked(observations):
     if isinstance(observations[0], dict):
         return {key: np.array([observation[key] for observation in observations]) for key in observations[0]}
     return np.array(observations)
+
+
+def rows_of_rl_unplugged(n_episodes=4, seed=0):
+    """Columns of :class:`TinySuiteEnv` as RL Unplugged has them: flat rows, and in the last of an episode nothing is done."""
+    played = play("TinySuite-v0", n_episodes, seed)
+    n_rows = n_episodes * (EPISODE_STEPS + 1)
+    observations = [stacked(episode["observations"]) for episode in played]
+    columns = {
+        f"observation/{key}": np.concatenate([each[key] for each in observations]).reshape(n_rows, -1).astype(np.float32)
+        for key in observations[0]
+    }
+    for key, column in (("action", "actions"), ("reward", "rewards")):
+        columns[key] = np.concatenate([np.concatenate([each[column], 0 * each[column][:1]]) for each in played])
+    columns["step_type"] = np.tile([0, *[1] * (EPISODE_STEPS - 1), 2], n_episodes)
+    return columns | dict(discount=np.ones(n_rows), episodic_reward=np.zeros(n_rows))
 
 
 class SpacesEnv(gym.Env):

@@ -12,8 +12,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_genpolicy.common.algorithms.held_out import HeldOutRows
 from sb3_genpolicy.common.algorithms.scales import fit_action_range, fit_normalizer, say_coarse_space, say_other_units
 from sb3_genpolicy.common.datasets import DatasetSource, load_dataset
-from sb3_genpolicy.common.datasets.envs import SpacesVecEnv, find_dataset
+from sb3_genpolicy.common.datasets.envs import SpacesVecEnv, env_id_of, find_dataset
 from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
+from sb3_genpolicy.common.datasets.suites import suite_scores
 from sb3_genpolicy.common.replay.vec_normalize import fit_observations, fit_rewards
 from sb3_genpolicy.common.transitions.returns import horizon_of, returns_to_go
 from sb3_genpolicy.common.transitions.rewards import fit_reward_transform, transform_rewards
@@ -33,7 +34,8 @@ def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
     :raises ValueError: if there is none, or it is damaged or does not fit the spaces
     """
     data = _read(model, dataset)
-    model.dataset_name, model.reference_scores = data.name, data.reference_scores
+    model.dataset_name = data.name
+    model.reference_scores = data.reference_scores or suite_scores(env_id_of(model.env))
     model._dataset_on_disk = data.memory_mapped
     if model.reward_function is None:
         model.reward_function = fit_reward_transform(model.reward_transform, data, model.gamma)

@@ -2,6 +2,8 @@
 What must hold of rows before training starts; each fault ends in one sentence that says what, where and what to do.
 """
 
+import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -77,6 +79,29 @@ def check_row_shape(shape: tuple[int, ...], space: spaces.Space, name: str) -> N
     # Axes of length 1 do not count: a column of numbers is (n,) or (n, 1)
     if not shape or (shape[0] and [n for n in shape[1:] if n != 1] != [n for n in wanted if n != 1]):
         raise ValueError(f"{name} has rows of shape {shape[1:]}, but its space {on_one_line(space)} has shape {wanted}.")
+
+
+def are_flat_rows(shape: tuple[int, ...], space: spaces.Space) -> bool:
+    """
+    :param shape: of an array, (n_rows, ...)
+    :param space: space of one row
+    :return: whether the rows are the matrices of a space one row of theirs after the other (as RL Unplugged writes them)
+    """
+    wanted = [n for n in stored_shape(space) if n != 1]
+    rows = [n for n in shape[1:] if n != 1]
+    return len(rows) == 1 and len(wanted) > 1 and rows[0] == math.prod(wanted) and not is_image_space(space)
+
+
+def say_flat_rows(name: str, space: spaces.Space) -> None:
+    """
+    :param name: what the array of flat rows is called
+    :param space: space of one row
+    """
+    warnings.warn(
+        f"{name}: rows of {math.prod(stored_shape(space))} numbers are read as the arrays of shape {stored_shape(space)} that "
+        "its space has, whose last index runs fastest.",
+        stacklevel=3,
+    )
 
 
 def check_finite(array: np.ndarray, name: str, where: Callable[[int], str]) -> None:

@@ -16,6 +16,8 @@ from minari import MinariDataset
 from minari.dataset.minari_storage import MinariStorage
 from packaging.requirements import InvalidRequirement, Requirement
 
+from sb3_genpolicy.common.datasets.suites import register_suite
+
 #: Where a dataset's metadata have the environment that it was recorded in, and the one that it is for
 SPEC_KEYS = ("env_spec", "eval_env_spec")
 _FIELDS = {field.name for field in fields(EnvSpec) if field.init}
@@ -89,9 +91,10 @@ def recorded_spec(dataset: MinariDataset, evaluation: bool, way_on: str) -> EnvS
         named = f", '{name}'," if isinstance(name, str) else ""
         raise ValueError(f"What dataset '{dataset.id}' says of its environment{named} cannot be read by gymnasium: {way_on}.")
     spec = EnvSpec.from_json(text)
+    register_suite(spec.id)
     fault = _fault_of(spec.entry_point)
     if fault is not None and spec.id in gym.registry:
-        # It has moved since
+        # It has moved since, or is made by a function, which no text can name
         spec = replace(spec, entry_point=gym.registry[spec.id].entry_point)
         fault = _fault_of(spec.entry_point)
     if fault is not None:
@@ -164,7 +167,7 @@ def writable(spec: EnvSpec | None, label: str) -> EnvSpec | None:
     """
     if spec is None:
         return None
-    spec = recoverable(spec, label)
+    spec = _named(recoverable(spec, label))
     try:
         spec.to_json()
     except (TypeError, ValueError):
@@ -174,6 +177,14 @@ def writable(spec: EnvSpec | None, label: str) -> EnvSpec | None:
             stacklevel=3,
         )
         return None
+    return spec
+
+
+def _named(spec: EnvSpec) -> EnvSpec:
+    """Without the function that makes it, where its id is enough to find that again (as with all of shimmy's)."""
+    registered = gym.registry.get(spec.id)
+    if callable(spec.entry_point) and registered is not None and callable(registered.entry_point):
+        return replace(spec, entry_point=None)
     return spec
 
 

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_genpolicy.common.datasets import EMBEDDED, DatasetSource, load_dataset, local_datasets_for, open_minari
 from sb3_genpolicy.common.datasets.env_specs import make_recorded_env
 from sb3_genpolicy.common.datasets.paths import FILE_SUFFIXES, ending
+from sb3_genpolicy.common.datasets.suites import register_suite
 from sb3_genpolicy.common.transitions.transitions import Transitions
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative.checks import shown
@@ -67,6 +68,7 @@ def named_env(env: str | EnvSpec, **kwargs: Any) -> gym.Env:
     :return: the environment
     :raises ValueError: if there is none, or it needs another package
     """
+    register_suite(env if isinstance(env, str) else env.id)
     try:
         return gym.make(env, **kwargs)
     except (gym.error.Error, ImportError) as error:

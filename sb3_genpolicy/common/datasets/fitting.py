@@ -2,6 +2,7 @@
 A dataset is brought to the spaces of a model.
 """
 
+import math
 import warnings
 from dataclasses import replace
 
@@ -10,10 +11,17 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape, is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import VecTransposeImage
 
-from sb3_genpolicy.common.datasets.checks import ACTION_TOLERANCE, check_action_bounds, check_members, check_spaces
+from sb3_genpolicy.common.datasets.checks import (
+    ACTION_TOLERANCE,
+    are_flat_rows,
+    check_action_bounds,
+    check_members,
+    check_spaces,
+    say_flat_rows,
+)
 from sb3_genpolicy.common.datasets.names import Known
 from sb3_genpolicy.common.transitions.transitions import Arrays, Transitions, label_of
-from sb3_genpolicy.common.utils import on_one_line, space_items, tree_items
+from sb3_genpolicy.common.utils import on_one_line, space_items, tree_items, tree_of
 
 
 def in_action_space(data: Transitions, known: Known) -> Transitions:
@@ -67,10 +75,11 @@ def fit_to_spaces(data: Transitions, observation_space: spaces.Space, action_spa
     """
     if is_transposed(data.observation_space, observation_space):
         data = _transpose_images(data, observation_space)
+    label = f"dataset '{data.name}'" if data.name else "the dataset"
+    data = _in_shape(data, observation_space, label)
     ours, theirs = dict(space_items(data.observation_space, "observations")), dict(
         space_items(observation_space, "observations")
     )
-    label = f"dataset '{data.name}'" if data.name else "the dataset"
     if ours.keys() != theirs.keys():
         raise ValueError(
             f"The observations of {label} ({', '.join(sorted(ours))}) "
@@ -89,6 +98,32 @@ def fit_to_spaces(data: Transitions, observation_space: spaces.Space, action_spa
     if action_space != data.action_space:
         check_action_bounds(data.actions, action_space, f"{label[:1].upper()}{label[1:]}: actions", data.where)
     return replace(data, observation_space=observation_space, action_space=action_space)
+
+
+def _in_shape(data: Transitions, observation_space: spaces.Space, label: str) -> Transitions:
+    """Rows as the model's space has them, where they have its numbers and lack its axes: matrices, and single numbers."""
+    ours, theirs = dict(space_items(data.observation_space, "observations")), dict(
+        space_items(observation_space, "observations")
+    )
+    arrays = dict(tree_items(data.states, "observations"))
+    changed = False
+    for name, own in ours.items():
+        space = theirs.get(name)
+        if not isinstance(own, spaces.Box) or not isinstance(space, spaces.Box) or own.shape == space.shape:
+            continue
+        if are_flat_rows(arrays[name].shape, space):
+            say_flat_rows(f"{label[:1].upper()}{label[1:]}: {name}", space)
+        elif math.prod(own.shape) != 1 or math.prod(space.shape) != 1:
+            continue
+        arrays[name], ours[name], changed = arrays[name].reshape(-1, *space.shape), space, True
+    if not changed:
+        return data
+    shaped = tree_of(data.observation_space, ours.values())
+    return replace(
+        data,
+        states=tree_of(data.observation_space, (arrays[name] for name in ours)),
+        observation_space=spaces.Dict(shaped) if isinstance(shaped, dict) else shaped,
+    )
 
 
 def is_transposed(ours: spaces.Space, theirs: spaces.Space) -> bool:

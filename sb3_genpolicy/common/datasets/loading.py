@@ -38,6 +38,7 @@ from sb3_genpolicy.common.datasets.minari_source import minari_name, read_minari
 from sb3_genpolicy.common.datasets.names import Columns, Known, infer_action_space, infer_observation_space, missing_key
 from sb3_genpolicy.common.datasets.paths import FILE_SUFFIXES, HDF5_SUFFIXES, NPZ_SUFFIXES, PICKLE_SUFFIXES, ending
 from sb3_genpolicy.common.datasets.sb3_source import load_buffer, read_buffer
+from sb3_genpolicy.common.datasets.suites import suite_scores
 from sb3_genpolicy.common.datasets.time_limits import suspect_time_limit
 from sb3_genpolicy.common.transitions.transforms import ActionTransform
 from sb3_genpolicy.common.transitions.transitions import Transitions, check_reference_scores
@@ -91,7 +92,8 @@ def load_dataset(
     :param observation_space: space of the observations, for sources that do not say (files, mappings). Default: unbounded.
     :param action_space: space of the actions, for sources that do not say, or say no bounds. Default: from -1 to 1, if the
         actions fit. Where a source says another one, its actions are taken as they are, with a warning.
-    :param reference_scores: returns that count as scores of 0 and 100, likewise
+    :param reference_scores: returns that count as scores of 0 and 100, likewise; of tasks of the DeepMind Control suite 0 and
+        1000 by default
     :param relabel: for files and mappings, a function of all arrays by name that changes some (OGBench's rewards of a task)
     :param action_transforms: what is done to the actions before their bounds are checked, see
         :mod:`sb3_genpolicy.common.transitions.transforms`
@@ -111,7 +113,7 @@ def load_dataset(
     if not all(isinstance(part, Transitions) for part in parts):
         # Of a record it was said when it was read
         suspect_time_limit(data, "The replay buffer" if isinstance(source, ReplayBuffer) else label_of(data))
-    return data
+    return data if data.reference_scores is not None else replace(data, reference_scores=suite_scores(data.env_id))
 
 
 class _Options:

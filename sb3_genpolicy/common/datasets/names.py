@@ -33,8 +33,18 @@ ALIASES = {
     "valids": ("valids",),
 }
 _BY_ALIAS = {alias: key for key, aliases in ALIASES.items() for alias in aliases}
-#: Prefixes of what files carry beside: simulator states, infos
-IGNORED = ("infos", "metadata", "qpos", "qvel", "button_states", "physics", "oracle_reps", "next_oracle_reps")
+#: Prefixes of what files carry beside: simulator states, infos, returns
+IGNORED = (
+    "infos",
+    "metadata",
+    "qpos",
+    "qvel",
+    "button_states",
+    "physics",
+    "oracle_reps",
+    "next_oracle_reps",
+    "episodic_reward",
+)
 #: What tells time steps of dm_env, and of those who write likewise, from other rows
 MARKS = ("is_first", "is_last", "is_terminal", "step_type", "discount", "physics")
 # A name that nobody knows is taken for a slip of one that would be used from this likeness on, and of one that is needed

@@ -184,11 +184,14 @@ class _DatasetWriter:
                 self.dataset = minari.create_dataset_from_buffers(
                     self.dataset_id,
                     self.episodes,
-                    env=self.spec,
+                    # Minari would make it, which its id alone is not enough for
+                    env=None if self.spec is None or self.spec.entry_point is None else self.spec,
                     observation_space=self.env.observation_space,
                     action_space=self.env.action_space,
                     **{key: value for key, value in self.metadata.items() if value is not None},
                 )
+            if self.spec is not None and self.spec.entry_point is None:
+                self.dataset.storage.update_metadata(dict(env_spec=self.spec.to_json()))
             if self.reference_scores is not None:
                 # Given to Minari above, they would be lost where the environment has no specification
                 low, high = self.reference_scores

@@ -10,7 +10,14 @@ import numpy as np
 from gymnasium import spaces
 from tqdm import tqdm
 
-from sb3_genpolicy.common.datasets.checks import check_finite, check_members, check_row_shape, shaped
+from sb3_genpolicy.common.datasets.checks import (
+    are_flat_rows,
+    check_finite,
+    check_members,
+    check_row_shape,
+    say_flat_rows,
+    shaped,
+)
 from sb3_genpolicy.common.datasets.columns import PATIENCE, Column, rows_per_chunk
 from sb3_genpolicy.common.datasets.value_ranges import ValueRanges
 
@@ -35,6 +42,8 @@ class RowReader:
         self.ranges = ValueRanges()
         #: Names of the observations that are read as float64
         self.finer: set[str] = set()
+        # Names of those whose rows were said to be flat
+        self._flat: set[str] = set()
 
     def where(self, row: int) -> str:
         """
@@ -54,7 +63,10 @@ class RowReader:
         :return: first row of every piece, in the file, and the piece as it is stored
         :raises ValueError: if it cannot be read, or holds what no such column may hold
         """
-        check_row_shape(column.shape, space, f"{self.label}: {name}")
+        if are_flat_rows(column.shape, space):
+            self._say_flat(name if states is None else states, space)
+        else:
+            check_row_shape(column.shape, space, f"{self.label}: {name}")
         finer = states in self.finer
         start = 0
         try:
@@ -75,6 +87,11 @@ class RowReader:
     def _with_progress(self, column: Column, name: str) -> Iterable[np.ndarray]:
         total = -(-column.shape[0] // rows_per_chunk(column.shape, column.dtype))
         return tqdm(column.chunks(), f"{self.label}: {name}", total, delay=PATIENCE, leave=False)
+
+    def _say_flat(self, name: str, space: spaces.Space) -> None:
+        if name not in self._flat:
+            self._flat.add(name)
+            say_flat_rows(f"{self.label}: {name}", space)
 
     def _shifted(self, start: int) -> Callable[[int], str]:
         return lambda row: self.where_in_file(start + row)

@@ -1,6 +1,6 @@
 """
-Rows that are time steps: what dm_env and Dreamer write holds the action that led *to* a row's observation, what RLDS writes
-the action that was taken there. Both have one row more than steps in every episode.
+Rows that are time steps: what dm_env and Dreamer write holds the action that led *to* a row's observation, what RLDS and
+RL Unplugged write the action that was taken there. Both have one row more than steps in every episode.
 """
 
 import warnings
@@ -71,9 +71,11 @@ def as_trajectories(columns: Columns, label: str) -> Columns:
     n_first, n_last = int((rows.first & rows.still).sum()), int((rows.last & rows.still).sum())
     n_episodes = int(rows.first.sum())
     is_dm_env = bool(columns.marks.keys() & {"step_type", "physics"}) or not columns.marks.keys() & {"is_first", "is_last"}
+    # RL Unplugged writes dm_env's `step_type` beside actions that were taken in their row
+    may_be_rlds = "physics" not in columns.marks and bool(columns.marks.keys() & {"step_type", "is_first", "is_last"})
     if n_first == n_episodes and (is_dm_env or n_last < n_episodes):
         return _shifted(columns, rows, label)
-    if n_last == n_episodes and n_first < n_episodes and not is_dm_env:
+    if n_last == n_episodes and n_first < n_episodes and may_be_rlds:
         return _of_rlds(columns, rows, label)
     plural = any(columns.sources[key] == key for key in ("observations", "actions", "rewards"))
     if (plural and columns.keys() & {"timeouts", "dones"}) or not columns.marks.keys() & _TELLING:
