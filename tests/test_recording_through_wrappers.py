@@ -253,14 +253,32 @@ def test_what_does_not_change_is_a_part_of_the_environment(minari_root):
     assert isinstance(make_offline_env("test/halved-v0").env, TimeAwareObservation)
 
 
-def test_an_environment_of_which_nothing_can_be_written_down(minari_root):
-    gym.register("Unwritten-v0", lambda: Paying(), max_episode_steps=4)
+@pytest.fixture
+def made_by_a_function():
+    gym.register("Unwritten-v0", lambda render_mode=None: Paying(), max_episode_steps=4)
+    yield "Unwritten-v0"
+    gym.registry.pop("Unwritten-v0", None)
+
+
+def test_an_environment_of_which_nothing_can_be_written_down(minari_root, made_by_a_function):
+    env = gym.make(made_by_a_function)
+    gym.registry.pop(made_by_a_function)
     with pytest.warns(UserWarning, match="how its environment Unwritten-v0 was made cannot be written down"):
-        record_dataset(lambda observation: np.zeros(1), "Unwritten-v0", "test/unwritten-v0", n_steps=5)
+        record_dataset(lambda observation: np.zeros(1), env, "test/unwritten-v0", n_steps=5)
     data = load_dataset("test/unwritten-v0")
     assert data.n_rows == 5 and data.env_id is None
     metadata = json.loads((Path(get_dataset_path("test/unwritten-v0")) / "data/metadata.json").read_text())
     assert metadata.get("env_spec") is None
+
+
+def test_an_environment_that_a_function_makes_is_found_by_its_id_where_that_is_known(minari_root, made_by_a_function):
+    record_dataset(lambda observation: np.zeros(1), made_by_a_function, "test/unwritten-v0", n_steps=5)
+    assert load_dataset("test/unwritten-v0").env_id == made_by_a_function
+    assert isinstance(make_offline_env("test/unwritten-v0").unwrapped, Paying)
+    gym.registry.pop(made_by_a_function)
+    assert load_dataset("test/unwritten-v0").n_rows == 5
+    with pytest.raises(ValueError, match="Unwritten-v0 of dataset 'test/unwritten-v0' cannot be made on this machine"):
+        make_offline_env("test/unwritten-v0")
 
 
 def test_a_monitor_is_left_out_in_silence(minari_root):
