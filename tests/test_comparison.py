@@ -21,11 +21,11 @@ from rliable import metrics
 
 from sb3_genpolicy import GMPG, GMPO, IQL, ReBRAC, load_dataset, normalized_score, register
 from sb3_genpolicy.zoo.__main__ import main
-from sb3_genpolicy.zoo.comparison import Method, command, compare, comparison, trainings
-from sb3_genpolicy.zoo.comparison.comparison import Comparison
+from sb3_genpolicy.zoo.comparison import Method, command, compare, shared_work, trainings
 from sb3_genpolicy.zoo.comparison.evaluation import scores_of
 from sb3_genpolicy.zoo.comparison.methods import line_up
 from sb3_genpolicy.zoo.comparison.shared_study import SharedStudy
+from sb3_genpolicy.zoo.comparison.shared_work import Comparison
 from sb3_genpolicy.zoo.comparison.statistics import probability_of_improvement, statistics_of
 from sb3_genpolicy.zoo.comparison.trainings import Conditions
 from sb3_genpolicy.zoo.storage import open_storage
@@ -186,7 +186,7 @@ def test_what_is_done_is_not_done_again_and_seeds_can_be_added(tmp_path, monkeyp
     first = compare(DATASET, methods, seeds=[3], output=tmp_path, **CONDITIONS)
     trained = []
     train = trainings.train
-    monkeypatch.setattr(comparison, "train", lambda *args: trained.append(args[1].seed) or train(*args))
+    monkeypatch.setattr(shared_work, "train", lambda *args: trained.append(args[1].seed) or train(*args))
     pd.testing.assert_frame_equal(compare(DATASET, methods, seeds=[3], output=tmp_path, **CONDITIONS), first)
     assert trained == []
     more = compare(DATASET, methods, seeds=[3, 5], output=tmp_path, **CONDITIONS)

@@ -4,7 +4,6 @@ The page about a comparison, with its numbers as tables beside it.
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -13,18 +12,16 @@ from sb3_genpolicy.zoo.comparison import page
 from sb3_genpolicy.zoo.comparison.evaluation import EVALUATION_SEED
 from sb3_genpolicy.zoo.comparison.frames import CLONING
 from sb3_genpolicy.zoo.comparison.pictures import curves_figure, data_uri, profiles_figure
+from sb3_genpolicy.zoo.comparison.shared_work import Comparison
 from sb3_genpolicy.zoo.comparison.statistics import Statistics, statistics_of
 from sb3_genpolicy.zoo.results import behaviour_score
 from sb3_genpolicy.zoo.results_picture import intervals_figure
 from sb3_genpolicy.zoo.scores import Aggregate
 
-if TYPE_CHECKING:
-    from sb3_genpolicy.zoo.comparison.comparison import Comparison
-
 WAYS = {"deterministic": "Deterministic actions", "sampled": "Sampled actions"}
 
 
-def write_report(comparison: "Comparison", reps: int) -> pd.DataFrame:
+def write_report(comparison: Comparison, reps: int) -> pd.DataFrame:
     """
     Write ``index.html``, ``runs.csv`` and ``curves.csv``.
 
@@ -55,7 +52,7 @@ def write_report(comparison: "Comparison", reps: int) -> pd.DataFrame:
     return rows
 
 
-def _beginning(comparison: "Comparison", rows: pd.DataFrame) -> list[str]:
+def _beginning(comparison: Comparison, rows: pd.DataFrame) -> list[str]:
     conditions, n_seeds = comparison.conditions, rows.seed.nunique()
     text = (
         f"{conditions.steps:,} gradient steps of {conditions.batch_size} rows each for every method, on every dataset with "
@@ -170,7 +167,7 @@ def _cost(rows: pd.DataFrame) -> list[str]:
     return [page.heading("Cost"), page.table(heads, cells, "cost"), page.paragraph(text)]
 
 
-def _fairness(comparison: "Comparison", rows: pd.DataFrame) -> list[str]:
+def _fairness(comparison: Comparison, rows: pd.DataFrame) -> list[str]:
     conditions, cells = comparison.conditions, []
     for contender in comparison.contenders:
         shared, own = contender.pretraining, conditions.own_steps(contender)
@@ -186,7 +183,7 @@ def _fairness(comparison: "Comparison", rows: pd.DataFrame) -> list[str]:
     return [page.heading("Who shared what"), page.table(["method", "steps", ""], cells, "shared")]
 
 
-def _settings(comparison: "Comparison", rows: pd.DataFrame, reps: int) -> list[str]:
+def _settings(comparison: Comparison, rows: pd.DataFrame, reps: int) -> list[str]:
     cells = [
         [page.cell(c.label), page.cell(_in_line(c.described()), f"Defaults: {_in_line(c.defaults())}", words=True)]
         for c in comparison.contenders
