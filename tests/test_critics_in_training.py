@@ -254,6 +254,19 @@ def test_after_their_passes_critics_stay_and_the_policy_goes_on(monkeypatch, tmp
         assert th.equal(value, model.policy.state_dict()[name]), name
 
 
+def test_side_by_side_critics_stop_when_they_would_alone(monkeypatch):
+    monkeypatch.setattr(critic_hooks, "_LEAST_UPDATES", 4)
+
+    def models():
+        return [make(critic=OneStepCritic(passes=0.1), seed=seed) for seed in (0, 1)]
+
+    for ours, alone in zip(learn_side_by_side(models(), 9), models(), strict=True):
+        alone.learn(9)
+        for name, value in alone.policy.state_dict().items():
+            if "spreads." not in name:
+                th.testing.assert_close(ours.policy.state_dict()[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_few_rows_are_learnt_from_for_a_while_and_without_passes_for_ever():
     model = make(critic=OneStepCritic(passes=1.0)).learn(6)
     endless = make(critic=OneStepCritic(passes=None)).learn(6)

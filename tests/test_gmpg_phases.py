@@ -11,6 +11,8 @@ from stable_baselines3.common.logger import configure
 
 from sb3_genpolicy import GMPG, GMPO
 from sb3_genpolicy.common.algorithms.divergence import realised_kl
+from sb3_genpolicy.common.transitions.outliers import evenly
+from sb3_genpolicy.generative import Likelihood, Sampler
 from tests.helpers.arrays import SMALL, make_arrays
 from tests.helpers.gmpg import small_batch, small_gmpg
 from tests.helpers.states import same_state
@@ -150,9 +152,9 @@ def test_a_clone_hands_over_and_other_models_are_refused(arrays, tmp_path):
 # What the log says of the policy
 
 
-def test_the_log_has_the_exact_divergence_of_the_policy_from_the_behaviour_model(arrays, tmp_path):
+def test_the_log_has_the_exact_divergence_of_the_policy_from_the_behaviour_model():
     """Fields that are constant carry a standard normal by their constant: the divergence is half its squared difference."""
-    model = small_gmpg(arrays, pretraining_steps=0, policy_learning_rate=0.0).learn(1)
+    model = small_gmpg(make_arrays(n_episodes=40), pretraining_steps=0, policy_learning_rate=0.0).learn(1)
     with th.no_grad():
         for part, shift in ((model.actor_ema, 0.5), (model.behaviour, -0.25)):
             weights = list(part.model.network.parameters())
@@ -166,6 +168,30 @@ def test_the_log_has_the_exact_divergence_of_the_policy_from_the_behaviour_model
     assert th.equal(th.get_rng_state(), state)
     model.behaviour.load_state_dict(model.actor_ema.state_dict())
     assert realised_kl(model).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_it_is_of_actions_of_the_policy():
+    """By densities of the continuous flows, from the same noise in the same states; of the other's actions it is another."""
+    options = dict(pretraining_steps=0, policy_learning_rate=0.0, policy_kwargs=dict(sampling_steps=40))
+    model = small_gmpg(make_arrays(n_episodes=40), **options).learn(1)
+    policy, other = model.actor_ema, model.behaviour
+    generator = th.Generator().manual_seed(1)
+    with th.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.2 * th.randn(parameter.shape, generator=generator))
+    rows = th.as_tensor(evenly(model.replay_buffer.size(), 256))
+    observations = model.replay_buffer.rows(rows).observations
+    noise = th.randn(len(rows), policy.action_dim, generator=th.Generator().manual_seed(0))
+
+    def divergence(one, another):
+        features = [part.extract_features(observations, part.features_extractor) for part in (one, another)]
+        exact = Likelihood(sampler=Sampler("rk4", 20))
+        actions, log_prob = one.model.sample_with_log_prob(features[0], noise, exact)
+        return (log_prob - another.model.log_prob(actions, features[1], exact)).mean().item()
+
+    expected, reverse = divergence(policy, other), divergence(other, policy)
+    assert realised_kl(model).item() == pytest.approx(expected, rel=0.1)
+    assert abs(reverse - expected) > 0.2 * expected > 0.01
 
 
 def test_the_divergence_is_logged_in_the_second_phase_alone(arrays, tmp_path):

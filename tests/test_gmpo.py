@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
 
 from sb3_genpolicy import GMPO, load_dataset
+from sb3_genpolicy.common.algorithms.support import values_of
 from sb3_genpolicy.common.policies.critics import Critics, IQLCritic
 from sb3_genpolicy.common.policies.critics.losses import expectile_loss
 from sb3_genpolicy.common.updates.batch import Batch
@@ -164,16 +165,17 @@ def test_softmax_has_a_first_phase_of_its_own_and_resumes_in_it(arrays, tmp_path
 
 
 def test_behaviour_actions_drawn_once_are_those_of_their_rows(arrays):
-    """Q and actions of a row are the same at every draw, and its own: compared with the critic asked afresh."""
+    """Actions of a row are the same at every draw, and their values its own: compared with the critic, one by one."""
     model = small_gmpo(arrays, weighting="softmax", n_actions=3, redraw_actions=False, pretraining_steps=1).learn(3)
     rows = th.tensor([5, 0, 5])
     batch = model.replay_buffer.rows(rows)
     drawn_for = Batch.of(batch, rows, model.generator)
-    first, again = (model._behaviour_actions.draw(drawn_for, model.replay_buffer, None) for _ in range(2))
-    assert th.equal(first.actions, again.actions) and th.equal(first.actions[0], first.actions[2])
+    first, again = (model._support.draw("observations", drawn_for, model.replay_buffer, None) for _ in range(2))
+    assert th.equal(first, again) and th.equal(first[0], first[2]) and not th.equal(first[0], first[1])
+    values = values_of(model.critic, batch.observations, first)
     for k in range(3):
-        q_values = th.cat(model.critic(batch.observations, first.actions[:, k]), dim=1).mean(dim=1)
-        np.testing.assert_allclose(first.q_values[:, k], q_values.detach(), rtol=1e-4)
+        q_values = th.cat(model.critic(batch.observations, first[:, k]), dim=1).mean(dim=1)
+        np.testing.assert_allclose(values[:, k], q_values.detach(), rtol=1e-4)
 
 
 @pytest.mark.parametrize(("terminal", "value"), [(1.0, 1.0), (0.0, 5.0)])

@@ -4,7 +4,7 @@ What Optuna may try for BC.
 
 from typing import TYPE_CHECKING, Any
 
-from sb3_genpolicy.common.algorithms.search_space import Settings
+from sb3_genpolicy.common.algorithms.search_space import Settings, with_true_values
 
 if TYPE_CHECKING:
     import optuna
@@ -23,9 +23,7 @@ def sample_bc(trial: "optuna.Trial", n_actions: int, n_envs: int, additional_arg
         # From 2**6=64 to 2**10=1024
         "batch_size_pow": trial.suggest_int("batch_size_pow", 6, 10),
     }
-    options = convert_bc(sampled)
-    trial.set_user_attr("batch_size", options["batch_size"])
-    return options
+    return with_true_values(trial, sampled, convert_bc)
 
 
 def convert_bc(sampled: Settings) -> Settings:

@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_genpolicy.common.algorithms.pretrained import PretrainedSource
 from sb3_genpolicy.common.algorithms.pretraining import PretrainingAlgorithm
+from sb3_genpolicy.common.algorithms.support import SupportActions, values_of
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.policies.critics import CriticOptions
 from sb3_genpolicy.common.policies.named import POLICY_ALIASES
@@ -25,7 +26,6 @@ from sb3_genpolicy.common.updates.temperature import change_towards, changed, te
 from sb3_genpolicy.common.updates.weights import describe_weights, exponential_weights, kl_from_uniform
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative.checks import check_choice, check_flag, check_number, named_options
-from sb3_genpolicy.gmpo.behaviour_actions import BehaviourActions
 
 Weighting = Literal["advantage", "softmax"]
 WEIGHTINGS: tuple[Weighting, ...] = ("advantage", "softmax")
@@ -71,7 +71,7 @@ class GMPO(PretrainingAlgorithm):
         first phase: GMPG, or GMPO with ``beta=0``. They stay as they are, and the actor starts from the behaviour model.
     :param critic: what Q is of and by which networks: ``iql``, ``onestep``, ``policy``, or an object with options
         (``IQLCritic``, ``OneStepCritic``, ``PolicyCritic``), see :mod:`sb3_genpolicy.common.policies.critics.options`.
-        Default: that of ``pretrained``, else what ranked actions best (docs/guide/critics.md).
+        Default: that of ``pretrained``, else what made the best policies (docs/guide/critics.md).
     :param expectile: short for ``critic=IQLCritic(expectile=...)``, the paper's critics: expectile of V, in (0, 1) (0.7 for
         locomotion, 0.9 for AntMaze)
     :param actor_tau: the soft update coefficient of the averaged actor, which acts (in (0, 1]; 1: the latest parameters act).
@@ -168,7 +168,7 @@ class GMPO(PretrainingAlgorithm):
         self.weighting = weighting
         self.n_actions = n_actions
         self.redraw_actions = redraw_actions
-        self._behaviour_actions: BehaviourActions | None = None
+        self._support: SupportActions | None = None
 
         if _init_setup_model:
             self._setup_model()
@@ -212,13 +212,14 @@ class GMPO(PretrainingAlgorithm):
 
     def _objective_on_behaviour_actions(self, batch: Batch) -> Objective:
         # Policy: matching loss of K actions of the behaviour model for each state, weighted by the softmax of beta Q
-        drawn = self._actions_of_behaviour().draw(batch, self.replay_buffer, self._vec_normalize_env)
-        weights = (self.current_beta * self.horizon_ratio * drawn.q_values).softmax(dim=1).flatten() * self.n_actions
+        actions = self._support_of_behaviour().draw("observations", batch, self.replay_buffer, self._vec_normalize_env)
+        q_values = values_of(self.critics.critic, batch.observations, actions)
+        weights = (self.current_beta * self.horizon_ratio * q_values).softmax(dim=1).flatten() * self.n_actions
         observations = tree_map(lambda array: array.repeat_interleave(self.n_actions, dim=0), batch.observations)
         actor_loss, matching_loss = self.actor.weighted_matching_loss(
-            observations, drawn.actions.flatten(0, 1), weights, batch.generator
+            observations, actions.flatten(0, 1), weights, batch.generator
         )
-        means = dict(describe_weights(weights, batch.mean), matching_loss=matching_loss, q_value=drawn.q_values.mean())
+        means = dict(describe_weights(weights, batch.mean), matching_loss=matching_loss, q_value=q_values.mean())
         return self._policy_objective(actor_loss, weights, means, batch)
 
     def _policy_objective(
@@ -237,12 +238,12 @@ class GMPO(PretrainingAlgorithm):
             changed(self.log_beta, self.descent.guard.unless_broken(change))
         return super().before_step(objective)
 
-    def _actions_of_behaviour(self) -> BehaviourActions:
-        if self._behaviour_actions is None:
+    def _support_of_behaviour(self) -> SupportActions:
+        if self._support is None:
             assert self.behaviour is not None
             seed = None if self.redraw_actions else self.seed or 0
-            self._behaviour_actions = BehaviourActions(self.behaviour, self.critics.critic, self.n_actions, seed)
-        return self._behaviour_actions
+            self._support = SupportActions(self.behaviour, self.n_actions, seed)
+        return self._support
 
     def advantage_weights(self, advantage: th.Tensor) -> th.Tensor:
         """
@@ -262,5 +263,5 @@ class GMPO(PretrainingAlgorithm):
 
     def fill_replay_buffer(self, dataset: DatasetSource | None) -> None:
         # Of the dataset that there was
-        self._behaviour_actions = None
+        self._support = None
         super().fill_replay_buffer(dataset)

@@ -4,7 +4,7 @@ What Optuna may try for QGPO.
 
 from typing import TYPE_CHECKING, Any
 
-from sb3_genpolicy.common.algorithms.search_space import Settings, convert, sample_critics
+from sb3_genpolicy.common.algorithms.search_space import Settings, convert, sample_critics, with_true_values
 
 if TYPE_CHECKING:
     import optuna
@@ -20,10 +20,7 @@ def sample_qgpo(trial: "optuna.Trial", n_actions: int, n_envs: int, additional_a
     """
     sampled = sample_critics(trial, ("support",))
     sampled["beta"] = trial.suggest_float("beta", 0.1, 10.0, log=True)
-    options = convert_qgpo(sampled)
-    for name in ("batch_size", "gamma"):
-        trial.set_user_attr(name, options[name])
-    return options
+    return with_true_values(trial, sampled, convert_qgpo)
 
 
 def convert_qgpo(sampled: Settings) -> Settings:

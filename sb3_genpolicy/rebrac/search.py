@@ -4,7 +4,7 @@ What Optuna may try for ReBRAC.
 
 from typing import TYPE_CHECKING, Any
 
-from sb3_genpolicy.common.algorithms.search_space import Settings, convert, sample_critics
+from sb3_genpolicy.common.algorithms.search_space import Settings, convert, sample_critics, with_true_values
 from sb3_genpolicy.common.policies.critics import PolicyCritic
 
 if TYPE_CHECKING:
@@ -23,10 +23,7 @@ def sample_rebrac(trial: "optuna.Trial", n_actions: int, n_envs: int, additional
     # On locomotion the paper's grid goes from 0.001 to 0.1
     sampled["actor_penalty"] = trial.suggest_float("actor_penalty", 0.001, 1.0, log=True)
     sampled["critic_penalty"] = trial.suggest_float("critic_penalty", 0.001, 0.5, log=True)
-    options = convert_rebrac(sampled)
-    for name in ("batch_size", "gamma"):
-        trial.set_user_attr(name, options[name])
-    return options
+    return with_true_values(trial, sampled, convert_rebrac)
 
 
 def convert_rebrac(sampled: Settings) -> Settings:

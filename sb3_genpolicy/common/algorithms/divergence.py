@@ -6,7 +6,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_genpolicy.common.transitions.outliers import evenly
+from sb3_genpolicy.common.algorithms.spreads import spaced_observations
 from sb3_genpolicy.generative import DiscreteKL, Sampler
 from sb3_genpolicy.generative.kl import Conditioned, Draws
 from sb3_genpolicy.generative.solvers import TABLEAUS
@@ -27,13 +27,12 @@ def realised_kl(model: Any) -> th.Tensor:
     """
     model.policy.set_training_mode(False)
     actor = model.policy.actor_ema
-    rows = th.as_tensor(evenly(model.replay_buffer.size(), _ROWS))
-    observations = model.replay_buffer.rows(rows, model.get_vec_normalize_env()).observations
+    observations = spaced_observations(model, _ROWS)
     policy, reference = (
         Conditioned(part.model, part.extract_features(observations, part.features_extractor))
         for part in (actor, model.behaviour)
     )
-    noise = th.randn((len(rows), actor.action_dim), generator=th.Generator().manual_seed(0)).to(policy.condition)
+    noise = th.randn((len(policy.condition), actor.action_dim), generator=th.Generator().manual_seed(0)).to(policy.condition)
     sampler = actor.sampler if actor.sampler.solver in TABLEAUS else Sampler()
     sample = DiscreteKL().of_samples(policy, reference, Draws(noise, sampler))
     return sample.log_ratio.sum() / sample.found.sum().clamp(min=1)

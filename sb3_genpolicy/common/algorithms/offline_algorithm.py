@@ -82,7 +82,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: Additional arguments to be passed to the policy on creation
     :param critic: what Q is of and by which networks: ``iql``, ``onestep``, ``policy``, or an object with options, see
-        :mod:`sb3_genpolicy.common.policies.critics.options`. Default: what ranked actions best (docs/guide/critics.md).
+        :mod:`sb3_genpolicy.common.policies.critics.options`. Default: what made the best policies (docs/guide/critics.md).
     :param verbose: Verbosity level: 0 for no output, 1 for info messages (such as device or wrappers used),
         2 for debug messages
     :param seed: Seed for the pseudo random generators

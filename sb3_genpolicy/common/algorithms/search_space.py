@@ -2,7 +2,7 @@
 What Optuna may try of the options that the algorithms share. Networks and paths stay as the file of hyper-parameters has them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,13 +38,17 @@ def convert(sampled: Settings) -> Settings:
     return options
 
 
-def with_true_values(trial: "optuna.Trial", sampled: Settings) -> Settings:
+def with_true_values(
+    trial: "optuna.Trial", sampled: Settings, converter: Callable[[Settings], Settings] = convert
+) -> Settings:
     """
     :param trial: the trial; options that it samples in another form (``batch_size``, ``gamma``) are noted as its attributes
     :param sampled: its parameters
+    :param converter: what makes options of them
     :return: the options that they stand for
     """
-    options = convert(sampled)
+    options = converter(sampled)
     for name in ("batch_size", "gamma"):
-        trial.set_user_attr(name, options[name])
+        if name in options:
+            trial.set_user_attr(name, options[name])
     return options

@@ -50,5 +50,14 @@ def _some_states(model: Any) -> Any:
     buffer = model.replay_buffer
     if not isinstance(model.policy, SamplingPolicy) or buffer is None or buffer.size() == 0:
         return None
-    rows = th.as_tensor(evenly(buffer.size(), _ROWS))
-    return buffer.rows(rows, model.get_vec_normalize_env()).observations
+    return spaced_observations(model, _ROWS)
+
+
+def spaced_observations(model: Any, n_rows: int) -> Any:
+    """
+    :param model: a model with rows
+    :param n_rows: how many are wanted at most
+    :return: observations of so many rows, evenly spaced
+    """
+    rows = th.as_tensor(evenly(model.replay_buffer.size(), n_rows))
+    return model.replay_buffer.rows(rows, model.get_vec_normalize_env()).observations
