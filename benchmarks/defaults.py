@@ -44,10 +44,10 @@ METHODS: dict[str, tuple[type[OfflineAlgorithm], dict[str, Any]]] = {
     "cloning": (Cloning, _CLONE),
     "best tenth cloned": (Cloning, dict(_CLONE, transforms=[BestEpisodes(0.1)])),
     "GMPO": (GMPO, {}),
-    "GMPO, one step, 0.5 nats": (GMPO, dict(critic=OneStepCritic(gamma=None, return_lambda=0.0), target_kl=0.5)),
+    "GMPO, one step, 0.5 nats": (GMPO, dict(critic=OneStepCritic(gamma=None, return_lambda=0.0, passes=None), target_kl=0.5)),
     "GMPO, lambda dropout, 0.5 nats": (
         GMPO,
-        dict(critic=OneStepCritic(gamma=None, return_lambda=0.95, dropout=0.2), target_kl=0.5),
+        dict(critic=OneStepCritic(gamma=None, return_lambda=0.95, dropout=0.2, passes=None), target_kl=0.5),
     ),
     "GMPG": (GMPG, {}),
     "GMPG, adjoint": (GMPG, dict(gradient_estimator="adjoint")),

@@ -85,7 +85,7 @@ class GMPG(PretrainingAlgorithm):
         variants): ours is theirs times d ln 2. 0 stays at the behaviour policy.
     :param critic: what Q is of and by which networks: ``iql``, ``onestep``, ``policy``, or an object with options
         (``IQLCritic``, ``OneStepCritic``, ``PolicyCritic``), see :mod:`sb3_genpolicy.common.policies.critics.options`.
-        Default: that of ``pretrained``, else what ranked actions best (docs/guide/critics.md).
+        Default: that of ``pretrained``, else what made the best policies (docs/guide/critics.md).
     :param expectile: short for ``critic=IQLCritic(expectile=...)``, the paper's critics: expectile of V, in (0, 1) (0.7 for
         locomotion, 0.9 for AntMaze)
     :param actor_tau: the soft update coefficient of the averaged actor, which acts (in (0, 1]; 1: the latest parameters act)

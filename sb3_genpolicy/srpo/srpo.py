@@ -50,8 +50,8 @@ class SRPO(OfflineAlgorithm):
     :param exploration_noise: standard deviation of the noise that is added to actions online, of actions scaled to [-1, 1]
     :param actor_tau: the soft update coefficient of the averaged policy, which acts (in (0, 1]; 1: the latest parameters act)
     :param critic: what Q is of and by which networks: ``iql`` (as published), ``onestep``, ``policy``, or an object with
-        options, see :mod:`sb3_genpolicy.common.policies.critics.options`. Default: what ranked actions best
-        (docs/guide/critics.md).
+        options, see :mod:`sb3_genpolicy.common.policies.critics.options`. Default: what GMPO and GMPG made
+        the best policies of (docs/guide/critics.md).
     :param reward_transform: ``locomotion`` (the default: returns of the dataset span 1000), ``antmaze`` (reward - 1),
         ``none`` (or None), an object (``AffineReward``, ``ReturnRange``) or a function of an array of rewards
     :param transforms: what else is done to the dataset, in the order given, see
