@@ -42,6 +42,7 @@ def make(data: dict[str, Any], network: str, batch_size: int, seed: int = 0, **o
     )
 
 
+@th.no_grad()
 def largest_difference(one: GMPO, other: GMPO) -> float:
     pairs = zip(one.policy.parameters(), other.policy.parameters(), strict=True)
     return max(float((mine - theirs).norm() / theirs.norm().clamp(min=1e-6)) for mine, theirs in pairs)

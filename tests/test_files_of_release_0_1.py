@@ -31,6 +31,14 @@ def test_they_act_as_they_did(name):
     np.testing.assert_allclose(model.policy.log_prob(observations, actions).detach(), log_probs, atol=1e-4)
 
 
+def test_beta_stays_as_it_was_given():
+    """Today's default adapts it, which their files do not say."""
+    for name in ("gmpo_flow", "gmpo_integers"):
+        model = GMPO.load(FOLDER / name)
+        assert model.target_kl is None and model.current_beta == model.beta
+    assert GMPO.load(FOLDER / "gmpo_flow", target_kl=0.3).target_kl == 0.3
+
+
 def test_of_several_candidates_the_best_is_taken_as_then(arrays, tmp_path):
     """What is new draws one of them, which their files do not say; nor does that of a policy alone."""
     model = GMPO.load(FOLDER / "gmpo_integers")

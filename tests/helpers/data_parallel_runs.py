@@ -30,8 +30,7 @@ from sb3_genpolicy import (
 )
 from sb3_genpolicy.common.algorithms import offline_algorithm
 from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
-from sb3_genpolicy.common.updates.processes import SeveralProcesses, batch_mean, processes, world_size
-from sb3_genpolicy.common.utils import attributes
+from sb3_genpolicy.common.updates.processes import _CURRENT, SeveralProcesses, batch_mean, processes, world_size
 from sb3_genpolicy.generative import ConditionalMLP, Likelihood, OdeKL, Sampler
 from tests.helpers import tiny_envs  # noqa: F401
 from tests.helpers.arrays import SMALL, make_arrays
@@ -302,13 +301,15 @@ def trains_on_gpus(folder):
     """A process with the only GPU makes the calls of several, of a group of one."""
     device, alone = th.device("cuda", th.cuda.current_device()), world_size() == 1
     if alone:
+        # As `data_parallel` does, and why
+        importlib.import_module("torch.distributed.nn.functional")
         th.distributed.init_process_group("cpu:gloo,cuda:nccl", device_id=device)
-    module = importlib.import_module("sb3_genpolicy.common.updates.processes")
-    with attributes(module, _processes=SeveralProcesses()):
-        for case in ON_GPUS:
-            model = make(case, device=device).learn(STEPS, Watch("watch"))
-            keep(folder, case, {name: tensor.cpu() for name, tensor in model.policy.state_dict().items()})
+        before = _CURRENT.set(SeveralProcesses())
+    for case in ON_GPUS:
+        model = make(case, device=device).learn(STEPS, Watch("watch"))
+        keep(folder, case, {name: tensor.cpu() for name, tensor in model.policy.state_dict().items()})
     if alone:
+        _CURRENT.reset(before)
         th.distributed.destroy_process_group()
 
 

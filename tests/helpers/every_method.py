@@ -12,12 +12,13 @@ METHODS = {method.__name__: method for method in (BC, DiffusionQL, FQL, IDQL, IQ
 STEPS = 8
 
 
-def make(name, seed=0, device="cpu"):
+def make(name, seed=0, device="cpu", capture=False):
     method = METHODS[name]
     policy = next(iter(method.policy_aliases))
     # Kept actions are of one model's rows
     own = dict(redraw_actions=True) if name == "QGPO" else {}
-    return method(policy, dataset=make_arrays(), policy_kwargs=SMALL, seed=seed, batch_size=16, device=device, **own)
+    own.update(seed=seed, device=device, capture=capture)
+    return method(policy, dataset=make_arrays(), policy_kwargs=SMALL, batch_size=16, **own)
 
 
 if __name__ == "__main__":

@@ -431,11 +431,11 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         :param batch_size: rows of each batch
         """
         with matmul_precision(self.precision, self.device):
-            for _ in range(gradient_steps):
+            for step in range(1, gradient_steps + 1):
                 self.begin_update()
                 kind = (self.phase, batch_size, self.replay_buffer.size(), self.replay_buffer.observations_are_at)
                 self.recorder.make(lambda: self._update(batch_size), kind)
-                self.end_update()
+                self.end_update(is_last=step == gradient_steps)
 
     critic_options = property(critic_hooks.critic_options)
     critic_gamma = property(critic_hooks.critic_gamma)
@@ -468,12 +468,16 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             objective = self.objective(batch)
         self.descent.descend(objective, together, self.before_step)
 
-    def end_update(self) -> None:
-        """Count the update."""
+    def end_update(self, is_last: bool = True) -> None:
+        """
+        Count the update.
+
+        :param is_last: whether it is the last one of a call of :meth:`train`
+        """
         self._n_updates += 1
         # `num_timesteps` already counts an environment step at its updates, but a gradient step only after its update
-        is_last = self.num_timesteps + (not self.collects) >= self._total_timesteps
-        self.descent.guard.check_kept(now=is_last)
+        all_is_done = self.num_timesteps + (not self.collects) >= self._total_timesteps
+        self.descent.guard.check_kept(now=is_last and all_is_done)
 
     def set_training_mode(self) -> None:
         """Set the networks' modes for an update. Skipped where nothing would change, since it walks over all modules."""

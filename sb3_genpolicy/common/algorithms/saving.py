@@ -25,7 +25,7 @@ from sb3_genpolicy.common.policies.critics.options import with_critic
 from sb3_genpolicy.common.policies.option_checks import check_kwargs
 from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
 from sb3_genpolicy.common.updates.processes import processes
-from sb3_genpolicy.generative.checks import check_option_names
+from sb3_genpolicy.generative.checks import check_option_names, options_of
 
 Model = TypeVar("Model", bound=OffPolicyAlgorithm)
 
@@ -240,8 +240,7 @@ def algorithm_names(cls: type, base: type) -> list[str]:
 
 def note_what_0_1_had(settings: dict[str, Any]) -> None:
     """
-    Release 0.1 had one kind of critic, of which its files have the expectile alone, and a fixed beta; its policies took the
-    best of candidates.
+    Release 0.1 had one kind of critic, of which its files have the expectile alone; its policies took the best of candidates.
 
     :param settings: of a model's file; the options of its policy get what would say that now
     """
@@ -249,7 +248,6 @@ def note_what_0_1_had(settings: dict[str, Any]) -> None:
     if options.get("critic") is None:
         critic = IQLCritic() if expectile is None else IQLCritic(expectile=expectile)
         options = {**ActingOptions.former_options, **options, "critic": critic}
-        settings.setdefault("target_kl", None)
     settings["policy_kwargs"] = with_critic(options, None)
 
 
@@ -270,6 +268,9 @@ def _with_options_of_the_file(cls: Any, settings: dict[str, Any], kwargs: dict[s
     if "policy_kwargs" not in settings:
         # A pickle that cannot be read, of which SB3 says more
         return kwargs
+    if "target_kl" not in settings and "target_kl" in options_of(cls):
+        # Before there was one beta was fixed, which is no longer the default
+        kwargs.setdefault("target_kl", None)
     named = set(settings["policy_kwargs"])
     note_what_0_1_had(settings)
     saved = settings["policy_kwargs"]
