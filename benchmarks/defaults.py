@@ -10,6 +10,7 @@ Nothing is selected: the last parameters are evaluated, deterministic and sample
 
 import argparse
 import json
+import math
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -49,7 +50,10 @@ METHODS: dict[str, tuple[type[OfflineAlgorithm], dict[str, Any]]] = {
         GMPO,
         dict(critic=OneStepCritic(gamma=None, return_lambda=0.95, dropout=0.2, passes=None), target_kl=0.5),
     ),
+    # Before weights were bounded
+    "GMPO, weights up to 100": (GMPO, dict(weight_clamp=100.0, pretraining_steps=0)),
     "GMPG": (GMPG, {}),
+    "GMPG, any tilt": (GMPG, dict(weight_clamp=math.inf)),
     "GMPG, adjoint": (GMPG, dict(gradient_estimator="adjoint")),
     **{method.__name__: (method, {}) for method in (DiffusionQL, FQL, IDQL, IQL, QGPO, ReBRAC, SRPO)},
 }

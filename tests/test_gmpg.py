@@ -76,6 +76,34 @@ def test_probability_moves_to_the_better_mode(pretrained_bandit, options):
     assert np.abs(np.abs(actions) - 0.5).mean() < np.abs(np.abs(before) - 0.5).mean() + 0.05
 
 
+@pytest.mark.parametrize("estimator", ["pathwise", "adjoint"])
+def test_a_tilt_is_clamped_as_a_weight_is(pretrained_bandit, estimator):
+    """
+    V is 0.7, the expectile of 0 and 1. With beta = 2 weights are exp(0.6) and exp(-1.4), the first clamped to 0.5: the better
+    mode's share is 0.5 / (0.5 + exp(-1.4)) = 0.67, not 0.88.
+    """
+    options = dict(beta=2.0, weight_clamp=0.5, gradient_estimator=estimator, policy_learning_rate=2e-3)
+    model = GMPG("FlowPolicy", pretrained=pretrained_bandit, seed=1, **options).learn(150, dataset=bandit())
+    actions, _ = model.predict(np.zeros((2000, 1), np.float32))
+    assert 0.58 < (actions > 0).mean() < 0.76
+
+
+@pytest.mark.parametrize(
+    ("options", "clamp"),
+    [
+        (dict(), 10.0),
+        (dict(target_kl=0.2), 10.0),
+        (dict(beta=1.0), math.inf),
+        (dict(beta=1.0, gradient_estimator="reinforce"), 100.0),
+        (dict(beta=1.0, weight_clamp=3.0), 3.0),
+        (dict(gradient_estimator="detached", beta=1.0), math.inf),
+    ],
+    ids=str,
+)
+def test_where_beta_is_found_no_action_counts_more_than_ten_times(arrays, options, clamp):
+    assert small_gmpg(arrays, **options).weight_clamp == clamp
+
+
 def test_beta_0_stays_at_the_behaviour_policy(pretrained_bandit):
     model = GMPG("FlowPolicy", pretrained=pretrained_bandit, beta=0.0, seed=1, kl_estimator="discrete")
     model.learn(30, dataset=bandit())
@@ -151,7 +179,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_parameters(arrays, p
         match = r"in gradient step 4, critic_loss = nan"
     else:
         model.q_values = lambda observations, actions: th.full((len(actions),), math.inf)
-        match = r"in gradient step 4, policy_loss = -inf, q_value = inf"
+        match = r"in gradient step 4, policy_loss = nan, q_value = inf"
     with pytest.raises(FloatingPointError, match=match):
         model.learn(1, reset_num_timesteps=False)
     assert same_state(before, dict(model.policy.state_dict()))

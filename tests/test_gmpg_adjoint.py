@@ -45,6 +45,18 @@ def test_the_gradient_is_that_of_beta_q_at_the_clipped_action(arrays, monkeypatc
     np.testing.assert_allclose(gradient, expected, rtol=1e-4)
 
 
+def test_there_is_no_gradient_where_the_tilt_is_clamped(arrays, monkeypatch):
+    """Of beta (Q - V), at the logarithm of 1.5."""
+    model = adjoint_gmpg(arrays, beta=3.0, weight_clamp=1.5)
+    model.critics.critic.q_values = lambda observations, actions: actions.sum(dim=1, keepdim=True)
+    model.critics.value_net = lambda observations: th.full((len(observations), 1), 0.25)
+    xs, gradient = seen_by_the_regression(model, monkeypatch)
+    beta = 3.0 * model.horizon_ratio
+    is_clamped = beta * (xs[-1].clamp(-1.0, 1.0).sum(dim=1) - 0.25) > np.log(1.5)
+    assert is_clamped.any() and not is_clamped.all()
+    np.testing.assert_allclose(gradient, np.where(is_clamped, 0.0, beta)[:, None].repeat(2, axis=1), rtol=1e-4)
+
+
 def test_normalised_q_has_no_unit(arrays, monkeypatch):
     gradients = []
     for scale in (1.0, 100.0):

@@ -2,6 +2,7 @@
 GMPO's mathematics against closed forms, and its learning loop against SB3's habits.
 """
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -89,6 +90,13 @@ def test_weights_are_the_clamped_exponential_of_the_advantage():
     np.testing.assert_allclose(small_gmpo(make_arrays(), beta=0.0).advantage_weights(th.randn(5, 1)), 1.0)
 
 
+def test_where_beta_is_found_no_row_counts_more_than_ten_times():
+    """In the paper, whose beta is given, a hundred times."""
+    arrays = make_arrays()
+    clamps = [GMPO("FlowPolicy", dataset=arrays, **options).weight_clamp for options in ({}, dict(beta=1.0))]
+    assert clamps == [10.0, 100.0]
+
+
 def test_effective_sample_size_counts_the_rows_that_count():
     assert effective_sample_size(th.full((8,), 3.0)).item() == pytest.approx(1.0)
     assert effective_sample_size(th.tensor([0.0, 5.0, 0.0, 0.0])).item() == pytest.approx(0.25)
@@ -149,6 +157,27 @@ def test_softmax_over_behaviour_actions_reweights_the_modes(pretrained_modes, re
     model = GMPO("FlowPolicy", policy_kwargs=arch, seed=1, batch_size=64, **options).learn(400, dataset=data)
     drawn, _ = model.predict(np.zeros((4000, 1), np.float32))
     assert (drawn > 0).mean() == pytest.approx(expected, abs=0.05)
+
+
+def test_where_beta_is_found_rows_weigh_alike_at_first(arrays):
+    """Three quarters of the first call are cloning, bit for bit; critics go on in the last one."""
+    model, clone = small_gmpo(arrays), small_gmpo(arrays, beta=0.0).learn(9)
+    seen = {}
+
+    def look(*scopes):
+        if model.num_timesteps in (9, 10):
+            seen[model.num_timesteps] = copy.deepcopy([list(net.parameters()) for net in (model.actor, model.critics.critic)])
+        return True
+
+    model.learn(12, callback=look)
+    assert model.pretraining_steps == 9 and not model.critics_are_frozen
+    for mine, expected in zip(seen[9][0], clone.actor.parameters(), strict=True):
+        assert th.equal(mine, expected)
+    assert not all(map(th.equal, seen[10][1], model.critics.critic.parameters()))
+    # It is the first call that says so
+    assert model.learn(12, reset_num_timesteps=False).pretraining_steps == 9
+    for given in (dict(beta=1.0), dict(pretraining_steps=0)):
+        assert small_gmpo(arrays, **given).learn(4).pretraining_steps == 0
 
 
 @pytest.mark.parametrize("redraw", [True, False])
@@ -229,7 +258,7 @@ def test_a_callback_that_says_false_stops(arrays):
 
 
 def test_log_has_sb3s_keys_at_its_interval(arrays, tmp_path):
-    model = small_gmpo(arrays)
+    model = small_gmpo(arrays, pretraining_steps=0)
     model.set_logger(configure(str(tmp_path), ["csv"]))
     model.learn(30, log_interval=10)
     rows = np.genfromtxt(tmp_path / "progress.csv", delimiter=",", names=True, deletechars="")
@@ -322,7 +351,7 @@ def test_action_units_are_the_environments():
 
 def test_the_actor_that_acts_is_a_running_average(arrays):
     """Parameters averaged by hand at the documented rate; with actor_tau=1 the latest ones act."""
-    model, average, rates = small_gmpo(arrays, actor_tau=0.3), [], []
+    model, average, rates = small_gmpo(arrays, actor_tau=0.3, pretraining_steps=0), [], []
 
     def follow(locals_, globals_):
         rates.append(max(0.3, 9 / (9 + len(rates) + 1)))

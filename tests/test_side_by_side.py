@@ -16,7 +16,8 @@ hutchinson = OdeKL(Likelihood("hutchinson", Sampler("euler", 4)))
 # Larger than 1, so that its gradients are; with far larger ones, beta makes no difference after a few steps
 DEFAULT_CRITIC = dict(critic=None, reward_transform=AffineReward(5.0))
 CASES = {
-    "advantage": (GMPO, {}),
+    "advantage": (GMPO, dict(pretraining_steps=0)),
+    "advantage, default phases": (GMPO, {}),
     "default critic": (GMPO, DEFAULT_CRITIC),
     "advantage, first phase": (GMPO, dict(pretraining_steps=6)),
     "diffusion": (GMPO, dict(policy="DiffusionPolicy")),

@@ -38,7 +38,7 @@ from sb3_genpolicy.gmpg.losses import (
     reinforce_loss,
     reinforce_softmax_loss,
 )
-from sb3_genpolicy.gmpg.options import check_adjoint, check_n_actions, make_kl_estimator, temperature_for
+from sb3_genpolicy.gmpg.options import check_adjoint, check_n_actions, clamp_for, make_kl_estimator, temperature_for
 from sb3_genpolicy.gmpg.policies import POLICY_ALIASES
 
 # The share of the first `learn` that is the first phase
@@ -103,7 +103,10 @@ class GMPG(PretrainingAlgorithm):
     :param adjoint: of ``gradient_estimator="adjoint"``: ``lean``, by a vector-Jacobian product a step; or ``scalar``, without,
         cheaper and with another optimum (docs/modules/gmpg.md)
     :param n_actions: actions drawn for every state of a batch, >= 1. Default: 1, for ``reinforce_softmax`` 10 (as published).
-    :param weight_clamp: largest weight of ``reinforce``, > 0 (paper: 100)
+    :param weight_clamp: how many times its mean density an action may have in the policy that is aimed at, up to the
+        normalisation, > 0: of ``pathwise`` and ``adjoint`` beta (Q - V) counts for at most its logarithm, of ``reinforce`` it
+        is the largest weight. Default: 10, so that ``target_kl`` is not spent on a few states; beside a fixed beta none, and
+        100 for ``reinforce`` (paper).
     :param target_kl: KL divergence from the behaviour policy, in nats, that ``beta`` is adapted to hold, > 0. Default: 0.5
         where no ``beta`` is given; beside a ``beta`` it starts there.
     :param normalize_q: whether to divide Q by the batch's mean of abs(Q) (TD3+BC), so that beta has no unit
@@ -153,7 +156,7 @@ class GMPG(PretrainingAlgorithm):
         kl_estimator: str | KLEstimator | None = None,
         adjoint: Adjoint = "lean",
         n_actions: int | None = None,
-        weight_clamp: float = 100.0,
+        weight_clamp: float | None = None,
         target_kl: float | None = None,
         normalize_q: bool = False,
         max_grad_norm: float | None = 1.0,
@@ -195,7 +198,6 @@ class GMPG(PretrainingAlgorithm):
             seed=seed,
         )
         check_choice("gradient_estimator", gradient_estimator, GRADIENT_ESTIMATORS)
-        check_number("weight_clamp", weight_clamp, low=0.0, low_open=True, infinite=True)
         check_flag("normalize_q", normalize_q)
         check_rate("policy_learning_rate", policy_learning_rate)
         if max_grad_norm is not None:
@@ -205,8 +207,8 @@ class GMPG(PretrainingAlgorithm):
         self.kl_estimator = make_kl_estimator(kl_estimator, gradient_estimator)
         self.adjoint = check_adjoint(adjoint, gradient_estimator)
         self.n_actions = check_n_actions(n_actions, gradient_estimator)
-        self.weight_clamp = weight_clamp
         self.beta, self.target_kl = temperature_for(beta, target_kl, gradient_estimator)
+        self.weight_clamp = clamp_for(weight_clamp, self.target_kl, gradient_estimator)
         self.normalize_q = normalize_q
         self.max_grad_norm = max_grad_norm
 
@@ -272,7 +274,8 @@ class GMPG(PretrainingAlgorithm):
         sample = self._sample(observations, batch.generator)
         q_values = self.q_values(observations, sample.x1)
         if self.gradient_estimator in ("pathwise", "detached"):
-            loss, kl = pathwise_loss(sample, self.scaled(q_values, batch), batch.mean), sample.log_ratio.mean()
+            tilt = self.tilt(observations, q_values, batch)
+            loss, kl = pathwise_loss(sample, tilt, batch.mean), sample.log_ratio.mean()
         elif self.gradient_estimator == "reinforce":
             advantage = self.scaled(q_values - self.critics.value_net(observations)[:, 0], batch, q_values)
             loss, kl = reinforce_loss(sample, advantage, self.weight_clamp, batch.mean), kl_from_reference(sample)
@@ -291,7 +294,8 @@ class GMPG(PretrainingAlgorithm):
         actions = xs[-1].clamp(-1.0, 1.0)
         with th.no_grad():
             q_values, pull_back = th.func.vjp(lambda actions: self.q_values(observations, actions), actions)  # type: ignore[misc]
-            (gradient,) = pull_back(self.scale_of(q_values, batch).expand_as(q_values))
+            is_free = self.tilt(observations, q_values, batch) < math.log(self.weight_clamp)
+            (gradient,) = pull_back(self.scale_of(q_values, batch) * is_free)
         loss, kl = adjoint_matching(
             policy, reference, xs, gradient, self.kl_estimator, self.adjoint, _N_TIMES, batch.generator
         )
@@ -326,6 +330,22 @@ class GMPG(PretrainingAlgorithm):
         :return: Q, (batch_size,)
         """
         return self.critics.critic.q_values(observations, actions.clamp(-1.0, 1.0))[:, 0]
+
+    def tilt(self, observations: Any, q_values: th.Tensor, batch: Batch) -> th.Tensor:
+        """
+        :param observations: batch first
+        :param q_values: Q of an action of each, (batch_size,)
+        :param batch: the rows that they are of
+        :return: the logarithm of the density ratio that is aimed at, up to the normalisation: beta (Q - V), at most that of
+            ``weight_clamp``, (batch_size,)
+        """
+        tilt = self.scaled(q_values, batch)
+        if math.isinf(self.weight_clamp):
+            return tilt
+        values = self.critics.value_net(observations)[:, 0]
+        tilt = tilt - self.scaled(values, batch, q_values)
+        # A Q that is infinite is not to look like one that is clamped: 0 times it is no number, which ends the training
+        return tilt.clamp(max=math.log(self.weight_clamp)) + 0.0 * tilt
 
     @property
     def current_beta(self) -> th.Tensor:

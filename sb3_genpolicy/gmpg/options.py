@@ -2,7 +2,9 @@
 Checks and defaults of GMPG's options that depend on each other.
 """
 
-from sb3_genpolicy.common.updates.temperature import temperature_of
+import math
+
+from sb3_genpolicy.common.updates.temperature import PAPERS_CLAMP, clamp_of, temperature_of
 from sb3_genpolicy.generative import KL_ESTIMATORS, KLEstimator, OdeKL, PathKL
 from sb3_genpolicy.generative.adjoint_matching import ADJOINTS, Adjoint
 from sb3_genpolicy.generative.checks import check_choice, check_number
@@ -67,6 +69,19 @@ def check_n_actions(n_actions: int | None, gradient_estimator: GradientEstimator
     if softmax and n_actions == 1:
         raise ValueError("gradient_estimator='reinforce_softmax' compares actions of a state: n_actions must be 2 or more.")
     return n_actions
+
+
+def clamp_for(weight_clamp: float | None, target_kl: float | None, gradient_estimator: GradientEstimator) -> float:
+    """
+    :param weight_clamp: largest weight as it is given, > 0, None for the default
+    :param target_kl: divergence that beta is adapted to hold, None where it is fixed
+    :param gradient_estimator: how gradients are taken; the published one has no largest weight
+    :return: the largest weight
+    :raises ValueError: if it is out of range
+    """
+    if weight_clamp is None and gradient_estimator == "detached":
+        return math.inf
+    return clamp_of(weight_clamp, target_kl, PAPERS_CLAMP if gradient_estimator == "reinforce" else math.inf)
 
 
 def temperature_for(

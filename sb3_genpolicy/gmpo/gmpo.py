@@ -22,15 +22,15 @@ from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.dependence import Dependence, Scope
 from sb3_genpolicy.common.updates.objective import Objective
 from sb3_genpolicy.common.updates.precision import Precision
-from sb3_genpolicy.common.updates.temperature import change_towards, changed, temperature_of
+from sb3_genpolicy.common.updates.temperature import PAPERS_CLAMP, change_towards, changed, clamp_of, temperature_of
 from sb3_genpolicy.common.updates.weights import describe_weights, exponential_weights, kl_from_uniform
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative.checks import check_choice, check_flag, check_number, named_options
 
 Weighting = Literal["advantage", "softmax"]
 WEIGHTINGS: tuple[Weighting, ...] = ("advantage", "softmax")
-# The share of the first `learn` that is the first phase of the softmax variant
-_PRETRAINING_SHARE = 0.5
+# The shares of the first `learn` that are the first phase: of the softmax variant, and of the other where beta is found
+_SHARE_OF_SOFTMAX, _SHARE_OF_ADVANTAGE = 0.5, 0.75
 _KEPT_ACTIONS = Dependence(
     Scope.DATASET, "redraw_actions=False keeps actions for the rows of a fixed dataset", "Take redraw_actions=True"
 )
@@ -60,13 +60,16 @@ class GMPO(PretrainingAlgorithm):
         > 0: how far the policy leaves the behaviour policy, whatever the unit and the spread of the advantages. 0.5, the
         default where no ``beta`` is given, leaves an effective sample size of about a half, 1.5 of a tenth. Beside a ``beta``
         it starts there.
-    :param weight_clamp: largest weight of a sample, > 0 (paper: 100); the softmax needs none
+    :param weight_clamp: largest weight of a sample, > 0; the softmax needs none. Default: 10, so that ``target_kl`` is not
+        spent on a few rows; beside a fixed beta 100 (paper).
     :param weighting: ``advantage``, of the dataset's actions, or ``softmax``, of actions drawn from a behaviour model
     :param n_actions: with ``softmax``, the actions of each state, >= 2 (published: 16)
     :param redraw_actions: with ``softmax``, whether actions are drawn anew for every batch (the paper's ``sample``) or once
         for the whole dataset (``static``: faster, and n_rows \\* n_actions \\* action_dim floats of memory)
     :param pretraining_steps: updates of a first phase that trains the critics and clones the behaviour policy; afterwards they
-        stay as they are. Default: none, with ``softmax`` half of the first call of ``learn``.
+        stay as they are. Default: where beta is found, three quarters of the first call of ``learn``, in which all rows weigh
+        the same (critics then go on until they have learnt): weights of untrained critics mislead, and a clone is soon moved
+        by half a nat. None beside a fixed beta, as in the paper; with ``softmax`` half of the first call.
     :param pretrained: a model, or the file of one, whose critics and behaviour model (if it has one) are taken in place of a
         first phase: GMPG, or GMPO with ``beta=0``. They stay as they are, and the actor starts from the behaviour model.
     :param critic: what Q is of and by which networks: ``iql``, ``onestep``, ``policy``, or an object with options
@@ -112,7 +115,7 @@ class GMPO(PretrainingAlgorithm):
         gamma: float = 0.99,
         beta: float | None = None,
         target_kl: float | None = None,
-        weight_clamp: float = 100.0,
+        weight_clamp: float | None = None,
         expectile: float | None = None,
         actor_tau: float = 0.001,
         weighting: Weighting = "advantage",
@@ -160,15 +163,16 @@ class GMPO(PretrainingAlgorithm):
             device=device,
             seed=seed,
         )
-        check_number("weight_clamp", weight_clamp, low=0.0, low_open=True, infinite=True)
         check_number("n_actions", n_actions, low=2, whole=True)
         check_flag("redraw_actions", redraw_actions)
         self.beta, self.target_kl = temperature_of(beta, target_kl)
-        self.weight_clamp = weight_clamp
+        self.weight_clamp = clamp_of(weight_clamp, self.target_kl, PAPERS_CLAMP)
         self.weighting = weighting
         self.n_actions = n_actions
         self.redraw_actions = redraw_actions
         self._support: SupportActions | None = None
+        # Whether critics are trained beyond the first phase
+        self.critics_go_on = False
 
         if _init_setup_model:
             self._setup_model()
@@ -258,8 +262,18 @@ class GMPO(PretrainingAlgorithm):
         own = () if self.redraw_actions else (_KEPT_ACTIONS,)
         return (*own, self.actor.sampling_dependence, *super().dependences())
 
+    @property
+    def critics_are_frozen(self) -> bool:
+        return super().critics_are_frozen and not self.critics_go_on
+
     def _default_pretraining_steps(self, total_timesteps: int) -> int:
-        return int(_PRETRAINING_SHARE * total_timesteps) if self.weighting == "softmax" else 0
+        if self.weighting == "softmax":
+            return int(_SHARE_OF_SOFTMAX * total_timesteps)
+        if self.target_kl is None or self.online:
+            return 0
+        # However short the first call
+        self.critics_go_on = True
+        return int(_SHARE_OF_ADVANTAGE * total_timesteps)
 
     def fill_replay_buffer(self, dataset: DatasetSource | None) -> None:
         # Of the dataset that there was

@@ -5,6 +5,7 @@ SB3's; settings are plain JSON, and a file is checked before it is read.
 
 import inspect
 import io
+import math
 import pathlib
 from typing import Any, TypeVar
 
@@ -240,7 +241,8 @@ def algorithm_names(cls: type, base: type) -> list[str]:
 
 def note_what_0_1_had(settings: dict[str, Any]) -> None:
     """
-    Release 0.1 had one kind of critic, of which its files have the expectile alone; its policies took the best of candidates.
+    Release 0.1 had one kind of critic, of which its files have the expectile alone; its policies took the best of candidates,
+    and no tilt was clamped.
 
     :param settings: of a model's file; the options of its policy get what would say that now
     """
@@ -248,6 +250,9 @@ def note_what_0_1_had(settings: dict[str, Any]) -> None:
     if options.get("critic") is None:
         critic = IQLCritic() if expectile is None else IQLCritic(expectile=expectile)
         options = {**ActingOptions.former_options, **options, "critic": critic}
+        if settings.get("gradient_estimator", "reinforce") != "reinforce":
+            # GMPG's was of `reinforce` alone
+            settings["weight_clamp"] = math.inf
     settings["policy_kwargs"] = with_critic(options, None)
 
 
