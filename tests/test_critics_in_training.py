@@ -237,9 +237,9 @@ def test_after_their_passes_critics_stay_and_the_policy_goes_on(monkeypatch, tmp
     rows, batch_size = len(ARRAYS["rewards"]), 8
     # Six updates are one pass and a little
     critic = OneStepCritic(passes=6 * batch_size / rows)
-    model = make(critic=critic).learn(6)
+    model = make(critic=critic, pretraining_steps=0).learn(6)
     at_the_end = copy.deepcopy(model.policy.state_dict())
-    stopped = make(critic=critic).learn(4)
+    stopped = make(critic=critic, pretraining_steps=0).learn(4)
     stopped.save(tmp_path / "model")
     resumed = GMPO.load(tmp_path / "model", dataset=ARRAYS).learn(6, reset_num_timesteps=False)
     model.learn(4, reset_num_timesteps=False)

@@ -294,8 +294,8 @@ def test_side_by_side_each_model_draws_what_it_would_alone(algorithm, arrays):
 
 
 def test_a_resumed_run_draws_on(arrays, tmp_path):
-    whole = GMPO("FlowPolicy", dataset=arrays, **OPTIONS).learn(9)
-    GMPO("FlowPolicy", dataset=arrays, **OPTIONS).learn(4).save(tmp_path / "model")
+    whole = GMPO("FlowPolicy", dataset=arrays, pretraining_steps=0, **OPTIONS).learn(9)
+    GMPO("FlowPolicy", dataset=arrays, pretraining_steps=0, **OPTIONS).learn(4).save(tmp_path / "model")
     resumed = GMPO.load(tmp_path / "model", device="cpu").learn(5, reset_num_timesteps=False, dataset=arrays)
     assert resumed.critic_options == OneStepCritic(return_lambda=0.8)
     for name, value in whole.policy.state_dict().items():

@@ -264,7 +264,7 @@ def refuses(folder):
         assert model.replay_buffer.size() == 0
     for name, options in OTHERS.items():
         said[f"other {name}"] = sentence_of(make(**(options if rank else {})).learn)
-    model = make()
+    model = make(pretraining_steps=0)
     said["other steps"] = sentence_of(lambda: model.learn(3 + rank))
     model.policy.set_sampler("euler" if rank else "heun")
     said["other sampler"] = sentence_of(lambda: model.learn(3))
