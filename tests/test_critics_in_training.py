@@ -267,11 +267,34 @@ def test_side_by_side_critics_stop_when_they_would_alone(monkeypatch):
                 th.testing.assert_close(ours.policy.state_dict()[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
+def rates_of(passes, n_updates):
+    """Learning rates of actor, Q and V at each update."""
+    model, rates = make(critic=OneStepCritic(passes=passes), learning_rate=0.01, pretraining_steps=0), []
+
+    def note(*scopes):
+        rates.append(
+            [float(getattr(model, name).optimizer.param_groups[0]["lr"]) for name in ("actor", "critic", "value_net")]
+        )
+        return True
+
+    model.learn(n_updates, note)
+    return np.array(rates)
+
+
+def test_their_learning_rate_falls_to_zero_while_they_learn(monkeypatch):
+    monkeypatch.setattr(critic_hooks, "_LEAST_UPDATES", 4)
+    rates = rates_of(1e-6, 6)
+    np.testing.assert_allclose(rates[:, 0], 0.01)
+    for column in (1, 2):
+        np.testing.assert_allclose(rates[:, column], [0.01, 0.0075, 0.005, 0.0025, 0.0, 0.0], rtol=1e-6)
+    # Ten passes of 26 rows by batches of 8
+    rows = len(ARRAYS["rewards"])
+    np.testing.assert_allclose(rates_of(10.0, 3)[:, 1], [0.01 * (1 - n / (10 * rows / 8)) for n in range(3)], rtol=1e-6)
+
+
 def test_few_rows_are_learnt_from_for_a_while_and_without_passes_for_ever():
-    model = make(critic=OneStepCritic(passes=1.0)).learn(6)
-    endless = make(critic=OneStepCritic(passes=None)).learn(6)
-    for mine, other in zip(model.policy.critic.parameters(), endless.policy.critic.parameters(), strict=True):
-        assert th.equal(mine, other)
+    np.testing.assert_allclose(rates_of(1.0, 3)[:, 1], [0.01, 0.01 * 7999 / 8000, 0.01 * 7998 / 8000], rtol=1e-6)
+    np.testing.assert_allclose(rates_of(None, 3), 0.01)
     with pytest.raises(ValueError, match="leave passes out"):
         PolicyCritic(passes=3.0)
     with pytest.raises(ValueError, match="OneStepCritic: passes must be a number > 0"):

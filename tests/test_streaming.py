@@ -26,7 +26,7 @@ from tests.helpers.arrays import SMALL
 from tests.helpers.data_formats import flat_columns, make_episodes, write_hdf5, write_minari, write_npz
 from tests.helpers.warm_processes import WarmProcess
 
-OPTIONS = dict(policy_kwargs=SMALL, batch_size=8, seed=0, device="cpu")
+OPTIONS = dict(pretraining_steps=0, policy_kwargs=SMALL, batch_size=8, seed=0, device="cpu")
 
 
 @pytest.fixture

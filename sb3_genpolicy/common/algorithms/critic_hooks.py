@@ -125,12 +125,17 @@ def critic_to_load(cls: Any, saved: CriticOptions, kwargs: dict[str, Any]) -> Cr
     return changed_critic(saved, kwargs.pop("critic", None))
 
 
-def critics_have_learnt(model: Any) -> bool:
+def share_of_learning_rate(model: Any) -> float:
     """
+    Near the end of their passes over the rows critics are to forget the order in which they saw them: two trainings at a rate
+    that stays what it is agree less on which advantages are larger (docs/guide/critics.md).
+
     :param model: an algorithm with rows
-    :return: whether Q and V have seen the rows as often as their options want, and stay as they are; online they go on
+    :return: by what the learning rate of Q and V is multiplied. It falls from 1 to 0 until they have seen the rows as often as
+        their options want, and stays 0; 1 where they learn as long as the policy does, and online
     """
     passes = model.critic_options.passes
     if passes is None or model.online:
-        return False
-    return model._n_updates >= max(_LEAST_UPDATES, passes * model.replay_buffer.n_drawn_from / model.batch_size)
+        return 1.0
+    updates = max(_LEAST_UPDATES, passes * model.replay_buffer.n_drawn_from / model.batch_size)
+    return max(0.0, 1.0 - model._n_updates / updates)

@@ -486,10 +486,12 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     def _set_learning_rates(self) -> None:
         """Set the learning rates of this update."""
-        self._set_learning_rate(self.lr_schedule(self._current_progress_remaining))
-        if critic_hooks.critics_have_learnt(self):
-            self.logger.record("train/critic_learning_rate", 0.0)
-            self.descent.set_learning_rate(0.0, ("critic", "value_net"))
+        rate = self.lr_schedule(self._current_progress_remaining)
+        self._set_learning_rate(rate)
+        share = critic_hooks.share_of_learning_rate(self)
+        if share < 1.0:
+            self.logger.record("train/critic_learning_rate", share * rate)
+            self.descent.set_learning_rate(share * rate, ("critic", "value_net"))
 
     def _set_learning_rate(self, rate: float, networks: Sequence[str] | None = None) -> None:
         self.logger.record("train/learning_rate", rate)

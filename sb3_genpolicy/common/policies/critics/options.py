@@ -46,9 +46,9 @@ class CriticOptions(ABC):
         own actions, of the return); Q is their mean. Default: the mean alone.
     :param dropped_quantiles: largest quantiles that are left out, for each network, of all of them pooled, before their mean
         is taken (TQC, arXiv 2005.04269: 2 of 25), >= 0
-    :param passes: how often, in the mean, each row of the dataset is learnt from, > 0; after that many passes, and not before
-        8,000 updates, Q and V stay as they are, and the policy goes on. Online they go on, too. None: they learn as long as
-        the policy does.
+    :param passes: how often, in the mean, each row of the dataset is learnt from, > 0. Over so many passes, and not less than
+        8,000 updates, the learning rate of Q and V falls linearly to 0; then they stay as they are, and the policy goes on.
+        Online they learn at the whole rate. None: they learn as long as the policy does.
     :raises ValueError: for a value out of range, and for options that do not go together
     """
 
