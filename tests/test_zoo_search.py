@@ -71,8 +71,7 @@ def test_search_and_training_with_what_it_found(search, algo, tmp_path, capsys):
     model = CLASSES[algo].load(f"logs/{algo}/tiny-walk-first-v0_1/tiny-walk-first-v0.zip")
     attributes = study.trials[0].user_attrs
     assert (model.gamma, model.batch_size) == (attributes["gamma"], attributes["batch_size"])
-    name = {"gmpo": "beta", "gmpg": "target_kl"}[algo]
-    assert getattr(model, name) == study.trials[0].params[name]
+    assert model.target_kl == study.trials[0].params["target_kl"]
 
 
 def test_settings_that_are_not_searched_stay(search, tmp_path):
@@ -108,7 +107,7 @@ def test_divergence_is_pruned_and_the_search_goes_on(search, monkeypatch, capsys
     monkeypatch.setattr(GMPO, "advantage_weights", diverge_in_the_first_trial)
     code, study = search()
     assert code == 0 and [trial.state for trial in study.trials] == [TrialState.PRUNED, TrialState.COMPLETE]
-    assert "Training diverged: in gradient step 2" in capsys.readouterr().out
+    assert "Training diverged: in gradient step" in capsys.readouterr().out
 
 
 def test_processes_of_one_study_try_different_settings(monkeypatch):
@@ -165,4 +164,4 @@ def test_two_processes_share_a_study(tmp_path, storage):
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
     # Both took part, and no settings were tried twice
     assert all("Trial" in output and "finished with value" in output for output in outputs)
-    assert len({trial.params["beta"] for trial in study.trials}) == len(study.trials)
+    assert len({trial.params["target_kl"] for trial in study.trials}) == len(study.trials)

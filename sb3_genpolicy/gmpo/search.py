@@ -19,7 +19,7 @@ def sample_gmpo(trial: "optuna.Trial", n_actions: int, n_envs: int, additional_a
     :return: options of GMPO
     """
     sampled = sample_critics(trial)
-    # In the scale of `locomotion` rewards, from mixed data (1) to one agent's (12; paper: up to 16)
-    sampled["beta"] = trial.suggest_float("beta", 0.3, 30.0, log=True)
-    sampled["weight_clamp"] = trial.suggest_float("weight_clamp", 10.0, 1000.0, log=True)
+    # The unit of beta differs between datasets, that of a divergence does not
+    sampled["target_kl"] = trial.suggest_float("target_kl", 0.05, 2.0, log=True)
+    sampled["weight_clamp"] = trial.suggest_float("weight_clamp", 3.0, 100.0, log=True)
     return with_true_values(trial, sampled)
