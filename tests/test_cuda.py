@@ -40,7 +40,8 @@ def test_training_on_a_gpu_keeps_the_rows_there_and_predicts_alike_on_a_cpu(arra
 
 def test_a_resumed_run_goes_on_where_it_stopped_on_a_gpu(arrays, tmp_path):
     def run(steps):
-        return GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL, seed=0, device="cuda").learn(steps)
+        options = dict(policy_kwargs=SMALL, seed=0, device="cuda", pretraining_steps=0)
+        return GMPO("FlowPolicy", dataset=arrays, **options).learn(steps)
 
     run(6).save(tmp_path / "model")
     resumed = GMPO.load(tmp_path / "model", device="cuda").learn(4, reset_num_timesteps=False, dataset=arrays)
@@ -60,7 +61,9 @@ def test_a_training_step_waits_for_nothing(arrays):
             return True
 
     try:
-        model = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL, seed=0, device="cuda").learn(9, Strict())
+        # Between two phases it waits, too
+        options = dict(policy_kwargs=SMALL, seed=0, device="cuda", pretraining_steps=0)
+        model = GMPO("FlowPolicy", dataset=arrays, **options).learn(9, Strict())
     finally:
         th.cuda.set_sync_debug_mode("default")
     assert model.num_timesteps == 9
@@ -153,11 +156,12 @@ def train(algorithm, arrays, steps, capture, **options):
     ("algorithm", "options"),
     [
         (GMPO, dict(learning_rate=lambda left: 1e-3 * left)),
+        (GMPO, dict(pretraining_steps=0)),
         (GMPO, dict(weighting="softmax", n_actions=3, pretraining_steps=12)),
         (GMPG, dict(pretraining_steps=12, policy_learning_rate=lambda left: 1e-3 * left)),
         (GMPG, dict(pretraining_steps=12, kl_estimator="ode", target_kl=0.1)),
     ],
-    ids=["GMPO", "GMPO softmax", "GMPG", "GMPG ode"],
+    ids=["GMPO", "GMPO, one phase", "GMPO softmax", "GMPG", "GMPG ode"],
 )
 def test_a_recorded_update_gives_the_numbers_of_the_same_made_call_by_call(arrays, algorithm, options, precision):
     """Both phases: parameters, random states and the log's means."""
@@ -188,7 +192,7 @@ def test_critics_stop_in_a_recorded_run(arrays, monkeypatch):
     stops = 12
     rows = len(arrays["rewards"])
     critic = OneStepCritic(passes=stops * 32 / rows)
-    before, after = (train(GMPO, arrays, steps, True, critic=critic) for steps in (stops, 24))
+    before, after = (train(GMPO, arrays, steps, True, critic=critic, pretraining_steps=0) for steps in (stops, 24))
     assert after.recorder.active
     for mine, expected in zip(after.critics.critic.parameters(), before.critics.critic.parameters(), strict=True):
         assert th.equal(mine, expected)
@@ -211,10 +215,11 @@ def test_guidance_gives_on_a_gpu_what_it_gives_on_a_cpu(arrays, tmp_path):
 
 
 def test_a_recorded_model_saves_and_goes_on(arrays, tmp_path):
-    train(GMPO, arrays, 10, capture=True).save(tmp_path / "model")
+    train(GMPO, arrays, 10, capture=True, pretraining_steps=0).save(tmp_path / "model")
     resumed = GMPO.load(tmp_path / "model", device="cuda").learn(8, reset_num_timesteps=False, dataset=arrays)
+    whole = train(GMPO, arrays, 18, capture=True, pretraining_steps=0)
     assert resumed.recorder.active
-    for mine, expected in zip(resumed.policy.parameters(), train(GMPO, arrays, 18, True).policy.parameters(), strict=True):
+    for mine, expected in zip(resumed.policy.parameters(), whole.policy.parameters(), strict=True):
         th.testing.assert_close(mine, expected, rtol=1e-3, atol=1e-4)
     on_cpu = GMPO.load(tmp_path / "model", device="cpu").learn(2, reset_num_timesteps=False, dataset=arrays)
     assert on_cpu.num_timesteps == 12
@@ -222,7 +227,7 @@ def test_a_recorded_model_saves_and_goes_on(arrays, tmp_path):
 
 @pytest.mark.parametrize("capture", [True, False])
 def test_a_run_that_diverges_stops_with_the_last_good_parameters(arrays, capture):
-    model = train(GMPO, arrays, 10, capture, critic="iql")
+    model = train(GMPO, arrays, 10, capture, critic="iql", pretraining_steps=0)
     before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
     model.replay_buffer._store.rewards.fill_(float("nan"))
     with pytest.raises(

@@ -294,8 +294,11 @@ class GMPG(PretrainingAlgorithm):
         actions = xs[-1].clamp(-1.0, 1.0)
         with th.no_grad():
             q_values, pull_back = th.func.vjp(lambda actions: self.q_values(observations, actions), actions)  # type: ignore[misc]
-            is_free = self.tilt(observations, q_values, batch) < math.log(self.weight_clamp)
-            (gradient,) = pull_back(self.scale_of(q_values, batch) * is_free)
+            scale = self.scale_of(q_values, batch).expand_as(q_values)
+            if not math.isinf(self.weight_clamp):
+                is_clamped = self.tilt(observations, q_values, batch) >= math.log(self.weight_clamp)
+                scale = scale.masked_fill(is_clamped, 0.0)
+            (gradient,) = pull_back(scale)
         loss, kl = adjoint_matching(
             policy, reference, xs, gradient, self.kl_estimator, self.adjoint, _N_TIMES, batch.generator
         )

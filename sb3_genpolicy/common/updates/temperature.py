@@ -10,7 +10,7 @@ from sb3_genpolicy.generative.checks import check_number
 
 #: Divergence from the behaviour policy that is held where neither it nor beta is given, in nats
 DEFAULT_TARGET_KL = 0.5
-#: Largest weight where beta is found. Advantages have heavy tails (a kurtosis of 40 to 600 on Hopper and HalfCheetah): with
+#: Largest weight where beta is found. Advantages have heavy tails (a kurtosis of 24 to 1093, docs/modules/gmpo.md): with
 #: weights of up to 100, a row in a thousand would make up the whole divergence, and the others would weigh the same
 DEFAULT_CLAMP = 10.0
 #: The paper's
