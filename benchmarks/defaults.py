@@ -40,20 +40,25 @@ from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 RESULTS = Path(__file__).parent / "results" / "defaults.jsonl"
 WAYS = ("deterministic", "sampled")
 _CLONE: dict[str, Any] = dict(beta=0.0)
+_ALIKE: dict[str, Any] = dict(episode_kl=0.0, target_kl=0.5)
 #: By name, an algorithm and what is not its default
 METHODS: dict[str, tuple[type[OfflineAlgorithm], dict[str, Any]]] = {
     "cloning": (Cloning, _CLONE),
+    "weighted episodes cloned": (Cloning, dict(_CLONE, episode_kl=1.0)),
     "best tenth cloned": (Cloning, dict(_CLONE, transforms=[BestEpisodes(0.1)])),
     "GMPO": (GMPO, {}),
+    # Before episodes had weights
+    "GMPO, all episodes alike": (GMPO, _ALIKE),
+    "GMPG, all episodes alike": (GMPG, _ALIKE),
     "GMPO, one step, 0.5 nats": (GMPO, dict(critic=OneStepCritic(gamma=None, return_lambda=0.0, passes=None), target_kl=0.5)),
     "GMPO, lambda dropout, 0.5 nats": (
         GMPO,
         dict(critic=OneStepCritic(gamma=None, return_lambda=0.95, dropout=0.2, passes=None), target_kl=0.5),
     ),
     # Before weights were bounded
-    "GMPO, weights up to 100": (GMPO, dict(weight_clamp=100.0, pretraining_steps=0)),
+    "GMPO, weights up to 100": (GMPO, dict(_ALIKE, weight_clamp=100.0, pretraining_steps=0)),
     "GMPG": (GMPG, {}),
-    "GMPG, any tilt": (GMPG, dict(weight_clamp=math.inf)),
+    "GMPG, any tilt": (GMPG, dict(_ALIKE, weight_clamp=math.inf)),
     "GMPG, adjoint": (GMPG, dict(gradient_estimator="adjoint")),
     **{method.__name__: (method, {}) for method in (DiffusionQL, FQL, IDQL, IQL, QGPO, ReBRAC, SRPO)},
 }

@@ -23,6 +23,7 @@ from sb3_genpolicy.common.transitions.transforms import ClipActions as ClipActio
 from sb3_genpolicy.common.transitions.transforms import HeldOutEpisodes as HeldOutEpisodes
 from sb3_genpolicy.common.transitions.transforms import NStepReturns as NStepReturns
 from sb3_genpolicy.common.transitions.transforms import RescaleActions as RescaleActions
+from sb3_genpolicy.common.transitions.transforms import WeightedEpisodes as WeightedEpisodes
 from sb3_genpolicy.common.transitions.transitions import Transitions as Transitions
 from sb3_genpolicy.common.transitions.transitions import normalized_score as normalized_score
 from sb3_genpolicy.common.updates.batch import Batch as Batch

@@ -82,7 +82,7 @@ def test_behaviour_and_critics_are_trained_once_and_handed_on(compared, model_of
 
 def test_evaluations_along_the_way_leave_no_trace(compared, model_of):
     env = dict(env="Pendulum-v1", dataset=DATASET, seed=0, batch_size=8)
-    pretrained = GMPO("FlowPolicy", beta=0.0, **FAST, **env).learn(4, log_interval=None)
+    pretrained = GMPO("FlowPolicy", beta=0.0, episode_kl=1.0, **FAST, **env).learn(4, log_interval=None)
     gmpo = GMPO("FlowPolicy", pretrained=pretrained, **FAST, **env).learn(4, log_interval=None)
     iql = IQL("GaussianPolicy", policy_kwargs=SMALL, **env).learn(8, log_interval=None)
     for alone, there in ((gmpo, model_of("GMPO")), (iql, model_of("IQL"))):
@@ -145,7 +145,10 @@ def test_what_is_shared_follows_from_the_classes():
 @pytest.mark.parametrize(
     ("options", "shares"),
     [
-        (dict(beta=2.0), True),
+        (dict(target_kl=0.3), True),
+        # A given beta clones all episodes alike
+        (dict(beta=2.0), False),
+        (dict(beta=2.0, episode_kl=1.0), True),
         (dict(critic="onestep"), True),
         (dict(critic="iql"), False),
         (dict(gamma=0.9), False),

@@ -78,9 +78,11 @@ def test_solvers_and_likelihoods_give_on_a_gpu_what_they_give_on_a_cpu(arrays, t
         actions = [model.predict(rows, deterministic=True, solver=solver, sampling_steps=8)[0] for model in (there, here)]
         # A rounding error may make an adaptive solver choose another step, and so another error of its own size
         np.testing.assert_allclose(*actions, atol=1e-2 if solver == "dopri5" else 1e-3)
-    for likelihood in (None, Likelihood("discrete", Sampler("euler", 8)), Likelihood(sampler=Sampler("dopri5"))):
+    # At its own tolerance of 1e-4 an adaptive density of the diffusion is off by 0.1 where a rounding error changes its steps
+    adaptive = Likelihood(sampler=Sampler("dopri5", rtol=1e-6, atol=1e-6))
+    for likelihood in (None, Likelihood("discrete", Sampler("euler", 8)), adaptive):
         log_probs = [model.log_prob(rows, th.zeros(5, 2), likelihood).detach().cpu() for model in (there, here)]
-        np.testing.assert_allclose(*log_probs, atol=1e-2)
+        np.testing.assert_allclose(*log_probs, atol=3e-2 if likelihood is adaptive else 1e-2)
         there.sample_with_log_prob(rows, likelihood=likelihood)[1].sum().backward()
         assert all(parameter.grad.isfinite().all() for parameter in there.actor_ema.model.parameters())
 

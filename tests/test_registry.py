@@ -106,7 +106,7 @@ LABELS = [
     *("GaussianFourierTimeFeatures", "HeldOutEpisodes", "IQLCritic", "IndependentCoupling", "Likelihood", "LinearPath"),
     *("NStepReturns", "OdeKL", "OfflineReplayBuffer", "OneStepCritic", "OptimalTransportCoupling", "PathKL", "PolicyCritic"),
     *("RescaleActions", "ReturnRange", "Sampler"),
-    *("SinusoidalTimeFeatures", "UShapedMLP", "VPPath"),
+    *("SinusoidalTimeFeatures", "UShapedMLP", "VPPath", "WeightedEpisodes"),
     *("fql.OneStepCnnPolicy", "fql.OneStepMultiInputPolicy", "fql.OneStepPolicy"),
     *(f"qgpo.{name}" for name in ("EnergyGuidedCnnPolicy", "EnergyGuidedMultiInputPolicy", "EnergyGuidedPolicy")),
     "qgpo.SupportCritic",

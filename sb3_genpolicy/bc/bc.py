@@ -43,7 +43,8 @@ class BC(OfflineAlgorithm):
     :param batch_size: rows of the dataset for each gradient step
     :param actor_tau: the soft update coefficient of the averaged actor, which acts (in (0, 1]; 1: the latest parameters act)
     :param transforms: what is done to the dataset, in the order given: ``BestEpisodes`` (cloning of the best episodes),
-        ``HeldOutEpisodes``, ``ClipActions``, ``RescaleActions``, see :mod:`sb3_genpolicy.common.transitions.transforms`
+        ``WeightedEpisodes``, ``HeldOutEpisodes``, ``ClipActions``, ``RescaleActions``, see
+        :mod:`sb3_genpolicy.common.transitions.transforms`
     :param dataset: the logged data: a Minari id, a file, an SB3 replay buffer, a mapping of arrays, a list of these, or
         anything else that ``load_dataset`` takes. They are read in ``learn``. Default: what the environment carries
         (``env.get_dataset()``).

@@ -51,8 +51,9 @@ class DiffusionQL(PretrainingAlgorithm):
     :param max_grad_norm: largest norm of the policy's gradient, > 0; None for no clipping (paper: 1 to 15 by task)
     :param reward_transform: ``locomotion`` (the default: returns of the dataset span 1000), ``antmaze`` (reward - 1),
         ``none`` (or None), an object (``AffineReward``, ``ReturnRange``) or a function of an array of rewards
-    :param transforms: what else is done to the dataset, in the order given: ``BestEpisodes``, ``HeldOutEpisodes``,
-        ``NStepReturns``, ``ClipActions``, ``RescaleActions``, see :mod:`sb3_genpolicy.common.transitions.transforms`
+    :param transforms: what else is done to the dataset, in the order given: ``BestEpisodes``, ``WeightedEpisodes``,
+        ``HeldOutEpisodes``, ``NStepReturns``, ``ClipActions``, ``RescaleActions``, see
+        :mod:`sb3_genpolicy.common.transitions.transforms`
     :param dataset: the logged data: a Minari id, a file, an SB3 replay buffer, a mapping of arrays, a list of these, or
         anything else that ``load_dataset`` takes. They are read in ``learn``. Default: what the environment carries
         (``env.get_dataset()``).

@@ -22,7 +22,7 @@ from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.dependence import Dependence
 from sb3_genpolicy.common.updates.objective import Objective
 from sb3_genpolicy.common.updates.precision import Precision
-from sb3_genpolicy.common.updates.temperature import change_towards, changed
+from sb3_genpolicy.common.updates.temperature import change_towards, changed, episode_kl_of
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative import KLEstimator, PathKL
 from sb3_genpolicy.generative.adjoint_matching import Adjoint, adjoint_matching, memoryless_rollout
@@ -107,14 +107,20 @@ class GMPG(PretrainingAlgorithm):
         normalisation, > 0: of ``pathwise`` and ``adjoint`` beta (Q - V) counts for at most its logarithm, of ``reinforce`` it
         is the largest weight. Default: 10, so that ``target_kl`` is not spent on a few states; beside a fixed beta none, and
         100 for ``reinforce`` (paper).
-    :param target_kl: KL divergence from the behaviour policy, in nats, that ``beta`` is adapted to hold, > 0. Default: 0.5
-        where no ``beta`` is given; beside a ``beta`` it starts there.
+    :param target_kl: KL divergence from the behaviour policy, in nats, that ``beta`` is adapted to hold, > 0. Default: 0.1
+        where no ``beta`` is given, as GMPO's; beside a ``beta`` it starts there.
+    :param episode_kl: how much more rows of episodes with higher returns weigh in what is matched to them, >= 0, in nats of
+        the weighted rows from the rows as they are: what is cloned and improved on is then nearer to the best of those who
+        acted. The weights are those of :class:`~sb3_genpolicy.common.transitions.transforms.WeightedEpisodes`, which would
+        draw rows as often, for the critics too; here these learn from all rows alike. Default: 1 where beta is found; 0
+        beside a given beta (paper).
     :param normalize_q: whether to divide Q by the batch's mean of abs(Q) (TD3+BC), so that beta has no unit
     :param max_grad_norm: largest norm of the policy's gradient, > 0; None for no clipping
     :param reward_transform: ``locomotion`` (the default: returns of the dataset span 1000), ``antmaze`` (reward - 1),
         ``none`` (or None), an object (``AffineReward``, ``ReturnRange``) or a function of an array of rewards
-    :param transforms: what else is done to the dataset, in the order given: ``BestEpisodes``, ``HeldOutEpisodes``,
-        ``NStepReturns``, ``ClipActions``, ``RescaleActions``, see :mod:`sb3_genpolicy.common.transitions.transforms`
+    :param transforms: what else is done to the dataset, in the order given: ``BestEpisodes``, ``WeightedEpisodes``,
+        ``HeldOutEpisodes``, ``NStepReturns``, ``ClipActions``, ``RescaleActions``, see
+        :mod:`sb3_genpolicy.common.transitions.transforms`
     :param dataset: the logged data: a Minari id, a file, an SB3 replay buffer, a mapping of arrays, a list of these, or
         anything else that ``load_dataset`` takes. They are read in ``learn``. Default: what the environment carries
         (``env.get_dataset()``).
@@ -158,6 +164,7 @@ class GMPG(PretrainingAlgorithm):
         n_actions: int | None = None,
         weight_clamp: float | None = None,
         target_kl: float | None = None,
+        episode_kl: float | None = None,
         normalize_q: bool = False,
         max_grad_norm: float | None = 1.0,
         reward_transform: RewardTransform | None = "locomotion",
@@ -209,6 +216,7 @@ class GMPG(PretrainingAlgorithm):
         self.n_actions = check_n_actions(n_actions, gradient_estimator)
         self.beta, self.target_kl = temperature_for(beta, target_kl, gradient_estimator)
         self.weight_clamp = clamp_for(weight_clamp, self.target_kl, gradient_estimator)
+        self.episode_kl = episode_kl_of(episode_kl, self.target_kl)
         self.normalize_q = normalize_q
         self.max_grad_norm = max_grad_norm
 

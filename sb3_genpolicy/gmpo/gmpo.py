@@ -22,7 +22,14 @@ from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.dependence import Dependence, Scope
 from sb3_genpolicy.common.updates.objective import Objective
 from sb3_genpolicy.common.updates.precision import Precision
-from sb3_genpolicy.common.updates.temperature import PAPERS_CLAMP, change_towards, changed, clamp_of, temperature_of
+from sb3_genpolicy.common.updates.temperature import (
+    PAPERS_CLAMP,
+    change_towards,
+    changed,
+    clamp_of,
+    episode_kl_of,
+    temperature_of,
+)
 from sb3_genpolicy.common.updates.weights import describe_weights, exponential_weights, kl_from_uniform
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative.checks import check_choice, check_flag, check_number, named_options
@@ -57,19 +64,24 @@ class GMPO(PretrainingAlgorithm):
         behaviour policy. Default: it is found, so that ``target_kl`` is held. Advantages of critics that look less far ahead
         than ``gamma`` are multiplied by how many times, so that beta means the same for all critics.
     :param target_kl: KL divergence of the weighted rows from the rows as they are, in nats, that ``beta`` is adapted to hold,
-        > 0: how far the policy leaves the behaviour policy, whatever the unit and the spread of the advantages. 0.5, the
-        default where no ``beta`` is given, leaves an effective sample size of about a half, 1.5 of a tenth. Beside a ``beta``
-        it starts there.
+        > 0: how far the policy leaves the behaviour policy, whatever the unit and the spread of the advantages. 0.1, the
+        default where no ``beta`` is given, leaves an effective sample size of about 0.8, 0.5 of a half, 1.5 of a tenth: more
+        is more where the critics know (docs/guide/results.md). Beside a ``beta`` it starts there.
     :param weight_clamp: largest weight of a sample, > 0; the softmax needs none. Default: 10, so that ``target_kl`` is not
         spent on a few rows; beside a fixed beta 100 (paper).
+    :param episode_kl: how much more rows of episodes with higher returns weigh in what is matched to them, >= 0, in nats of
+        the weighted rows from the rows as they are: what is cloned and improved on is then nearer to the best of those who
+        acted. The weights are those of :class:`~sb3_genpolicy.common.transitions.transforms.WeightedEpisodes`, which would
+        draw rows as often, for the critics too; here these learn from all rows alike. Default: 1 where beta is found; 0
+        beside a given beta (paper).
     :param weighting: ``advantage``, of the dataset's actions, or ``softmax``, of actions drawn from a behaviour model
     :param n_actions: with ``softmax``, the actions of each state, >= 2 (published: 16)
     :param redraw_actions: with ``softmax``, whether actions are drawn anew for every batch (the paper's ``sample``) or once
         for the whole dataset (``static``: faster, and n_rows \\* n_actions \\* action_dim floats of memory)
     :param pretraining_steps: updates of a first phase that trains the critics and clones the behaviour policy; afterwards they
         stay as they are. Default: where beta is found, three quarters of the first call of ``learn``, in which all rows weigh
-        the same (critics then go on until they have learnt): weights of untrained critics mislead, and a clone is soon moved
-        by half a nat. None beside a fixed beta, as in the paper; with ``softmax`` half of the first call.
+        the same (critics then go on until they have learnt): weights of untrained critics mislead, and clones are soon
+        moved. None beside a fixed beta, as in the paper; with ``softmax`` half of the first call.
     :param pretrained: a model, or the file of one, whose critics and behaviour model (if it has one) are taken in place of a
         first phase: GMPG, or GMPO with ``beta=0``. They stay as they are, and the actor starts from the behaviour model.
     :param critic: what Q is of and by which networks: ``iql``, ``onestep``, ``policy``, or an object with options
@@ -81,8 +93,9 @@ class GMPO(PretrainingAlgorithm):
         The weights make each step's gradient noisy; an average over the last thousand steps acts more steadily.
     :param reward_transform: ``locomotion`` (the default: returns of the dataset span 1000), ``antmaze`` (reward - 1),
         ``none`` (or None), an object (``AffineReward``, ``ReturnRange``) or a function of an array of rewards
-    :param transforms: what else is done to the dataset, in the order given: ``BestEpisodes``, ``HeldOutEpisodes``,
-        ``NStepReturns``, ``ClipActions``, ``RescaleActions``, see :mod:`sb3_genpolicy.common.transitions.transforms`
+    :param transforms: what else is done to the dataset, in the order given: ``BestEpisodes``, ``WeightedEpisodes``,
+        ``HeldOutEpisodes``, ``NStepReturns``, ``ClipActions``, ``RescaleActions``, see
+        :mod:`sb3_genpolicy.common.transitions.transforms`
     :param dataset: the logged data: a Minari id, a file, an SB3 replay buffer, a mapping of arrays, a list of these, or
         anything else that ``load_dataset`` takes. They are read in ``learn``. Default: what the environment carries
         (``env.get_dataset()``).
@@ -116,6 +129,7 @@ class GMPO(PretrainingAlgorithm):
         beta: float | None = None,
         target_kl: float | None = None,
         weight_clamp: float | None = None,
+        episode_kl: float | None = None,
         expectile: float | None = None,
         actor_tau: float = 0.001,
         weighting: Weighting = "advantage",
@@ -167,6 +181,7 @@ class GMPO(PretrainingAlgorithm):
         check_flag("redraw_actions", redraw_actions)
         self.beta, self.target_kl = temperature_of(beta, target_kl)
         self.weight_clamp = clamp_of(weight_clamp, self.target_kl, PAPERS_CLAMP)
+        self.episode_kl = episode_kl_of(episode_kl, self.target_kl)
         self.weighting = weighting
         self.n_actions = n_actions
         self.redraw_actions = redraw_actions
@@ -207,8 +222,9 @@ class GMPO(PretrainingAlgorithm):
             critics, advantage = losses.objective(q_value=losses.q_value.mean()), losses.advantage
         # Policy: matching loss of the dataset's actions, weighted by their advantage
         weights = self.advantage_weights(self.horizon_ratio * advantage)
+        of_rows = weights if batch.weights is None else weights * batch.weights
         actor_loss, matching_loss = self.actor.weighted_matching_loss(
-            batch.observations, batch.actions, weights, batch.generator
+            batch.observations, batch.actions, of_rows, batch.generator
         )
         means = dict(describe_weights(weights, batch.mean), matching_loss=matching_loss, advantage=advantage.mean())
         means.update(weight_clamped=(weights >= 0.999 * self.weight_clamp).float().mean())
@@ -232,7 +248,8 @@ class GMPO(PretrainingAlgorithm):
         """The policy's objective, with what `target_kl` looks at."""
         extras: dict[str, th.Tensor] = {}
         if self.target_kl is not None:
-            extras.update(weight_kl=kl_from_uniform(weights.detach(), batch.mean))
+            mean = batch.weighted_mean if self.weighting == "advantage" else batch.mean
+            extras.update(weight_kl=kl_from_uniform(weights.detach(), mean))
             means.update(weight_kl=extras["weight_kl"], beta=self.log_beta.exp())
         return Objective(dict(actor_loss=actor_loss), ("actor",), means, extras)
 

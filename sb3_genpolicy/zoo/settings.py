@@ -29,12 +29,13 @@ from sb3_genpolicy.common.transitions.transforms import (
     HeldOutEpisodes,
     NStepReturns,
     RescaleActions,
+    WeightedEpisodes,
 )
 from sb3_genpolicy.generative import CosinePath, LinearPath, Path, VPPath
 from sb3_genpolicy.generative.checks import did_you_mean, options_of
 
 _TRANSFORMS: dict[str, type] = {
-    cls.__name__: cls for cls in (BestEpisodes, ClipActions, HeldOutEpisodes, NStepReturns, RescaleActions)
+    cls.__name__: cls for cls in (BestEpisodes, ClipActions, HeldOutEpisodes, NStepReturns, RescaleActions, WeightedEpisodes)
 }
 _REWARDS: dict[str, type] = {cls.__name__: cls for cls in (AffineReward, ReturnRange)}
 _CRITICS: dict[str, type] = {cls.__name__: cls for cls in CRITICS.values()}

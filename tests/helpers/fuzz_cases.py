@@ -21,6 +21,7 @@ from sb3_genpolicy.common.transitions.transforms import (
     HeldOutEpisodes,
     NStepReturns,
     RescaleActions,
+    WeightedEpisodes,
 )
 from sb3_genpolicy.common.utils import space_items
 from sb3_genpolicy.generative import (
@@ -166,6 +167,7 @@ COMMON = dict(
     expectile=of(0.1, 0.5, 0.7, 0.999),
     actor_tau=of(0.001, 1.0, 0.5),
     weight_clamp=of(1e-3, 1.0, 100.0, float("inf")),
+    episode_kl=of(None, 0.0, 0, 0.5, 1.0, 1e6),
     pretraining_steps=of(None, 0, 1, 10, 19, 20, 100, 10.0),
     reward_transform=of(
         *("locomotion", "antmaze", "none", None, AffineReward(0.1, 1.0), ReturnRange(10.0), ReturnRange(1e30), np.tanh)
@@ -173,7 +175,7 @@ COMMON = dict(
     transforms=st.lists(
         of(
             *(BestEpisodes(0.5), BestEpisodes(1.0), HeldOutEpisodes(0.3), NStepReturns(1), NStepReturns(3), NStepReturns(100)),
-            *(ClipActions(), RescaleActions(-1.0, 1.0)),
+            *(ClipActions(), RescaleActions(-1.0, 1.0), WeightedEpisodes(), WeightedEpisodes(0.1)),
         ),
         max_size=3,
     ),

@@ -57,6 +57,7 @@ OPTIONS = dict(
     critic=CRITIC,
     actor_tau=outside(0.0, 1.0, low_open=True),
     weight_clamp=outside(0.0, low_open=True, infinite=True),
+    episode_kl=outside(0.0),
     pretraining_steps=outside(0, whole=True, but=(None,)),
     pretrained=st.sampled_from([5, 1.5, {}, [], object, True]),
     reward_transform=name_of_one("locomotion", "antmaze", "none", but=(None,)).filter(lambda value: not callable(value)),

@@ -16,6 +16,7 @@ from sb3_genpolicy.common.datasets.envs import SpacesVecEnv, env_id_of, find_dat
 from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
 from sb3_genpolicy.common.datasets.suites import suite_scores
 from sb3_genpolicy.common.replay.vec_normalize import fit_observations, fit_rewards
+from sb3_genpolicy.common.transitions.episode_weights import describe_episode_weights
 from sb3_genpolicy.common.transitions.returns import horizon_of, returns_to_go
 from sb3_genpolicy.common.transitions.rewards import fit_reward_transform, transform_rewards
 from sb3_genpolicy.common.transitions.transforms import LearningRows, action_transforms, prepare
@@ -42,14 +43,16 @@ def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
     if model.fitted_gamma is None and model._n_updates == 0:
         model.fitted_length = data.n_rows / data.n_episodes
         model.fitted_gamma = 1.0 - 1.0 / horizon_of(transform_rewards(model.reward_function, data.rewards))
-    chosen = prepare(data, model.transforms)
+    chosen = prepare(data, model.transforms, model.episode_kl)
     # A model of release 0.1 was trained on the whole space
     fit_action_range(model.policy, chosen.data, first=not model._action_range_is_fitted and model._n_updates == 0)
     model._action_range_is_fitted = True
     n_steps = _steps_of_returns(model, chosen)
     # A number of steps that was asked for goes before a lambda that was not
     trace = model.critic_options.trace if n_steps == 1 else 0.0
-    model.replay_buffer.fill(chosen.data, model.reward_function, chosen.learnt, n_steps, model.critic_gamma, trace)
+    model.replay_buffer.fill(
+        chosen.data, model.reward_function, chosen.learnt, n_steps, model.critic_gamma, trace, chosen.drawn, chosen.weights
+    )
     is_first = not model._normalizer_is_fitted and model._n_updates == 0
     _fit_statistics(model, chosen, label_of(data))
     if is_first:
@@ -61,6 +64,9 @@ def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
         )
     if model.verbose >= 1:
         print(data.describe())
+        weights = chosen.weights if chosen.drawn is None else chosen.drawn
+        if weights is not None:
+            print(describe_episode_weights(chosen.data, weights))
 
 
 def _fit_critic_scales(model: Any, chosen: LearningRows) -> None:

@@ -71,8 +71,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     :param actor_tau: the soft update coefficient of the averaged actor, which acts (in (0, 1]; 1: the latest parameters act)
     :param reward_transform: ``locomotion``, ``antmaze``, ``none`` (or None), an object or a function of an array of rewards,
         see :func:`~sb3_genpolicy.common.transitions.rewards.fit_reward_transform`
-    :param transforms: what else is done to the dataset, in the order given: ``BestEpisodes``, ``HeldOutEpisodes``,
-        ``NStepReturns``, ``ClipActions``, ``RescaleActions``, see :mod:`sb3_genpolicy.common.transitions.transforms`
+    :param transforms: what else is done to the dataset, in the order given: ``BestEpisodes``, ``WeightedEpisodes``,
+        ``HeldOutEpisodes``, ``NStepReturns``, ``ClipActions``, ``RescaleActions``, see
+        :mod:`sb3_genpolicy.common.transitions.transforms`
     :param dataset: the logged data: a Minari id, a file, an SB3 replay buffer, a mapping of arrays, a list of these, or
         anything else that :func:`~sb3_genpolicy.common.datasets.load_dataset` takes. They are read in ``learn``. Default: what
         the environment carries (``env.get_dataset()``).
@@ -99,6 +100,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     needs_critics: ClassVar[bool] = True
     #: Attributes that say how far a run has come
     progress: ClassVar[tuple[str, ...]] = ("num_timesteps", "_n_updates", "_updates_before_policy")
+    #: How much more episodes of higher return count in what is matched to their rows, in nats
+    episode_kl: float = 0.0
 
     def __init__(
         self,
@@ -463,7 +466,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         rows, samples = self.replay_buffer.draw(batch_size, self._vec_normalize_env, together.part(batch_size))
         source = together.source(self.generator)
         samples, next_actions = critic_hooks.rows_for_critics(self, rows, samples, [source])
-        batch = Batch.of(samples, rows, source, together.mean, next_actions)
+        weights = self.replay_buffer.weights_of(rows)
+        batch = Batch.of(samples, rows, source, together.mean, next_actions, weights)
         with autocast(self.precision, self.device), together.sharing():
             objective = self.objective(batch)
         self.descent.descend(objective, together, self.before_step)

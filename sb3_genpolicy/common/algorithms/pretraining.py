@@ -235,7 +235,12 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         :return: the objective of the first phase: the behaviour model by matching, and the critics
         """
         critics = self.critic_losses(batch)
-        matching_loss = self.actor.matching_loss(batch.observations, batch.actions, batch.generator).mean()
+        if batch.weights is None:
+            matching_loss = self.actor.matching_loss(batch.observations, batch.actions, batch.generator).mean()
+        else:
+            matching_loss, _ = self.actor.weighted_matching_loss(
+                batch.observations, batch.actions, batch.weights, batch.generator
+            )
         behaviour = Objective(dict(matching_loss=matching_loss), ("actor",))
         return behaviour + critics.objective(q_value=critics.q_value.mean(), advantage=critics.advantage.mean())
 

@@ -276,6 +276,9 @@ def _with_options_of_the_file(cls: Any, settings: dict[str, Any], kwargs: dict[s
     if "target_kl" not in settings and "target_kl" in options_of(cls):
         # Before there was one beta was fixed, which is no longer the default
         kwargs.setdefault("target_kl", None)
+    if "episode_kl" not in settings and "episode_kl" in options_of(cls):
+        # Before there was one rows were drawn alike
+        kwargs.setdefault("episode_kl", 0.0)
     named = set(settings["policy_kwargs"])
     note_what_0_1_had(settings)
     saved = settings["policy_kwargs"]

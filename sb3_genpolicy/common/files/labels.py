@@ -24,7 +24,8 @@ _EVERYTHING = "sb3_genpolicy.public"
 # Module -> the classes there of which objects are stored, by the options of their constructors
 _OUR_OBJECTS = {
     "sb3_genpolicy.common.transitions.rewards": "AffineReward ReturnRange",
-    "sb3_genpolicy.common.transitions.transforms": "ClipActions RescaleActions BestEpisodes HeldOutEpisodes NStepReturns",
+    "sb3_genpolicy.common.transitions.transforms": "ClipActions RescaleActions BestEpisodes HeldOutEpisodes NStepReturns "
+    "WeightedEpisodes",
     "sb3_genpolicy.common.policies.critics.options": "IQLCritic OneStepCritic PolicyCritic NoCritic",
     "sb3_genpolicy.generative.paths": "LinearPath CosinePath VPPath",
     "sb3_genpolicy.generative.couplings": "IndependentCoupling OptimalTransportCoupling",

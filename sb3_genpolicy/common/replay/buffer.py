@@ -14,7 +14,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy.common.replay import following
 from sb3_genpolicy.common.replay.added_rows import AddedRows
-from sb3_genpolicy.common.replay.row_store import Rows, RowStore, as_tensor, joined, store_of
+from sb3_genpolicy.common.replay.drawing import RowDraws, RowWeights
+from sb3_genpolicy.common.replay.row_store import Rows, RowStore, joined, store_of
 from sb3_genpolicy.common.replay.streaming import Prefetcher
 from sb3_genpolicy.common.replay.tensor_normalizer import TensorNormalizer
 from sb3_genpolicy.common.transitions.action_range import ActionRange
@@ -83,8 +84,9 @@ class OfflineReplayBuffer(ReplayBuffer):
         self.action_range = ActionRange(action_space)
         self._normalizer = TensorNormalizer()
         self._prefetcher: Prefetcher | None = None
-        #: Rows that are drawn from, None: all
-        self._drawn_from: th.Tensor | None = None
+        self._draws = RowDraws(0)
+        #: Of the rows in what is matched to them, None: all alike
+        self._weights: RowWeights | None = None
         self._streams = False
         self._gamma = 0.99
         #: Lambda of the dataset's lambda-returns, 0 where there are none
@@ -191,7 +193,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         """
         :return: number of the dataset's rows that are drawn from
         """
-        return self._store.n_rows if self._drawn_from is None else len(self._drawn_from)
+        return len(self._draws)
 
     @property
     def observations_are_at(self) -> int:
@@ -210,6 +212,8 @@ class OfflineReplayBuffer(ReplayBuffer):
         n_steps: int = 1,
         gamma: float = 0.99,
         return_lambda: float = 0.0,
+        drawn: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         """
         Take a dataset in place of the one before; rows that were added stay. On a CPU its memory is shared, and never written.
@@ -220,6 +224,9 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param n_steps: steps whose rewards are summed, discounted, before the next observation's value counts
         :param gamma: discount factor of these rewards
         :param return_lambda: lambda of lambda-returns, see :meth:`with_lambda_returns`; 0 for none
+        :param drawn: (n_episodes,), how often a row of an episode is drawn, in proportion: 0 for those not among ``rows``.
+            By default all are drawn alike.
+        :param weights: (n_episodes,), what :meth:`weights_of` says of the rows of an episode. By default nothing.
         :raises ValueError: if the reward function does not give one finite number per row
         """
         rewards = transform_rewards(reward_function, data.rewards)
@@ -233,7 +240,9 @@ class OfflineReplayBuffer(ReplayBuffer):
         if not self._streams:
             self._store.actions = self._scale(self._store.actions)
             self._store = self._store.to(self.device)
-        self._drawn_from = None if rows is None else as_tensor(rows.astype(np.int64)).to(self.rows_device)
+        starts = None if drawn is None else data.episode_starts
+        self._draws = RowDraws(data.n_rows, rows, starts, drawn).to(self.rows_device)
+        self._weights = None if weights is None else RowWeights(data.episode_starts, weights).to(self.device)
 
     def hold_finer(self, keys: Iterable[str | None]) -> None:
         """
@@ -278,10 +287,17 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param other: a buffer on the same device
         :return: whether the rows are equal and now shared
         """
-        ours, theirs = ({**vars(buffer._store), "drawn_from": buffer._drawn_from} for buffer in (self, other))
+        ours, theirs = (
+            {
+                **vars(buffer._store),
+                "draws": buffer._draws.tensors(),
+                "weights": None if buffer._weights is None else buffer._weights.tensors(),
+            }
+            for buffer in (self, other)
+        )
         if not all(trees_are_equal(ours[name], theirs[name]) for name in ours):
             return False
-        self._store, self._drawn_from = other._store, other._drawn_from
+        self._store, self._draws, self._weights = other._store, other._draws, other._weights
         return True
 
     # Drawing
@@ -347,8 +363,15 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param batch_size: number of rows of the dataset, drawn with replacement
         :return: their indices, (batch_size,)
         """
-        drawn = th.randint(0, self.n_drawn_from, (batch_size,), device=self.rows_device, generator=self.generator)
-        return drawn if self._drawn_from is None else self._drawn_from[drawn]
+        return self._draws.draw(batch_size, self.rows_device, self.generator)
+
+    def weights_of(self, rows: th.Tensor) -> th.Tensor | None:
+        """
+        :param rows: indices, (batch_size,)
+        :return: how much they weigh in what is matched to them, 1 in the mean over the dataset, (batch_size,), on the training
+            device; None where all weigh the same
+        """
+        return None if self._weights is None else self._weights.of(rows.to(self.device))
 
     def _own_generator(self) -> th.Generator:
         if self.generator is None:
@@ -437,11 +460,8 @@ class OfflineReplayBuffer(ReplayBuffer):
         :return: iterator over the observations of the dataset's rows that are drawn from, some at a time, on the rows' device;
             of rows on a disk, over enough of them, evenly spaced, to know their mean and spread
         """
-        n_rows = self.n_drawn_from
-        step = max(1, n_rows // _SAMPLED_ROWS) if self.streams else 1
-        rows = th.arange(0, n_rows, step, device=self.rows_device)
-        rows = rows if self._drawn_from is None else self._drawn_from[rows]
-        for indices in rows.split(_CHUNK):
+        step = max(1, self.n_drawn_from // _SAMPLED_ROWS) if self.streams else 1
+        for indices in self._draws.every(step, self.rows_device).split(_CHUNK):
             yield tree_map(lambda array, indices=indices: array[indices], self._store.states)
 
     # Random state
@@ -491,8 +511,9 @@ class OfflineReplayBuffer(ReplayBuffer):
         self._added.to(self.device)
         if not self.streams:
             self._store = self._store.to(self.device)
-            if self._drawn_from is not None:
-                self._drawn_from = self._drawn_from.to(self.device)
+            self._draws.to(self.device)
+        if self._weights is not None:
+            self._weights.to(self.device)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -506,7 +527,11 @@ class OfflineReplayBuffer(ReplayBuffer):
         return {name: value for name, value in {**self.__dict__, **own}.items() if name != "action_range"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"rewards_arrive_transformed": False, "return_lambda": 0.0, **state})
+        self.__dict__.update({"rewards_arrive_transformed": False, "return_lambda": 0.0, "_weights": None, **state})
+        if "_drawn_from" in state:
+            # Of release 0.1, where all rows that are drawn from were drawn alike
+            rows = vars(self).pop("_drawn_from")
+            self._draws = RowDraws(self._store.n_rows, None if rows is None else rows.cpu().numpy()).to(self.rows_device)
         assert isinstance(self.action_space, spaces.Box)
         self.action_range = ActionRange(self.action_space)
 

@@ -65,24 +65,26 @@ class ModelBatch:
             flat = first.replay_buffer.rows(rows.flatten())
             sources = [model.generator for model in self.models]
             flat, logged = rows_for_critics(first, rows.flatten(), flat, sources)
-            logged = None if logged is None else logged.unflatten(0, rows.shape)
+            weights = first.replay_buffer.weights_of(rows.flatten())
+            known = {name: value for name, value in (("next_actions", logged), ("weights", weights)) if value is not None}
+            beside = {name: value.unflatten(0, rows.shape) for name, value in known.items()}
             with autocast(first.precision, first.device):
-                objective = self._objective(rows, _unflatten(flat, rows.shape), logged)
+                objective = self._objective(rows, _unflatten(flat, rows.shape), beside)
             self._descend(objective)
         for model in self.models:
             model.end_update()
 
     # The objective
 
-    def _objective(self, rows: th.Tensor, samples: Any, next_actions: th.Tensor | None) -> Objective:
+    def _objective(self, rows: th.Tensor, samples: Any, beside: dict[str, Any]) -> Objective:
         """
         :param rows: indices of the batches, (n_models, batch_size)
         :param samples: these rows
-        :param next_actions: logged actions at their next observations, None where nobody asks for them
+        :param beside: what else batches have of their rows, by its name there, (n_models, batch_size, ...)
         :return: the objective of all models, in which every scalar has the shape (n_models,)
         """
         first = self.models[0]
-        draws = self._draws_of(rows, samples, next_actions)
+        draws = self._draws_of(rows, samples, beside)
         made = [[draw.make(model.generator) for draw in draws] for model in self.models]
         ahead = [th.stack(numbers) for numbers in zip(*made, strict=True)]
         settings = {name: self._setting(name) for name in first.batched_settings}
@@ -93,14 +95,13 @@ class ModelBatch:
         ) -> tuple[dict[str, th.Tensor], ...]:
             nonlocal trains
             with self._stack.standing_for_all(tensors), attributes(first, **settings):
-                logged = arrays.pop("next_actions", None)
-                batch = Batch.of(samples._replace(**arrays), rows, Tape(ahead=ahead), next_actions=logged)
+                own = {name: arrays.pop(name) for name in beside}
+                batch = Batch.of(samples._replace(**arrays), rows, Tape(ahead=ahead), **own)
                 objective = first.objective(batch)
             trains = objective.trains
             return objective.losses, objective.means, objective.extras
 
-        arrays = {**samples._asdict(), "next_actions": next_actions}
-        arrays = {name: value for name, value in arrays.items() if value is not None}
+        arrays = {name: value for name, value in {**samples._asdict(), **beside}.items() if value is not None}
         mode = AutocastOfBatches(first.device) if first.precision == "bfloat16" else nullcontext()
         with mode, _as_sentence():
             losses, means, extras = th.vmap(of_one)(self._stack.tensors, rows, arrays, ahead, settings)
@@ -115,14 +116,14 @@ class ModelBatch:
             self._numbers[name] = values, th.tensor(values, dtype=th.float32, device=self.models[0].device)
         return self._numbers[name][1]
 
-    def _draws_of(self, rows: th.Tensor, samples: Any, next_actions: th.Tensor | None) -> list[Draw]:
+    def _draws_of(self, rows: th.Tensor, samples: Any, beside: dict[str, Any]) -> list[Draw]:
         """The random numbers that an update of this phase draws, in order: noted once, in a dry run with the first model."""
         first = self.models[0]
         kind = first.phase, *first.policy.settings_that_change().values()
         if kind not in self._draws:
             tape = Tape(th.Generator(first.device).manual_seed(0))
-            logged = None if next_actions is None else next_actions[0]
-            first.objective(Batch.of(_of_model(samples, 0), rows[0], tape, next_actions=logged))
+            own: dict[str, Any] = {name: value[0] for name, value in beside.items()}
+            first.objective(Batch.of(_of_model(samples, 0), rows[0], tape, **own))
             self._draws[kind] = tape.draws
         return self._draws[kind]
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium import spaces
 
+from sb3_genpolicy.common.transitions.episode_weights import episode_weights
 from sb3_genpolicy.common.transitions.transitions import Transitions, count_fragments, label_of
 from sb3_genpolicy.generative.checks import check_number, shown, with_named_options
 
@@ -27,12 +28,14 @@ class Prepared:
     :param learnt: (n_episodes,), whether an episode is learnt from
     :param held_out: (n_episodes,), whether losses are watched on it
     :param n_steps: steps of n-step returns
+    :param drawn: (n_episodes,), how often rows of an episode are drawn, 0 for those that are not learnt from; None: alike
     """
 
     data: Transitions
     learnt: np.ndarray
     held_out: np.ndarray
     n_steps: int = 1
+    drawn: np.ndarray | None = None
 
 
 class ActionTransform(ABC):
@@ -135,6 +138,39 @@ class BestEpisodes(DatasetTransform):
 
 @with_named_options
 @dataclass(frozen=True)
+class WeightedEpisodes(DatasetTransform):
+    """
+    Draw the rows of an episode in proportion to ``exp(eta (G - V(s_0)))``: G is the episode's return, V what episodes that
+    begin like it return in the mean, so that an easy start is no merit, and eta what gives the asked divergence from drawing
+    all rows alike. Where several agents were logged, it is the better ones that are learnt from; no row is left out. (Weights
+    of trajectories by their advantage: Hong et al., arXiv 2306.13085. Returns are of the rewards as they were logged.)
+
+    Where weights would leave fewer than twenty episodes' worth (by Kish's effective number), as many are kept; with fewer
+    than that in all, and where returns are all equal or episodes are single steps, all are drawn alike.
+
+    :param kl: divergence of the rows as they are drawn from the rows as they are, in nats, > 0: 1 leaves about a third of the
+        episodes in force, 0.5 a half
+    """
+
+    kl: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("WeightedEpisodes: kl", self.kl, low=0.0, low_open=True)
+
+    def __call__(self, prepared: Prepared) -> Prepared:
+        fragments = count_fragments(prepared.data)
+        if fragments:
+            warnings.warn(
+                f"{label_of(prepared.data)}: WeightedEpisodes weighs by returns, but {fragments} of "
+                f"{prepared.data.n_episodes} episodes are single steps or cuts that were inferred: all rows are drawn alike. "
+                "Give episodes whole, in their order, or leave it out.",
+                stacklevel=2,
+            )
+        return replace(prepared, drawn=episode_weights(prepared.data, prepared.learnt, self.kl))
+
+
+@with_named_options
+@dataclass(frozen=True)
 class HeldOutEpisodes(DatasetTransform):
     """
     Learn nothing from some episodes, drawn at random, and log on them the losses, and the correlation of the critics'
@@ -185,12 +221,16 @@ class LearningRows(NamedTuple):
     :param learnt: rows that are learnt from, None: all
     :param held_out: rows that losses are watched on
     :param n_steps: steps of n-step returns
+    :param drawn: (n_episodes,), how often rows of an episode are drawn; None: alike
+    :param weights: (n_episodes,), how much rows of an episode weigh in what is matched to them; None: alike
     """
 
     data: Transitions
     learnt: np.ndarray | None
     held_out: np.ndarray
     n_steps: int
+    drawn: np.ndarray | None
+    weights: np.ndarray | None
 
 
 def check_transforms(transforms: Sequence[Transform]) -> tuple[Transform, ...]:
@@ -217,21 +257,30 @@ def check_transforms(transforms: Sequence[Transform]) -> tuple[Transform, ...]:
     return tuple(transforms)
 
 
-def prepare(data: Transitions, transforms: Sequence[Transform]) -> LearningRows:
+def prepare(data: Transitions, transforms: Sequence[Transform], episode_kl: float = 0.0) -> LearningRows:
     """
     :param data: the dataset
     :param transforms: applied in their order; those of actions were applied when it was read
+    :param episode_kl: divergence of the rows' weights in what is matched to them, by the returns of their episodes, from equal
+        ones, in nats; 0 for none, which is also where :class:`WeightedEpisodes` says how often rows are drawn
     :return: what is learnt from
     """
     prepared = Prepared(data, np.ones(data.n_episodes, dtype=bool), np.zeros(data.n_episodes, dtype=bool))
     for transform in transforms:
         if isinstance(transform, DatasetTransform):
             prepared = transform(prepared)
-    learnt, held_out = prepared.learnt, prepared.held_out
+    learnt, held_out, drawn, weights = prepared.learnt, prepared.held_out, prepared.drawn, None
+    if episode_kl > 0.0 and not any(isinstance(transform, WeightedEpisodes) for transform in transforms):
+        weights = episode_weights(data, learnt, episode_kl)
+    if drawn is not None:
+        # Transforms that follow may have chosen among them
+        drawn = np.where(learnt, drawn, 0.0)
     wanted = learnt | held_out
     if not wanted.all() and not data.memory_mapped:
         data, learnt, held_out = data.select_episodes(wanted), learnt[wanted], held_out[wanted]
-    return LearningRows(data, None if learnt.all() else data.rows_of(learnt), data.rows_of(held_out), prepared.n_steps)
+        drawn, weights = (None if each is None else each[wanted] for each in (drawn, weights))
+    rows = None if learnt.all() else data.rows_of(learnt)
+    return LearningRows(data, rows, data.rows_of(held_out), prepared.n_steps, drawn, weights)
 
 
 def action_transforms(transforms: Sequence[Transform]) -> list[ActionTransform]:

@@ -16,6 +16,7 @@ from sb3_genpolicy.common.algorithms.registry import RegisteredAlgorithm, regist
 from sb3_genpolicy.common.policies.critics import CriticOptions
 from sb3_genpolicy.common.policies.critics.options import DEFAULT_CRITIC, make_critic, with_expectile
 from sb3_genpolicy.common.policies.generative_policy import GenerativePolicy
+from sb3_genpolicy.common.updates.temperature import episode_kl_of, temperature_of
 from sb3_genpolicy.generative.checks import check_choice, did_you_mean, options_of, with_named_options
 from sb3_genpolicy.zoo.settings import with_objects
 
@@ -192,7 +193,13 @@ def _pretraining(
 
 def _options_for_pretraining(algorithm: type[OfflineAlgorithm], given: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {name: _default_of(algorithm, name) for name in _OF_PRETRAINING if name in options_of(algorithm)}
-    return {**defaults, **{name: given[name] for name in _OF_PRETRAINING if name in given}}
+    options = {**defaults, **{name: given[name] for name in _OF_PRETRAINING if name in given}}
+    if "episode_kl" in options_of(algorithm):
+        # Its default is said by whether beta is found, and here beta is 0
+        fixed = 1.0 if given.get("gradient_estimator") == "matching" else None
+        _, target_kl = temperature_of(given.get("beta", fixed), given.get("target_kl"))
+        options["episode_kl"] = episode_kl_of(given.get("episode_kl"), target_kl)
+    return options
 
 
 def _default_of(algorithm: type[OfflineAlgorithm], name: str) -> Any:

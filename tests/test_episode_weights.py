@@ -1,0 +1,279 @@
+"""
+Episodes of higher return are drawn more often: how much more, of which, and what is drawn then.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch as th
+from scipy import stats
+
+from sb3_genpolicy import (
+    BC,
+    GMPG,
+    GMPO,
+    BestEpisodes,
+    HeldOutEpisodes,
+    WeightedEpisodes,
+    learn_side_by_side,
+    load_dataset,
+)
+from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
+from sb3_genpolicy.common.replay.drawing import RowDraws
+from sb3_genpolicy.common.transitions.episode_weights import tilted
+from sb3_genpolicy.common.transitions.initial_values import initial_values
+from sb3_genpolicy.common.transitions.rewards import AffineReward
+from sb3_genpolicy.common.transitions.transforms import prepare
+from sb3_genpolicy.common.updates.batch import Batch
+from sb3_genpolicy.common.updates.weights import kl_from_uniform
+
+OPTIONS = dict(policy_kwargs=dict(net_arch=[16]), batch_size=64, device="cpu", seed=0)
+RNG = np.random.default_rng(0)
+RETURNS, LENGTHS = RNG.normal(size=60), RNG.integers(3, 30, size=60)
+
+
+def columns(returns, lengths, first=None, actions=None):
+    """Episodes with these returns: observation 0 numbers the episode, 1 is what it begins with, 2 counts its steps."""
+    numbers = np.repeat(np.arange(len(returns)), lengths)
+    steps = np.concatenate([np.arange(length) for length in lengths])
+    first = np.zeros(len(returns)) if first is None else first
+    observations = np.stack([numbers, first[numbers], steps], axis=1).astype(np.float32)
+    led_to = observations + np.array([0.0, 0.0, 1.0], np.float32)
+    ends = (steps == np.asarray(lengths)[numbers] - 1).astype(np.float32)
+    rewards = (returns / lengths)[numbers].astype(np.float32)
+    actions = np.zeros((len(numbers), 1), np.float32) if actions is None else actions[numbers].astype(np.float32)
+    return dict(
+        observations=observations,
+        next_observations=led_to,
+        actions=actions,
+        rewards=rewards,
+        terminals=ends,
+        timeouts=0 * ends,
+    )
+
+
+def two_agents():
+    """The better one acts by 0.6, the other by -0.6, in the same states."""
+    is_better = np.arange(60) % 2 == 0
+    source = columns(np.where(is_better, 2.0, 1.0), np.full(60, 10), actions=np.where(is_better, 0.6, -0.6)[:, None])
+    source["observations"][:, 0] = source["next_observations"][:, 0] = 0.0
+    better = np.linspace(0.5, 1.0, 100_001)[:-1]
+    divergence = np.log(2.0) + better * np.log(better) + (1.0 - better) * np.log(1.0 - better)
+    return source, better[np.argmin(np.abs(divergence - 0.3))]
+
+
+def filled(transforms, episode_kl=0.0, source=None):
+    data = load_dataset(columns(RETURNS, LENGTHS) if source is None else source)
+    buffer = OfflineReplayBuffer(10, data.observation_space, data.action_space, device="cpu")
+    chosen = prepare(data, transforms, episode_kl)
+    buffer.fill(chosen.data, AffineReward(), chosen.learnt, drawn=chosen.drawn, weights=chosen.weights)
+    return buffer, chosen
+
+
+@pytest.mark.parametrize("kl", [0.05, 0.2, 0.4])
+def test_the_divergence_is_what_was_asked_and_weights_are_exponentials_of_returns(kl):
+    """By scipy's entropy of one share from the other; log weights lie on a straight line."""
+    weights = tilted(RETURNS, LENGTHS, kl)
+    share = LENGTHS / LENGTHS.sum()
+    assert stats.entropy(share * weights, share) == pytest.approx(kl, rel=1e-6)
+    line = stats.linregress(RETURNS, np.log(weights))
+    assert line.slope > 0.0 and line.rvalue == pytest.approx(1.0, abs=1e-12)
+    assert share @ weights == pytest.approx(1.0)
+
+
+def test_twenty_episodes_stay_in_force():
+    """Kish's effective number of what is drawn."""
+    weights = tilted(RETURNS, np.full(60, 7), kl=10.0)
+    assert weights.sum() ** 2 / (weights**2).sum() == pytest.approx(20.0, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "returns, lengths",
+    [(RETURNS[:20], LENGTHS[:20]), (np.ones(60), np.full(60, 4)), (RETURNS, np.ones(60, int))],
+    ids=["few", "equal", "single steps"],
+)
+def test_where_returns_cannot_choose_all_rows_are_drawn_alike(returns, lengths):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert prepare(load_dataset(columns(returns, lengths)), [], episode_kl=1.0).weights is None
+
+
+def test_torn_episodes_are_named_where_weights_were_asked_for(recwarn):
+    data = load_dataset(dict(columns(RETURNS, np.ones(60, int)), terminals=np.zeros(60), timeouts=np.ones(60)))
+    recwarn.clear()
+    prepare(data, [], episode_kl=1.0)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="WeightedEpisodes weighs by returns, but 60 of 60 episodes"):
+        assert prepare(data, [WeightedEpisodes()]).drawn is None
+
+
+def test_what_a_beginning_explains_is_no_merit():
+    """Returns are a sine of the first observation and a merit: the weights are those of the merit alone, nearly."""
+    rng = np.random.default_rng(1)
+    first, merit = rng.uniform(-3.0, 3.0, 300), rng.normal(size=300)
+    returns = 20.0 * np.sin(first) + merit
+    weights = prepare(load_dataset(columns(returns, np.full(300, 5), first)), [WeightedEpisodes()]).drawn
+    assert stats.spearmanr(weights, merit)[0] > 0.9
+    assert abs(stats.spearmanr(weights, np.sin(first))[0]) < 0.2
+
+
+def test_what_a_beginning_does_not_explain_is_not_taken_for_it():
+    """Where nothing depends on it, the regression gives the mean."""
+    rng = np.random.default_rng(2)
+    returns = rng.normal(size=400)
+    assert initial_values(rng.normal(size=(400, 11)), returns).std() < 0.25
+
+
+def test_an_episode_is_not_expected_to_return_what_it_did():
+    """Left out: its own return moves what is expected of it by its part of the mean alone."""
+    rng = np.random.default_rng(3)
+    first = rng.normal(size=(80, 1))
+    returns = 5.0 * first[:, 0] + rng.normal(size=80)
+    moved = returns.copy()
+    moved[7] += 1e-4
+    change = (initial_values(first, moved) - initial_values(first, returns)) / 1e-4
+    assert abs(change[7]) < 3.0 / 80 and np.abs(np.delete(change, 7)).max() < 0.5
+
+
+def test_of_many_episodes_some_tell_what_to_expect_of_all():
+    rng = np.random.default_rng(4)
+    first = rng.uniform(-2.0, 2.0, size=(3000, 1))
+    expected = initial_values(first, np.cos(first[:, 0]) + 0.1 * rng.normal(size=3000))
+    np.testing.assert_allclose(expected, np.cos(first[:, 0]), atol=0.1)
+
+
+def test_rows_are_drawn_as_often_as_the_weights_say():
+    """A chi-squared test of the episodes drawn, and of the steps within them; what weighs nothing is never drawn."""
+    weights = np.where(np.arange(60) % 5 == 0, 0.0, tilted(RETURNS, LENGTHS, 0.5))
+    starts = np.concatenate([[0], LENGTHS.cumsum()])
+    draws = RowDraws(int(starts[-1]), None, starts, weights)
+    rows = draws.draw(200_000, th.device("cpu"), th.Generator().manual_seed(0)).numpy()
+    expected = np.repeat(weights, LENGTHS)
+    counts = np.bincount(rows, minlength=starts[-1])
+    assert not counts[expected == 0.0].any()
+    drawn = expected > 0.0
+    assert stats.chisquare(counts[drawn], 200_000 * expected[drawn] / expected.sum()).pvalue > 0.01
+
+
+def test_episodes_that_are_held_out_or_left_out_are_not_drawn():
+    held_out = HeldOutEpisodes(0.3)
+    for transforms in (
+        [held_out, WeightedEpisodes()],
+        [WeightedEpisodes(), held_out],
+        [WeightedEpisodes(), BestEpisodes(0.4)],
+    ):
+        buffer, chosen = filled(transforms)
+        drawn = set(buffer.sample(20_000).observations[:, 0].int().tolist())
+        learnt = np.unique(chosen.data.observations[chosen.learnt if chosen.learnt is not None else slice(None)][:, 0])
+        assert drawn <= set(learnt.astype(int).tolist()) and len(drawn) < 60
+        assert buffer.n_drawn_from == len(np.arange(chosen.data.n_rows) if chosen.learnt is None else chosen.learnt)
+
+
+def test_the_default_gives_way_to_what_was_asked_for():
+    data = load_dataset(columns(RETURNS, LENGTHS))
+    asked, default = prepare(data, [WeightedEpisodes(0.2)], episode_kl=1.0), prepare(data, [], episode_kl=0.2)
+    assert asked.weights is None and default.drawn is None
+    np.testing.assert_array_equal(asked.drawn, default.weights)
+
+
+def test_a_saved_buffer_draws_the_same(tmp_path):
+    transforms = [WeightedEpisodes(0.2)]
+    model = GMPO("FlowPolicy", dataset=columns(RETURNS, LENGTHS), transforms=transforms, **OPTIONS).learn(1)
+    model.save_replay_buffer(tmp_path / "rows")
+    model.replay_buffer.seed_rows(5)
+    drawn = model.replay_buffer.draw_rows(100)
+    model.load_replay_buffer(tmp_path / "rows")
+    model.replay_buffer.seed_rows(5)
+    assert th.equal(model.replay_buffer.draw_rows(100), drawn) and drawn.unique().numel() > 20
+
+
+def test_only_models_with_equal_weights_share_rows():
+    for make in (lambda kl: filled([WeightedEpisodes(kl)])[0], lambda kl: filled([], kl)[0]):
+        one, same, other = (make(kl) for kl in (1.0, 1.0, 0.5))
+        assert one.share_rows(same) and not one.share_rows(other)
+
+
+def test_a_clone_of_weighted_episodes_acts_as_those_are_drawn():
+    """Two agents, one of which does better: a deterministic clone's action is the mean of theirs, as they are drawn."""
+    source, share = two_agents()
+    policy_kwargs = dict(net_arch=[32], normalize_actions=False)
+    model = BC(
+        "DeterministicPolicy",
+        dataset=source,
+        transforms=[WeightedEpisodes(0.3)],
+        policy_kwargs=policy_kwargs,
+        seed=0,
+        device="cpu",
+    ).learn(600)
+    action = model.predict(np.array([0.0, 0.0, 5.0], np.float32), deterministic=True)[0]
+    assert action[0] == pytest.approx(0.6 * (2.0 * share - 1.0), abs=0.08)
+
+
+def test_where_beta_is_found_it_is_the_default(capsys):
+    source = columns(RETURNS, LENGTHS)
+    for algorithm in (GMPO, GMPG):
+        found, given = (algorithm("FlowPolicy", dataset=source, **options) for options in ({}, dict(beta=1.0)))
+        assert (found.episode_kl, given.episode_kl) == (1.0, 0.0)
+        assert algorithm("FlowPolicy", dataset=source, episode_kl=0.3, beta=1.0).episode_kl == 0.3
+    with pytest.raises(ValueError, match="episode_kl must be a number >= 0"):
+        GMPO("FlowPolicy", dataset=source, episode_kl=-1.0)
+    model = GMPO("FlowPolicy", dataset=source, verbose=1, **OPTIONS).learn(1)
+    assert model.replay_buffer.weights_of(th.arange(5)) is not None
+    assert "Episodes of higher return count for more: the best tenth has" in capsys.readouterr().out
+
+
+def test_a_file_keeps_its_own(tmp_path):
+    """Those of before there was one drew all rows alike."""
+    assert GMPO.load(Path(__file__).parent / "files_of_0_1" / "gmpo_flow").episode_kl == 0.0
+    GMPO("FlowPolicy", dataset=columns(RETURNS, LENGTHS), episode_kl=0.4, **OPTIONS).save(tmp_path / "model")
+    assert GMPO.load(tmp_path / "model").episode_kl == 0.4
+    assert GMPO.load(tmp_path / "model", episode_kl=0.1).episode_kl == 0.1
+
+
+def test_the_policy_s_rows_weigh_and_the_critics_see_all_alike():
+    """Each row has its episode's weight, and rows are drawn as without; one that was collected weighs 1."""
+    (buffer, chosen), (alike, _) = filled([], 0.5), filled([])
+    rows = np.arange(chosen.data.n_rows)
+    np.testing.assert_allclose(buffer.weights_of(th.as_tensor(rows)), np.repeat(chosen.weights, LENGTHS), rtol=1e-6)
+    assert buffer.weights_of(th.tensor([len(rows), len(rows) + 9])).tolist() == [1.0, 1.0]
+    assert alike.weights_of(th.as_tensor(rows)) is None
+    for each in (buffer, alike):
+        each.seed_rows(0)
+    assert th.equal(buffer.draw_rows(100), alike.draw_rows(100))
+
+
+@pytest.mark.parametrize("coupling", ["independent", "optimal_transport"])
+@pytest.mark.parametrize("pretraining_steps", [0, 700])
+def test_a_clone_by_weights_acts_as_often_as_they_say(pretraining_steps, coupling):
+    """In the first phase, and in the second with beta 0; and where rows are resampled, since noise is paired with them."""
+    source, share = two_agents()
+    policy_kwargs = dict(net_arch=[32], normalize_actions=False, coupling=coupling)
+    options = dict(beta=0.0, episode_kl=0.3, pretraining_steps=pretraining_steps, policy_kwargs=policy_kwargs)
+    model = GMPO("FlowPolicy", dataset=source, **(OPTIONS | options)).learn(700)
+    observations = np.tile(np.array([0.0, 0.0, 5.0], np.float32), (2000, 1))
+    assert (model.predict(observations)[0] > 0.0).mean() == pytest.approx(share, abs=0.05)
+
+
+def test_target_kl_is_of_what_beta_does_not_of_the_episodes():
+    """With weights of episodes, too, beta 0 is no divergence; and the rows' weights do not change what beta does."""
+    source, _ = two_agents()
+    model = GMPO("FlowPolicy", dataset=source, episode_kl=0.3, target_kl=0.2, **OPTIONS).learn(1)
+    weights = th.tensor([4.0, 0.1, 0.1, 0.1])
+    batch = Batch.of(model.replay_buffer._get_samples(np.arange(4)), th.arange(4), weights=weights)
+    assert kl_from_uniform(th.ones(4), batch.weighted_mean).item() == pytest.approx(0.0, abs=1e-6)
+    ratios, share = np.array([0.5, 2.0, 1.0, 3.0]), weights.numpy() / weights.numpy().sum()
+    found = kl_from_uniform(th.tensor(ratios, dtype=th.float32), batch.weighted_mean).item()
+    assert found == pytest.approx(stats.entropy(share * ratios, share), rel=1e-4)
+
+
+def test_models_side_by_side_weigh_rows_as_each_alone():
+    source, _ = two_agents()
+    options = dict(OPTIONS, pretraining_steps=3)
+    alone = [GMPO("FlowPolicy", dataset=source, **(options | dict(seed=seed))).learn(6) for seed in (0, 1)]
+    together = [GMPO("FlowPolicy", dataset=source, **(options | dict(seed=seed))) for seed in (0, 1)]
+    learn_side_by_side(together, 6)
+    for one, other in zip(alone, together, strict=True):
+        for mine, theirs in zip(one.policy.parameters(), other.policy.parameters(), strict=True):
+            th.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
