@@ -16,10 +16,12 @@ from sb3_genpolicy import (
     GMPO,
     BestEpisodes,
     HeldOutEpisodes,
+    OneStepCritic,
     WeightedEpisodes,
     learn_side_by_side,
     load_dataset,
 )
+from sb3_genpolicy.common.algorithms.critic_hooks import rows_for_policy
 from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
 from sb3_genpolicy.common.replay.drawing import RowDraws
 from sb3_genpolicy.common.transitions.episode_weights import tilted
@@ -27,7 +29,6 @@ from sb3_genpolicy.common.transitions.initial_values import initial_values
 from sb3_genpolicy.common.transitions.rewards import AffineReward
 from sb3_genpolicy.common.transitions.transforms import prepare
 from sb3_genpolicy.common.updates.batch import Batch
-from sb3_genpolicy.common.updates.weights import kl_from_uniform
 
 OPTIONS = dict(policy_kwargs=dict(net_arch=[16]), batch_size=64, device="cpu", seed=0)
 RNG = np.random.default_rng(0)
@@ -68,7 +69,7 @@ def filled(transforms, episode_kl=0.0, source=None):
     data = load_dataset(columns(RETURNS, LENGTHS) if source is None else source)
     buffer = OfflineReplayBuffer(10, data.observation_space, data.action_space, device="cpu")
     chosen = prepare(data, transforms, episode_kl)
-    buffer.fill(chosen.data, AffineReward(), chosen.learnt, drawn=chosen.drawn, weights=chosen.weights)
+    buffer.fill(chosen.data, AffineReward(), chosen.learnt, drawn=chosen.drawn, matched=chosen.matched)
     return buffer, chosen
 
 
@@ -97,7 +98,7 @@ def test_twenty_episodes_stay_in_force():
 def test_where_returns_cannot_choose_all_rows_are_drawn_alike(returns, lengths):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert prepare(load_dataset(columns(returns, lengths)), [], episode_kl=1.0).weights is None
+        assert prepare(load_dataset(columns(returns, lengths)), [], episode_kl=1.0).matched is None
 
 
 def test_torn_episodes_are_named_where_weights_were_asked_for(recwarn):
@@ -174,8 +175,8 @@ def test_episodes_that_are_held_out_or_left_out_are_not_drawn():
 def test_the_default_gives_way_to_what_was_asked_for():
     data = load_dataset(columns(RETURNS, LENGTHS))
     asked, default = prepare(data, [WeightedEpisodes(0.2)], episode_kl=1.0), prepare(data, [], episode_kl=0.2)
-    assert asked.weights is None and default.drawn is None
-    np.testing.assert_array_equal(asked.drawn, default.weights)
+    assert asked.matched is None and default.drawn is None
+    np.testing.assert_array_equal(asked.drawn, default.matched)
 
 
 def test_a_saved_buffer_draws_the_same(tmp_path):
@@ -220,7 +221,7 @@ def test_where_beta_is_found_it_is_the_default(capsys):
     with pytest.raises(ValueError, match="episode_kl must be a number >= 0"):
         GMPO("FlowPolicy", dataset=source, episode_kl=-1.0)
     model = GMPO("FlowPolicy", dataset=source, verbose=1, **OPTIONS).learn(1)
-    assert model.replay_buffer.weights_of(th.arange(5)) is not None
+    assert model.replay_buffer.has_matched_rows
     assert "Episodes of higher return count for more: the best tenth has" in capsys.readouterr().out
 
 
@@ -232,16 +233,28 @@ def test_a_file_keeps_its_own(tmp_path):
     assert GMPO.load(tmp_path / "model", episode_kl=0.1).episode_kl == 0.1
 
 
-def test_the_policy_s_rows_weigh_and_the_critics_see_all_alike():
-    """Each row has its episode's weight, and rows are drawn as without; one that was collected weighs 1."""
+def test_the_policy_s_rows_are_drawn_by_returns_and_the_critics_rows_alike():
+    """A chi-squared test of the episodes; the critics' rows are those that are drawn without."""
     (buffer, chosen), (alike, _) = filled([], 0.5), filled([])
-    rows = np.arange(chosen.data.n_rows)
-    np.testing.assert_allclose(buffer.weights_of(th.as_tensor(rows)), np.repeat(chosen.weights, LENGTHS), rtol=1e-6)
-    assert buffer.weights_of(th.tensor([len(rows), len(rows) + 9])).tolist() == [1.0, 1.0]
-    assert alike.weights_of(th.as_tensor(rows)) is None
+    uniform = th.rand(100_000, dtype=th.float64, generator=th.Generator().manual_seed(0))
+    counts = np.bincount(chosen.data.observations[buffer.matched_rows(uniform)][:, 0].astype(int), minlength=60)
+    expected = chosen.matched * LENGTHS
+    assert stats.chisquare(counts, 100_000 * expected / expected.sum()).pvalue > 0.01
+    assert not alike.has_matched_rows
     for each in (buffer, alike):
         each.seed_rows(0)
     assert th.equal(buffer.draw_rows(100), alike.draw_rows(100))
+
+
+def test_critics_are_those_of_all_episodes_alike():
+    """Bit for bit: with other rows for the policy, their batches are the same (one step, which draws no random returns)."""
+    options = dict(OPTIONS, critic=OneStepCritic(return_lambda=0.0, passes=None), target_kl=0.2)
+    source, _ = two_agents()
+    one, other = (GMPO("FlowPolicy", dataset=source, episode_kl=kl, **options).learn(9) for kl in (0.5, 0.0))
+    for name in ("critic", "value_net"):
+        for mine, theirs in zip(getattr(one.policy, name).parameters(), getattr(other.policy, name).parameters(), strict=True):
+            assert th.equal(mine, theirs)
+    assert not all(map(th.equal, one.policy.actor.parameters(), other.policy.actor.parameters()))
 
 
 @pytest.mark.parametrize("coupling", ["independent", "optimal_transport"])
@@ -256,23 +269,43 @@ def test_a_clone_by_weights_acts_as_often_as_they_say(pretraining_steps, couplin
     assert (model.predict(observations)[0] > 0.0).mean() == pytest.approx(share, abs=0.05)
 
 
-def test_target_kl_is_of_what_beta_does_not_of_the_episodes():
-    """With weights of episodes, too, beta 0 is no divergence; and the rows' weights do not change what beta does."""
+@pytest.mark.parametrize("frozen", [False, True])
+def test_weights_are_of_the_rows_that_the_policy_is_matched_to(frozen, monkeypatch):
+    """Whether critics are trained on other rows at the time, or were before."""
     source, _ = two_agents()
-    model = GMPO("FlowPolicy", dataset=source, episode_kl=0.3, target_kl=0.2, **OPTIONS).learn(1)
-    weights = th.tensor([4.0, 0.1, 0.1, 0.1])
-    batch = Batch.of(model.replay_buffer._get_samples(np.arange(4)), th.arange(4), weights=weights)
-    assert kl_from_uniform(th.ones(4), batch.weighted_mean).item() == pytest.approx(0.0, abs=1e-6)
-    ratios, share = np.array([0.5, 2.0, 1.0, 3.0]), weights.numpy() / weights.numpy().sum()
-    found = kl_from_uniform(th.tensor(ratios, dtype=th.float32), batch.weighted_mean).item()
-    assert found == pytest.approx(stats.entropy(share * ratios, share), rel=1e-4)
+    model = GMPO("FlowPolicy", dataset=source, episode_kl=0.3, target_kl=0.2, pretraining_steps=2 * frozen, **OPTIONS)
+    model.learn(3)
+    seen = []
+    monkeypatch.setattr(
+        model.actor, "weighted_matching_loss", lambda *arguments: seen.append(arguments) or (th.zeros(()),) * 2
+    )
+    rows, matched = th.arange(0, 40), th.arange(300, 340)
+    batch = Batch.of(model.replay_buffer.rows(rows), rows, matched=Batch.of(model.replay_buffer.rows(matched), matched))
+    model.objective(batch)
+    ((observations, actions, weights, _),) = seen
+    assert th.equal(observations, batch.matched.observations) and th.equal(actions, batch.matched.actions)
+    advantage = model.policy.critic_target.preferences(observations, actions)
+    th.testing.assert_close(weights, (model.current_beta * advantage).exp().clamp(max=10.0).flatten().detach())
 
 
-def test_models_side_by_side_weigh_rows_as_each_alone():
+def test_online_what_was_collected_counts():
     source, _ = two_agents()
+    model = GMPO("FlowPolicy", dataset=source, **OPTIONS).learn(1)
+    assert rows_for_policy(model, th.arange(8), [None]) is not None
+    model.online = True
+    assert rows_for_policy(model, th.arange(8), [None]) is None
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_models_side_by_side_weigh_rows_as_each_alone(dictionary):
+    source, _ = two_agents()
+    if dictionary:
+        for name in ("observations", "next_observations"):
+            source[name] = {"one": source[name][:, :1], "rest": source[name][:, 1:]}
     options = dict(OPTIONS, pretraining_steps=3)
-    alone = [GMPO("FlowPolicy", dataset=source, **(options | dict(seed=seed))).learn(6) for seed in (0, 1)]
-    together = [GMPO("FlowPolicy", dataset=source, **(options | dict(seed=seed))) for seed in (0, 1)]
+    policy = "FlowMultiInputPolicy" if dictionary else "FlowPolicy"
+    alone = [GMPO(policy, dataset=source, **(options | dict(seed=seed))).learn(6) for seed in (0, 1)]
+    together = [GMPO(policy, dataset=source, **(options | dict(seed=seed))) for seed in (0, 1)]
     learn_side_by_side(together, 6)
     for one, other in zip(alone, together, strict=True):
         for mine, theirs in zip(one.policy.parameters(), other.policy.parameters(), strict=True):

@@ -109,11 +109,10 @@ class GMPG(PretrainingAlgorithm):
         100 for ``reinforce`` (paper).
     :param target_kl: KL divergence from the behaviour policy, in nats, that ``beta`` is adapted to hold, > 0. Default: 0.1
         where no ``beta`` is given, as GMPO's; beside a ``beta`` it starts there.
-    :param episode_kl: how much more rows of episodes with higher returns weigh in what is matched to them, >= 0, in nats of
-        the weighted rows from the rows as they are: what is cloned and improved on is then nearer to the best of those who
-        acted. The weights are those of :class:`~sb3_genpolicy.common.transitions.transforms.WeightedEpisodes`, which would
-        draw rows as often, for the critics too; here these learn from all rows alike. Default: 1 where beta is found; 0
-        beside a given beta (paper).
+    :param episode_kl: how much more often the policy is matched to rows of episodes with higher returns, >= 0, in nats of the
+        rows drawn from the rows as they are: what is cloned and improved on is then nearer to the best of those who acted.
+        As by :class:`~sb3_genpolicy.common.transitions.transforms.WeightedEpisodes`, but critics learn from all rows alike.
+        Default: 1 where beta is found; 0, all alike, beside a given beta (paper).
     :param normalize_q: whether to divide Q by the batch's mean of abs(Q) (TD3+BC), so that beta has no unit
     :param max_grad_norm: largest norm of the policy's gradient, > 0; None for no clipping
     :param reward_transform: ``locomotion`` (the default: returns of the dataset span 1000), ``antmaze`` (reward - 1),
@@ -237,7 +236,7 @@ class GMPG(PretrainingAlgorithm):
             return self.pretraining_objective(batch)
         # Phase two. Policy, at first the behaviour model mu: -beta Q(s, a) + log pi(a|s) - log mu(a|s), a ~ pi
         with self.frozen_but_the_policy():
-            policy = self._policy_objective(batch)
+            policy = self._policy_objective(batch.for_policy)
         return self.with_what_learns(policy, batch)
 
     def _policy_objective(self, batch: Batch) -> Objective:

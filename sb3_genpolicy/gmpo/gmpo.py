@@ -69,11 +69,10 @@ class GMPO(PretrainingAlgorithm):
         is more where the critics know (docs/guide/results.md). Beside a ``beta`` it starts there.
     :param weight_clamp: largest weight of a sample, > 0; the softmax needs none. Default: 10, so that ``target_kl`` is not
         spent on a few rows; beside a fixed beta 100 (paper).
-    :param episode_kl: how much more rows of episodes with higher returns weigh in what is matched to them, >= 0, in nats of
-        the weighted rows from the rows as they are: what is cloned and improved on is then nearer to the best of those who
-        acted. The weights are those of :class:`~sb3_genpolicy.common.transitions.transforms.WeightedEpisodes`, which would
-        draw rows as often, for the critics too; here these learn from all rows alike. Default: 1 where beta is found; 0
-        beside a given beta (paper).
+    :param episode_kl: how much more often the policy is matched to rows of episodes with higher returns, >= 0, in nats of the
+        rows drawn from the rows as they are: what is cloned and improved on is then nearer to the best of those who acted.
+        As by :class:`~sb3_genpolicy.common.transitions.transforms.WeightedEpisodes`, but critics learn from all rows alike.
+        Default: 1 where beta is found; 0, all alike, beside a given beta (paper).
     :param weighting: ``advantage``, of the dataset's actions, or ``softmax``, of actions drawn from a behaviour model
     :param n_actions: with ``softmax``, the actions of each state, >= 2 (published: 16)
     :param redraw_actions: with ``softmax``, whether actions are drawn anew for every batch (the paper's ``sample``) or once
@@ -209,22 +208,22 @@ class GMPO(PretrainingAlgorithm):
             # First phase. Critics: V towards an expectile of Q, Q towards r + gamma V(s'). Behaviour model: matching loss
             return self.pretraining_objective(batch)
         if self.weighting == "softmax":
-            policy = self._objective_on_behaviour_actions(batch)
+            policy = self._objective_on_behaviour_actions(batch.for_policy)
             return self.with_what_learns(policy, batch)
         return self._objective_on_dataset_actions(batch)
 
     def _objective_on_dataset_actions(self, batch: Batch) -> Objective:
         # Critics, unless they were trained before
-        if self.critics_are_frozen:
-            critics, advantage = Objective({}, ()), self.critics.advantage(batch)
-        else:
+        critics, matched, advantage = Objective({}, ()), batch.for_policy, None
+        if not self.critics_are_frozen:
             losses = self.critic_losses(batch)
             critics, advantage = losses.objective(q_value=losses.q_value.mean()), losses.advantage
+        if advantage is None or matched is not batch:
+            advantage = self.critics.advantage(matched)
         # Policy: matching loss of the dataset's actions, weighted by their advantage
         weights = self.advantage_weights(self.horizon_ratio * advantage)
-        of_rows = weights if batch.weights is None else weights * batch.weights
         actor_loss, matching_loss = self.actor.weighted_matching_loss(
-            batch.observations, batch.actions, of_rows, batch.generator
+            matched.observations, matched.actions, weights, matched.generator
         )
         means = dict(describe_weights(weights, batch.mean), matching_loss=matching_loss, advantage=advantage.mean())
         means.update(weight_clamped=(weights >= 0.999 * self.weight_clamp).float().mean())
@@ -248,8 +247,7 @@ class GMPO(PretrainingAlgorithm):
         """The policy's objective, with what `target_kl` looks at."""
         extras: dict[str, th.Tensor] = {}
         if self.target_kl is not None:
-            mean = batch.weighted_mean if self.weighting == "advantage" else batch.mean
-            extras.update(weight_kl=kl_from_uniform(weights.detach(), mean))
+            extras.update(weight_kl=kl_from_uniform(weights.detach(), batch.mean))
             means.update(weight_kl=extras["weight_kl"], beta=self.log_beta.exp())
         return Objective(dict(actor_loss=actor_loss), ("actor",), means, extras)
 

@@ -1,5 +1,5 @@
 """
-What critics ask of an algorithm: methods of
+What critics, and what is matched beside them, ask of an algorithm: methods of
 :class:`~sb3_genpolicy.common.algorithms.offline_algorithm.OfflineAlgorithm`.
 """
 
@@ -112,6 +112,24 @@ def rows_for_critics(model: Any, rows: th.Tensor, samples: Any, sources: Sequenc
         samples, rows = buffer.with_lambda_returns(rows, samples, uniform, model._vec_normalize_env)
     wanted = isinstance(options, PolicyCritic) and options.penalty > 0.0
     return samples, buffer.next_actions(rows) if wanted else None
+
+
+def rows_for_policy(model: Any, rows: th.Tensor, sources: Sequence[Source]) -> tuple[Any, th.Tensor] | None:
+    """
+    What a policy is matched to, where better episodes weigh more (``episode_kl``), while its critics see all rows alike.
+
+    :param model: a model
+    :param rows: indices of rows, (batch_size,), or (n_models * batch_size,) of several models side by side
+    :param sources: of random numbers, one for each model
+    :return: as many rows, drawn as often as their episodes weigh, and their indices; None where they are the same, and online,
+        where what was collected counts
+    """
+    if model.online or not model.replay_buffer.has_matched_rows:
+        return None
+    shape, like = (len(rows) // len(sources),), th.empty(0, dtype=th.float64, device=model.device)
+    uniform = th.cat([draw("uniform", shape, like, source) for source in sources])
+    matched = model.replay_buffer.matched_rows(uniform)
+    return model.replay_buffer.rows(matched, model._vec_normalize_env), matched
 
 
 @classmethod  # type: ignore[misc]

@@ -51,7 +51,7 @@ def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
     # A number of steps that was asked for goes before a lambda that was not
     trace = model.critic_options.trace if n_steps == 1 else 0.0
     model.replay_buffer.fill(
-        chosen.data, model.reward_function, chosen.learnt, n_steps, model.critic_gamma, trace, chosen.drawn, chosen.weights
+        chosen.data, model.reward_function, chosen.learnt, n_steps, model.critic_gamma, trace, chosen.drawn, chosen.matched
     )
     is_first = not model._normalizer_is_fitted and model._n_updates == 0
     _fit_statistics(model, chosen, label_of(data))
@@ -64,7 +64,7 @@ def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
         )
     if model.verbose >= 1:
         print(data.describe())
-        weights = chosen.weights if chosen.drawn is None else chosen.drawn
+        weights = chosen.matched if chosen.drawn is None else chosen.drawn
         if weights is not None:
             print(describe_episode_weights(chosen.data, weights))
 

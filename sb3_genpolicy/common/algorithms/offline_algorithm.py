@@ -100,7 +100,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     needs_critics: ClassVar[bool] = True
     #: Attributes that say how far a run has come
     progress: ClassVar[tuple[str, ...]] = ("num_timesteps", "_n_updates", "_updates_before_policy")
-    #: How much more episodes of higher return count in what is matched to their rows, in nats
+    #: How much more often the policy is matched to rows of episodes with higher returns, in nats
     episode_kl: float = 0.0
 
     def __init__(
@@ -466,8 +466,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         rows, samples = self.replay_buffer.draw(batch_size, self._vec_normalize_env, together.part(batch_size))
         source = together.source(self.generator)
         samples, next_actions = critic_hooks.rows_for_critics(self, rows, samples, [source])
-        weights = self.replay_buffer.weights_of(rows)
-        batch = Batch.of(samples, rows, source, together.mean, next_actions, weights)
+        others = critic_hooks.rows_for_policy(self, rows, [source])
+        matched = None if others is None else Batch.of(*others, source, together.mean)
+        batch = Batch.of(samples, rows, source, together.mean, next_actions, matched)
         with autocast(self.precision, self.device), together.sharing():
             objective = self.objective(batch)
         self.descent.descend(objective, together, self.before_step)

@@ -235,12 +235,8 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         :return: the objective of the first phase: the behaviour model by matching, and the critics
         """
         critics = self.critic_losses(batch)
-        if batch.weights is None:
-            matching_loss = self.actor.matching_loss(batch.observations, batch.actions, batch.generator).mean()
-        else:
-            matching_loss, _ = self.actor.weighted_matching_loss(
-                batch.observations, batch.actions, batch.weights, batch.generator
-            )
+        matched = batch.for_policy
+        matching_loss = self.actor.matching_loss(matched.observations, matched.actions, matched.generator).mean()
         behaviour = Objective(dict(matching_loss=matching_loss), ("actor",))
         return behaviour + critics.objective(q_value=critics.q_value.mean(), advantage=critics.advantage.mean())
 

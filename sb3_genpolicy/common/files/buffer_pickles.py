@@ -61,7 +61,6 @@ class _BufferUnpickler(pickle.Unpickler):
             ("sb3_genpolicy.common.replay.added_rows", "AddedRows"),
             ("sb3_genpolicy.common.replay.buffer", "OfflineReplayBuffer"),
             ("sb3_genpolicy.common.replay.drawing", "RowDraws"),
-            ("sb3_genpolicy.common.replay.drawing", "RowWeights"),
             ("sb3_genpolicy.common.replay.row_store", "RowStore"),
             ("sb3_genpolicy.common.replay.tensor_normalizer", "TensorNormalizer"),
             ("sb3_genpolicy.common.transitions.rewards", "AffineReward"),

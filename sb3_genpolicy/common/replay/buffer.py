@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy.common.replay import following
 from sb3_genpolicy.common.replay.added_rows import AddedRows
-from sb3_genpolicy.common.replay.drawing import RowDraws, RowWeights
+from sb3_genpolicy.common.replay.drawing import RowDraws
 from sb3_genpolicy.common.replay.row_store import Rows, RowStore, joined, store_of
 from sb3_genpolicy.common.replay.streaming import Prefetcher
 from sb3_genpolicy.common.replay.tensor_normalizer import TensorNormalizer
@@ -85,8 +85,8 @@ class OfflineReplayBuffer(ReplayBuffer):
         self._normalizer = TensorNormalizer()
         self._prefetcher: Prefetcher | None = None
         self._draws = RowDraws(0)
-        #: Of the rows in what is matched to them, None: all alike
-        self._weights: RowWeights | None = None
+        #: Of rows that the policy is matched to; None: as all others
+        self._matched: RowDraws | None = None
         self._streams = False
         self._gamma = 0.99
         #: Lambda of the dataset's lambda-returns, 0 where there are none
@@ -213,7 +213,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         gamma: float = 0.99,
         return_lambda: float = 0.0,
         drawn: np.ndarray | None = None,
-        weights: np.ndarray | None = None,
+        matched: np.ndarray | None = None,
     ) -> None:
         """
         Take a dataset in place of the one before; rows that were added stay. On a CPU its memory is shared, and never written.
@@ -226,7 +226,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param return_lambda: lambda of lambda-returns, see :meth:`with_lambda_returns`; 0 for none
         :param drawn: (n_episodes,), how often a row of an episode is drawn, in proportion: 0 for those not among ``rows``.
             By default all are drawn alike.
-        :param weights: (n_episodes,), what :meth:`weights_of` says of the rows of an episode. By default nothing.
+        :param matched: the same of :meth:`matched_rows`. By default there are none.
         :raises ValueError: if the reward function does not give one finite number per row
         """
         rewards = transform_rewards(reward_function, data.rewards)
@@ -242,7 +242,9 @@ class OfflineReplayBuffer(ReplayBuffer):
             self._store = self._store.to(self.device)
         starts = None if drawn is None else data.episode_starts
         self._draws = RowDraws(data.n_rows, rows, starts, drawn).to(self.rows_device)
-        self._weights = None if weights is None else RowWeights(data.episode_starts, weights).to(self.device)
+        self._matched = None
+        if matched is not None:
+            self._matched = RowDraws(data.n_rows, rows, data.episode_starts, matched).to(self.rows_device)
 
     def hold_finer(self, keys: Iterable[str | None]) -> None:
         """
@@ -291,13 +293,13 @@ class OfflineReplayBuffer(ReplayBuffer):
             {
                 **vars(buffer._store),
                 "draws": buffer._draws.tensors(),
-                "weights": None if buffer._weights is None else buffer._weights.tensors(),
+                "matched": None if buffer._matched is None else buffer._matched.tensors(),
             }
             for buffer in (self, other)
         )
         if not all(trees_are_equal(ours[name], theirs[name]) for name in ours):
             return False
-        self._store, self._draws, self._weights = other._store, other._draws, other._weights
+        self._store, self._draws, self._matched = other._store, other._draws, other._matched
         return True
 
     # Drawing
@@ -365,13 +367,20 @@ class OfflineReplayBuffer(ReplayBuffer):
         """
         return self._draws.draw(batch_size, self.rows_device, self.generator)
 
-    def weights_of(self, rows: th.Tensor) -> th.Tensor | None:
+    def matched_rows(self, uniform: th.Tensor) -> th.Tensor:
         """
-        :param rows: indices, (batch_size,)
-        :return: how much they weigh in what is matched to them, 1 in the mean over the dataset, (batch_size,), on the training
-            device; None where all weigh the same
+        :param uniform: draws from [0, 1), (batch_size,), in float64
+        :return: rows that the policy is matched to, (batch_size,), drawn as often as their episodes weigh
         """
-        return None if self._weights is None else self._weights.of(rows.to(self.device))
+        assert self._matched is not None
+        return self._matched.at(uniform.to(self.rows_device))
+
+    @property
+    def has_matched_rows(self) -> bool:
+        """
+        :return: whether the policy is matched to other rows than those that are drawn
+        """
+        return self._matched is not None
 
     def _own_generator(self) -> th.Generator:
         if self.generator is None:
@@ -512,8 +521,8 @@ class OfflineReplayBuffer(ReplayBuffer):
         if not self.streams:
             self._store = self._store.to(self.device)
             self._draws.to(self.device)
-        if self._weights is not None:
-            self._weights.to(self.device)
+            if self._matched is not None:
+                self._matched.to(self.device)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -527,7 +536,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         return {name: value for name, value in {**self.__dict__, **own}.items() if name != "action_range"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"rewards_arrive_transformed": False, "return_lambda": 0.0, "_weights": None, **state})
+        self.__dict__.update({"rewards_arrive_transformed": False, "return_lambda": 0.0, "_matched": None, **state})
         if "_drawn_from" in state:
             # Of release 0.1, where all rows that are drawn from were drawn alike
             rows = vars(self).pop("_drawn_from")

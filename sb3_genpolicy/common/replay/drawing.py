@@ -1,5 +1,5 @@
 """
-Which rows of a dataset are drawn, and how often; and how much each of them weighs in what is matched to them.
+Which rows of a dataset are drawn, and how often.
 """
 
 import numpy as np
@@ -51,11 +51,18 @@ class RowDraws:
         :param generator: source of random numbers, on that device
         :return: their indices, (n,)
         """
-        if self.ends is None or self.firsts is None or self.lengths is None:
-            drawn = th.randint(0, len(self), (n,), device=device, generator=generator)
-            return drawn if self.rows is None else self.rows[drawn]
-        # One number says both which episode, and how far into its share, so which of its rows
-        uniform = th.rand(n, dtype=th.float64, device=device, generator=generator)
+        if self.ends is not None:
+            return self.at(th.rand(n, dtype=th.float64, device=device, generator=generator))
+        drawn = th.randint(0, len(self), (n,), device=device, generator=generator)
+        return drawn if self.rows is None else self.rows[drawn]
+
+    def at(self, uniform: th.Tensor) -> th.Tensor:
+        """
+        :param uniform: draws from [0, 1), (n,), in float64, where the rows are
+        :return: the rows that they stand for, where episodes have weights, (n,): one number says both which episode, and how
+            far into its share, so which of its rows
+        """
+        assert self.ends is not None and self.firsts is not None and self.lengths is not None
         episodes = th.searchsorted(self.ends, uniform, right=True).clamp(max=len(self.ends) - 1)
         before = th.where(episodes > 0, self.ends[(episodes - 1).clamp(min=0)], 0.0)
         lengths = self.lengths[episodes]
@@ -84,39 +91,4 @@ class RowDraws:
         """
         for name, tensor in self.tensors().items():
             setattr(self, name, None if tensor is None else tensor.to(device))
-        return self
-
-
-class RowWeights:
-    """
-    The weights of rows, one number for all rows of an episode.
-
-    :param episode_starts: (n_episodes + 1,), the first row of every episode, and the number of rows last
-    :param weights: (n_episodes,), >= 0
-    """
-
-    def __init__(self, episode_starts: np.ndarray, weights: np.ndarray):
-        self.starts = as_tensor(episode_starts.astype(np.int64))
-        # Rows that are added to the dataset's
-        self.weights = as_tensor(np.append(weights, 1.0).astype(np.float32))
-
-    def of(self, rows: th.Tensor) -> th.Tensor:
-        """
-        :param rows: indices, (batch_size,), on the device of the weights; beyond the dataset's are rows that were added
-        :return: (batch_size,), 1 for those that were added
-        """
-        return self.weights[th.searchsorted(self.starts, rows, right=True) - 1]
-
-    def tensors(self) -> dict[str, th.Tensor | None]:
-        """
-        :return: by name
-        """
-        return dict(starts=self.starts, weights=self.weights)
-
-    def to(self, device: th.device) -> "RowWeights":
-        """
-        :param device: where the rows are
-        :return: this object
-        """
-        self.starts, self.weights = self.starts.to(device), self.weights.to(device)
         return self

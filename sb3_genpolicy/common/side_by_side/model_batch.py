@@ -2,13 +2,13 @@
 Gradient steps of several models at once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch as th
 
-from sb3_genpolicy.common.algorithms.critic_hooks import rows_for_critics
+from sb3_genpolicy.common.algorithms.critic_hooks import rows_for_critics, rows_for_policy
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.side_by_side.model_stack import ModelStack
 from sb3_genpolicy.common.updates.batch import Batch
@@ -65,9 +65,12 @@ class ModelBatch:
             flat = first.replay_buffer.rows(rows.flatten())
             sources = [model.generator for model in self.models]
             flat, logged = rows_for_critics(first, rows.flatten(), flat, sources)
-            weights = first.replay_buffer.weights_of(rows.flatten())
-            known = {name: value for name, value in (("next_actions", logged), ("weights", weights)) if value is not None}
-            beside = {name: value.unflatten(0, rows.shape) for name, value in known.items()}
+            beside: dict[str, Any] = {} if logged is None else dict(next_actions=logged)
+            matched = rows_for_policy(first, rows.flatten(), sources)
+            if matched is not None:
+                columns = {name: value for name, value in matched[0]._asdict().items() if value is not None}
+                beside["matched"] = dict(columns, rows=matched[1])
+            beside = _mapped(lambda array: array.unflatten(0, rows.shape), beside)
             with autocast(first.precision, first.device):
                 objective = self._objective(rows, _unflatten(flat, rows.shape), beside)
             self._descend(objective)
@@ -96,7 +99,7 @@ class ModelBatch:
             nonlocal trains
             with self._stack.standing_for_all(tensors), attributes(first, **settings):
                 own = {name: arrays.pop(name) for name in beside}
-                batch = Batch.of(samples._replace(**arrays), rows, Tape(ahead=ahead), **own)
+                batch = _batch_of(samples._replace(**arrays), rows, Tape(ahead=ahead), own)
                 objective = first.objective(batch)
             trains = objective.trains
             return objective.losses, objective.means, objective.extras
@@ -122,8 +125,8 @@ class ModelBatch:
         kind = first.phase, *first.policy.settings_that_change().values()
         if kind not in self._draws:
             tape = Tape(th.Generator(first.device).manual_seed(0))
-            own: dict[str, Any] = {name: value[0] for name, value in beside.items()}
-            first.objective(Batch.of(_of_model(samples, 0), rows[0], tape, **own))
+            own = _mapped(lambda array: array[0], beside)
+            first.objective(_batch_of(_of_model(samples, 0), rows[0], tape, own))
             self._draws[kind] = tape.draws
         return self._draws[kind]
 
@@ -215,3 +218,19 @@ def _naming(name: str) -> Iterator[None]:
         yield
     except FloatingPointError as error:
         raise FloatingPointError(f"Of the models that are trained side by side, {name}: {error}") from error
+
+
+def _mapped(function: Callable[[th.Tensor], th.Tensor], tree: Any) -> Any:
+    """To each array of dictionaries of dictionaries."""
+    if isinstance(tree, dict):
+        return {name: _mapped(function, value) for name, value in tree.items()}
+    return function(tree)
+
+
+def _batch_of(samples: Any, rows: th.Tensor, tape: Tape, beside: dict[str, Any]) -> Batch:
+    """Of one model, with what else there is of its rows."""
+    matched = beside.get("matched")
+    if matched is not None:
+        columns = {name: value for name, value in matched.items() if name != "rows"}
+        matched = Batch.of(samples._replace(**columns), matched["rows"], tape)
+    return Batch.of(samples, rows, tape, next_actions=beside.get("next_actions"), matched=matched)

@@ -222,7 +222,7 @@ class LearningRows(NamedTuple):
     :param held_out: rows that losses are watched on
     :param n_steps: steps of n-step returns
     :param drawn: (n_episodes,), how often rows of an episode are drawn; None: alike
-    :param weights: (n_episodes,), how much rows of an episode weigh in what is matched to them; None: alike
+    :param matched: the same of the rows that the policy is matched to; None: as all others
     """
 
     data: Transitions
@@ -230,7 +230,7 @@ class LearningRows(NamedTuple):
     held_out: np.ndarray
     n_steps: int
     drawn: np.ndarray | None
-    weights: np.ndarray | None
+    matched: np.ndarray | None
 
 
 def check_transforms(transforms: Sequence[Transform]) -> tuple[Transform, ...]:
@@ -261,26 +261,26 @@ def prepare(data: Transitions, transforms: Sequence[Transform], episode_kl: floa
     """
     :param data: the dataset
     :param transforms: applied in their order; those of actions were applied when it was read
-    :param episode_kl: divergence of the rows' weights in what is matched to them, by the returns of their episodes, from equal
-        ones, in nats; 0 for none, which is also where :class:`WeightedEpisodes` says how often rows are drawn
+    :param episode_kl: divergence of the rows that the policy is matched to, drawn by the returns of their episodes, from the
+        rows as they are, in nats; 0 for none, and nothing where :class:`WeightedEpisodes` says how all rows are drawn
     :return: what is learnt from
     """
     prepared = Prepared(data, np.ones(data.n_episodes, dtype=bool), np.zeros(data.n_episodes, dtype=bool))
     for transform in transforms:
         if isinstance(transform, DatasetTransform):
             prepared = transform(prepared)
-    learnt, held_out, drawn, weights = prepared.learnt, prepared.held_out, prepared.drawn, None
+    learnt, held_out, drawn, matched = prepared.learnt, prepared.held_out, prepared.drawn, None
     if episode_kl > 0.0 and not any(isinstance(transform, WeightedEpisodes) for transform in transforms):
-        weights = episode_weights(data, learnt, episode_kl)
+        matched = episode_weights(data, learnt, episode_kl)
     if drawn is not None:
         # Transforms that follow may have chosen among them
         drawn = np.where(learnt, drawn, 0.0)
     wanted = learnt | held_out
     if not wanted.all() and not data.memory_mapped:
         data, learnt, held_out = data.select_episodes(wanted), learnt[wanted], held_out[wanted]
-        drawn, weights = (None if each is None else each[wanted] for each in (drawn, weights))
+        drawn, matched = (None if each is None else each[wanted] for each in (drawn, matched))
     rows = None if learnt.all() else data.rows_of(learnt)
-    return LearningRows(data, rows, data.rows_of(held_out), prepared.n_steps, drawn, weights)
+    return LearningRows(data, rows, data.rows_of(held_out), prepared.n_steps, drawn, matched)
 
 
 def action_transforms(transforms: Sequence[Transform]) -> list[ActionTransform]:

@@ -36,7 +36,7 @@ class Batch:
     :param rows: indices of the rows, (batch_size,)
     :param next_actions: (batch_size, action_dim), the logged actions at the next observations, scaled, and not a number where
         none was logged; None for algorithms and critics that do not ask for them
-    :param weights: how much rows weigh in what is matched to them, by their episodes' returns, (batch_size,); None: alike
+    :param matched: as many rows that the policy is matched to, drawn as often as their episodes weigh; None: these
     :param generator: source of random numbers, for :func:`~sb3_genpolicy.generative.draws.draw` and the losses that take one
     :param mean: function from values, (..., batch_size), to their mean over all rows of the batch, (...), those in other
         processes included; without gradient
@@ -52,16 +52,14 @@ class Batch:
     generator: Source = None
     mean: Callable[[th.Tensor], th.Tensor] = mean_of_rows
     next_actions: th.Tensor | None = None
-    weights: th.Tensor | None = None
+    matched: "Batch | None" = None
 
-    def weighted_mean(self, values: th.Tensor) -> th.Tensor:
+    @property
+    def for_policy(self) -> "Batch":
         """
-        :param values: (..., batch_size)
-        :return: their mean over all rows of the batch as these weigh, without gradient, (...)
+        :return: the rows that the policy is matched to: of better episodes more, where these weigh more, else the same
         """
-        if self.weights is None:
-            return self.mean(values)
-        return self.mean(values * self.weights) / self.mean(self.weights).clamp(min=th.finfo(values.dtype).tiny)
+        return self if self.matched is None else self.matched
 
     @classmethod
     def of(
@@ -71,7 +69,7 @@ class Batch:
         generator: Source = None,
         mean: Callable[[th.Tensor], th.Tensor] = mean_of_rows,
         next_actions: th.Tensor | None = None,
-        weights: th.Tensor | None = None,
+        matched: "Batch | None" = None,
     ) -> "Batch":
         """
         :param samples: rows, as SB3's replay buffers give them
@@ -79,8 +77,8 @@ class Batch:
         :param generator: source of random numbers
         :param mean: over the whole batch
         :param next_actions: logged actions at the next observations, None where nobody asks for them
-        :param weights: of the rows, None where they weigh the same
+        :param matched: rows that the policy is matched to, None where they are these
         :return: the batch
         """
-        columns: dict[str, Any] = dict(samples._asdict(), rows=rows, next_actions=next_actions, weights=weights)
+        columns: dict[str, Any] = dict(samples._asdict(), rows=rows, next_actions=next_actions, matched=matched)
         return cls(**columns, generator=generator, mean=mean)
