@@ -6,6 +6,8 @@ import numpy as np
 
 # A regression of more episodes than that costs seconds, and says no more
 _LOOKED_AT = 1000
+# Episodes at a time when what is expected of all of them is computed
+_CHUNK = 4096
 # Ridges that are tried, in units of the kernel's largest value; the largest one gives the mean
 _RIDGES = np.logspace(-3, 4, 29)
 
@@ -43,7 +45,8 @@ def initial_values(first_observations: np.ndarray | None, returns: np.ndarray) -
             best = error, left_over, vectors @ (rotated / (values + ridge))
     assert best is not None
     _, left_over, coefficients = best
-    expected = _kernel(points, points[chosen]) @ coefficients
+    starts = range(0, len(points), _CHUNK)
+    expected = np.concatenate([_kernel(points[i : i + _CHUNK], points[chosen]) @ coefficients for i in starts])
     expected[chosen] = targets - left_over
     return expected + returns[chosen].mean()
 
