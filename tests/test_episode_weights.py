@@ -310,3 +310,16 @@ def test_models_side_by_side_weigh_rows_as_each_alone(dictionary):
     for one, other in zip(alone, together, strict=True):
         for mine, theirs in zip(one.policy.parameters(), other.policy.parameters(), strict=True):
             th.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_streamed_rows_are_those_of_memory(tmp_path):
+    """Two models, one of which reads its rows from files as it needs them: the same bit for bit."""
+    source, _ = two_agents()
+    np.savez(tmp_path / "rows.npz", **source)
+    models = []
+    for memory_map in (False, True):
+        data = load_dataset(str(tmp_path / "rows.npz"), memory_map=memory_map)
+        models.append(GMPO("FlowPolicy", dataset=data, **(OPTIONS | dict(pretraining_steps=3))).learn(6))
+    one, other = models
+    assert other.replay_buffer.streams and not one.replay_buffer.streams and other.replay_buffer.has_matched_rows
+    assert all(map(th.equal, one.policy.parameters(), other.policy.parameters()))

@@ -214,12 +214,13 @@ class GMPO(PretrainingAlgorithm):
 
     def _objective_on_dataset_actions(self, batch: Batch) -> Objective:
         # Critics, unless they were trained before
-        critics, matched, advantage = Objective({}, ()), batch.for_policy, None
-        if not self.critics_are_frozen:
+        matched = batch.for_policy
+        if self.critics_are_frozen:
+            critics, advantage = Objective({}, ()), self.critics.advantage(matched)
+        else:
             losses = self.critic_losses(batch)
-            critics, advantage = losses.objective(q_value=losses.q_value.mean()), losses.advantage
-        if advantage is None or matched is not batch:
-            advantage = self.critics.advantage(matched)
+            critics = losses.objective(q_value=losses.q_value.mean())
+            advantage = losses.advantage if matched is batch else self.critics.advantage(matched)
         # Policy: matching loss of the dataset's actions, weighted by their advantage
         weights = self.advantage_weights(self.horizon_ratio * advantage)
         actor_loss, matching_loss = self.actor.weighted_matching_loss(
