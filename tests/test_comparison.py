@@ -30,6 +30,7 @@ from sb3_genpolicy.zoo.comparison.statistics import probability_of_improvement, 
 from sb3_genpolicy.zoo.comparison.trainings import Conditions
 from sb3_genpolicy.zoo.storage import open_storage
 from tests.helpers.arrays import SMALL
+from tests.helpers.stuck_comparison import STUCK
 from tests.helpers.warm_processes import WarmProcess
 
 DATASET = "pendulum-mixed"
@@ -302,6 +303,13 @@ COMMAND += ["--batch-size", 8, "--eval-episodes", 1, "--n-evaluations", 1, "--cu
 COMMAND += ["--reps", 50, "-params", "policy_kwargs:dict(net_arch=[32, 32])", "rebrac.actor_penalty:0.5"]
 
 
+def wait_until(true, seconds=120.0):
+    give_up = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("kind", ["sqlite:///{}/work.db", "{}/work.log"])
 def test_pieces_are_divided_and_none_is_done_twice(kind, tmp_path):
     storage, done = kind.format(tmp_path), []
@@ -322,12 +330,18 @@ def test_pieces_are_divided_and_none_is_done_twice(kind, tmp_path):
 
 def test_two_processes_divide_the_runs_and_one_is_killed(tmp_path):
     command = [*COMMAND, "--storage", "sqlite:///study.db"]
-    dying = WarmProcess("tests.helpers.killed_comparison", *command[1:], folder=tmp_path)
+    storage = f"sqlite:///{tmp_path}/study.db"
+    dying = WarmProcess("tests.helpers.stuck_comparison", *command[1:], folder=tmp_path)
+    wait_until(lambda: (tmp_path / STUCK).exists() or dying.poll() is not None)
     other = WarmProcess(*command, folder=tmp_path)
+    # It lives, and what it is at is its own, while the other does runs
+    study = optuna.load_study(study_name="comparison", storage=open_storage(storage))
+    wait_until(lambda: len(study.get_trials(states=[TrialState.COMPLETE])) > 2 or other.poll() is not None)
+    assert dying.poll() is None, dying.finish().stderr
+    dying.kill()
     assert dying.finish().returncode == -signal.SIGKILL
     finished = other.finish()
     assert finished.returncode == 0, finished.stderr
-    study = optuna.load_study(study_name="comparison", storage=open_storage(f"sqlite:///{tmp_path}/study.db"))
     complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     points = {tuple(trial.params.values()) for trial in complete}
     assert len(complete) == len(points) == 6
