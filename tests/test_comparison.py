@@ -136,7 +136,11 @@ def test_curves_go_on_where_the_pretraining_ended(compared):
 def test_what_is_shared_follows_from_the_classes():
     contenders = line_up(["gmpo", "gmpg", "bc", "iql", "idql", "diffusionql", "fql", "rebrac", "qgpo", "srpo"])
     shared = {contender.label for contender in contenders if contender.pretraining is not None}
-    assert shared == {"GMPO", "GMPG"} and contenders[0].pretraining is contenders[1].pretraining
+    assert shared == {"GMPO", "GMPG", "IDQL"} and contenders[0].pretraining is contenders[1].pretraining
+    # The same clone of all episodes alike, and critics of implicit Q-learning, as GMPO would have
+    alike = Method("gmpo", dict(critic="iql", beta=0.0))
+    idql, gmpo = line_up(["idql", alike])
+    assert idql.pretraining is gmpo.pretraining and "IQLCritic" in idql.pretraining.described()["critic"]
     assert all(bool(contender.reason) == (contender.pretraining is None) for contender in contenders)
     reasons = {contender.label: contender.reason for contender in contenders}
     assert reasons["IQL"] == "its GaussianPolicy is another kind of policy"

@@ -24,6 +24,43 @@ def test_training_is_gmpo_s_at_beta_zero():
         th.testing.assert_close(mine, expected)
 
 
+@pytest.mark.parametrize("critic", ["iql", "onestep"])
+def test_takes_what_was_trained_before(critic, tmp_path):
+    trained = GMPO("FlowPolicy", beta=0.0, critic=critic, **options()).learn(5)
+    trained.save(tmp_path / "trained")
+    chooses = GMPO.load(tmp_path / "trained")
+    chooses.policy.n_candidates, chooses.policy.candidate_temperature = 8, 0.0
+    model = IDQL("FlowPolicy", pretrained=tmp_path / "trained", n_candidates=8, seed=0)
+    assert model.critic_options == trained.critic_options
+    observations = make_arrays()["observations"][:5]
+    for deterministic in (True, False):
+        expected, actions = (
+            each.predict(observations, deterministic=deterministic)[0] for each in (chooses, model) if th.manual_seed(3)
+        )
+        np.testing.assert_array_equal(actions, expected)
+    # It goes on cloning, as GMPO without weights does, and the critics stay
+    model, weighted = (
+        algorithm("FlowPolicy", pretrained=trained, **given, **options())
+        for algorithm, given in ((IDQL, {}), (GMPO, dict(beta=0.0, pretraining_steps=0)))
+    )
+    model.learn(4), weighted.learn(4)
+    for mine, expected in zip(model.policy.parameters(), weighted.policy.parameters(), strict=True):
+        th.testing.assert_close(mine, expected)
+    for mine, before in zip(model.policy.critic.parameters(), trained.policy.critic.parameters(), strict=True):
+        th.testing.assert_close(mine, before, rtol=0.0, atol=0.0)
+    assert not th.equal(next(model.actor.parameters()), next(trained.actor.parameters()))
+    model.save(tmp_path / "gone_on")
+    loaded = IDQL.load(tmp_path / "gone_on", dataset=make_arrays()).learn(2)
+    for mine, before in zip(loaded.policy.critic.parameters(), trained.policy.critic.parameters(), strict=True):
+        th.testing.assert_close(mine, before, rtol=0.0, atol=0.0)
+
+
+def test_a_name_of_critics_is_checked_against_what_was_trained():
+    trained = GMPO("FlowPolicy", beta=0.0, critic="onestep", **options()).learn(2)
+    with pytest.raises(ValueError, match="choice='expectile' weighs by an expectile"):
+        IDQL("FlowPolicy", pretrained=trained, choice="expectile")
+
+
 class Line(CriticEnsemble):
     """Q is the first entry of the action, in every state."""
 

@@ -107,8 +107,9 @@ class GMPG(PretrainingAlgorithm):
         normalisation, > 0: of ``pathwise`` and ``adjoint`` beta (Q - V) counts for at most its logarithm, of ``reinforce`` it
         is the largest weight. Default: 10, so that ``target_kl`` is not spent on a few states; beside a fixed beta none, and
         100 for ``reinforce`` (paper).
-    :param target_kl: KL divergence from the behaviour policy, in nats, that ``beta`` is adapted to hold, > 0. Default: 0.1
-        where no ``beta`` is given, as GMPO's; beside a ``beta`` it starts there.
+    :param target_kl: KL divergence from the behaviour policy, in nats, that ``beta`` is adapted to hold, > 0. Default:
+        0.03 where no ``beta`` is given, less than GMPO's 0.1: the gradient of Q is followed to actions that nobody took;
+        beside a ``beta`` it starts there.
     :param episode_kl: how much more often the policy is matched to rows of episodes with higher returns, >= 0, in nats of the
         rows drawn from the rows as they are: what is cloned and improved on is then nearer to the best of those who acted.
         As by :class:`~sb3_genpolicy.common.transitions.transforms.WeightedEpisodes`, but critics learn from all rows alike.

@@ -10,6 +10,10 @@ from sb3_genpolicy.generative.adjoint_matching import ADJOINTS, Adjoint
 from sb3_genpolicy.generative.checks import check_choice, check_number
 from sb3_genpolicy.gmpg.losses import GradientEstimator
 
+#: Divergence from the behaviour policy that is held where neither it nor beta is given, in nats. GMPG follows what the
+#: critics make of actions that nobody took: at a tenth of a nat, which GMPO bears, it came to harm on
+#: hopper/medium-expert; at this its samples were nowhere below the clone's (docs/guide/results.md)
+DEFAULT_TARGET_KL = 0.03
 # Less than three times the cost of GMPO's step, which ten are not; what they miss is in docs/modules/gmpg.md
 _ADJOINT_STEPS = 7
 
@@ -91,11 +95,11 @@ def temperature_for(
     :param beta: inverse temperature as it is given, or where it starts
     :param target_kl: divergence that it is adapted to hold, in nats
     :param gradient_estimator: how gradients are taken; ``matching`` has no divergence to hold, its default is beta 1
-    :return: beta, and the divergence, None where beta is fixed
+    :return: beta, and the divergence, None where beta is fixed: where neither is given it is :data:`DEFAULT_TARGET_KL`
     :raises ValueError: if one of them is out of range, or the divergence cannot be held
     """
     if gradient_estimator == "matching":
         if target_kl is not None:
             raise ValueError("gradient_estimator='matching' has no KL divergence that target_kl could hold.")
         beta = 1.0 if beta is None else beta
-    return temperature_of(beta, target_kl)
+    return temperature_of(beta, target_kl, DEFAULT_TARGET_KL)

@@ -9,6 +9,7 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
+from sb3_genpolicy.common.algorithms.pretrained import PretrainedSource
 from sb3_genpolicy.common.algorithms.pretraining import PretrainingAlgorithm
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.policies.critics import CriticOptions, IQLCritic
@@ -50,8 +51,11 @@ class IDQL(PretrainingAlgorithm):
     :param temperature: of ``softmax``, in units of the spread of Q in a state, > 0
     :param expectile: short for ``critic=IQLCritic(expectile=...)``: expectile of V, in (0, 1) (default: 0.7; AntMaze 0.9)
     :param actor_tau: the soft update coefficient of the averaged actor, which acts (in (0, 1]; 1: the latest parameters act)
+    :param pretrained: a model, or the file of one, whose critics and behaviour model (if it has one) are taken: GMPG, or GMPO
+        with ``beta=0``. It acts as it is; ``learn`` goes on cloning, and the critics stay as they are.
     :param critic: what Q is of and by which networks: ``iql``, ``onestep``, ``policy``, or an object with options, see
-        :mod:`sb3_genpolicy.common.policies.critics.options`; ``choice="expectile"`` is of ``iql`` alone
+        :mod:`sb3_genpolicy.common.policies.critics.options`; ``choice="expectile"`` is of ``iql`` alone. Default: that of
+        ``pretrained``, else ``iql`` (paper)
     :param reward_transform: ``locomotion`` (the default: returns of the dataset span 1000), ``antmaze`` (reward - 1),
         ``none`` (or None), an object (``AffineReward``, ``ReturnRange``) or a function of an array of rewards
     :param transforms: what else is done to the dataset, in the order given: ``BestEpisodes``, ``WeightedEpisodes``,
@@ -75,6 +79,7 @@ class IDQL(PretrainingAlgorithm):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICY_ALIASES
     needs_behaviour = False
+    default_critic = "iql"
 
     @named_options
     def __init__(
@@ -90,7 +95,8 @@ class IDQL(PretrainingAlgorithm):
         temperature: float = 1.0,
         expectile: float | None = None,
         actor_tau: float = 0.001,
-        critic: str | CriticOptions = "iql",
+        pretrained: PretrainedSource | None = None,
+        critic: str | CriticOptions | None = None,
         reward_transform: RewardTransform | None = "locomotion",
         transforms: Sequence[Transform] = (),
         dataset: DatasetSource | None = None,
@@ -115,7 +121,7 @@ class IDQL(PretrainingAlgorithm):
             expectile=expectile,
             actor_tau=actor_tau,
             pretraining_steps=0,
-            pretrained=None,
+            pretrained=pretrained,
             reward_transform=reward_transform,
             transforms=transforms,
             precision=precision,
@@ -154,5 +160,5 @@ class IDQL(PretrainingAlgorithm):
         self.policy.candidate_expectile = self.expectile if self.choice == "expectile" else None
 
     def objective(self, batch: Batch) -> Objective:
-        # Policy: matching loss. Critics: V towards an expectile of Q, Q towards r + gamma V(s')
-        return self.pretraining_objective(batch)
+        # Policy: matching loss. Critics, unless they are given: V towards an expectile of Q, Q towards r + gamma V(s')
+        return self.cloning_objective(batch) if self.critics_are_frozen else self.pretraining_objective(batch)

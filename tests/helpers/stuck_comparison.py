@@ -1,5 +1,5 @@
 """
-The zoo's commands, in a process that gets stuck in the midst of its second training, says so by a file, and waits to be killed.
+The zoo's commands, in a process that gets stuck in its second training, says so by a file, and waits to be killed.
 """
 
 import sys

@@ -54,6 +54,8 @@ class PretrainingAlgorithm(OfflineAlgorithm):
     actor_ema: GenerativeActor
     #: Whether the algorithm can do nothing without a behaviour model
     needs_behaviour: bool = True
+    #: The critic where none is given, nor networks that were trained before; None: what made the best policies
+    default_critic: str | None = None
     progress: ClassVar[tuple[str, ...]] = (*OfflineAlgorithm.progress, "pretraining_finished")
 
     def __init__(
@@ -73,7 +75,7 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         check_kwargs("policy_kwargs", policy_kwargs)
         self.pretrained = None if pretrained is None else read_pretrained(pretrained)
         if self.pretrained is None:
-            critic = with_expectile(critic, expectile)
+            critic = with_expectile(self.default_critic if critic is None else critic, expectile)
         else:
             if pretraining_steps is not None and pretraining_steps != 0:
                 raise ValueError(
@@ -235,10 +237,18 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         :return: the objective of the first phase: the behaviour model by matching, and the critics
         """
         critics = self.critic_losses(batch)
+        return self.cloning_objective(batch) + critics.objective(
+            q_value=critics.q_value.mean(), advantage=critics.advantage.mean()
+        )
+
+    def cloning_objective(self, batch: Batch) -> Objective:
+        """
+        :param batch: rows of the dataset
+        :return: the actor's objective as a model of the behaviour policy, by matching
+        """
         matched = batch.for_policy
         matching_loss = self.actor.matching_loss(matched.observations, matched.actions, matched.generator).mean()
-        behaviour = Objective(dict(matching_loss=matching_loss), ("actor",))
-        return behaviour + critics.objective(q_value=critics.q_value.mean(), advantage=critics.advantage.mean())
+        return Objective(dict(matching_loss=matching_loss), ("actor",))
 
     def with_what_learns(self, policy: Objective, batch: Batch) -> Objective:
         """

@@ -8,9 +8,6 @@ import torch as th
 
 from sb3_genpolicy.generative.checks import check_number
 
-#: Divergence from the behaviour policy that is held where neither it nor beta is given, in nats. From a clone of weighted
-#: episodes 0.1 was nowhere worse than the clone; 0.5 was more where critics know, and fell on hopper/medium-expert
-DEFAULT_TARGET_KL = 0.1
 #: How much more episodes of higher return count where beta is found, in nats. Critics tell one action of a state
 #: from another, hardly one agent from another, whose states are others: that order is in the returns of whole episodes
 #: (docs/guide/results.md)
@@ -26,15 +23,16 @@ _LOG_BETA_RATE = 0.01
 _LARGEST_LOG_BETA = 20.0
 
 
-def temperature_of(beta: float | None, target_kl: float | None) -> tuple[float, float | None]:
+def temperature_of(beta: float | None, target_kl: float | None, default: float) -> tuple[float, float | None]:
     """
     :param beta: inverse temperature as it is given, or where it starts
     :param target_kl: divergence that it is adapted to hold, in nats
-    :return: beta, and the divergence, None where beta is fixed: where neither is given it is :data:`DEFAULT_TARGET_KL`
+    :param default: divergence that is held where neither is given, in nats
+    :return: beta, and the divergence, None where beta is fixed
     :raises ValueError: if one of them is out of range, or beta cannot be adapted
     """
     if beta is None:
-        beta, target_kl = 1.0, DEFAULT_TARGET_KL if target_kl is None else target_kl
+        beta, target_kl = 1.0, default if target_kl is None else target_kl
     check_number("beta", beta, low=0.0)
     if target_kl is not None:
         check_number("target_kl", target_kl, low=0.0, low_open=True)

@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from sb3_genpolicy import GMPO
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.algorithms.pretrained import takes_pretrained
+from sb3_genpolicy.common.algorithms.pretraining import PretrainingAlgorithm
 from sb3_genpolicy.common.algorithms.registry import RegisteredAlgorithm, registered
 from sb3_genpolicy.common.policies.critics import CriticOptions
 from sb3_genpolicy.common.policies.critics.options import DEFAULT_CRITIC, make_critic, with_expectile
@@ -194,10 +195,12 @@ def _pretraining(
 def _options_for_pretraining(algorithm: type[OfflineAlgorithm], given: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {name: _default_of(algorithm, name) for name in _OF_PRETRAINING if name in options_of(algorithm)}
     options = {**defaults, **{name: given[name] for name in _OF_PRETRAINING if name in given}}
+    # Who has no such option clones all episodes alike
+    options["episode_kl"] = 0.0
     if "episode_kl" in options_of(algorithm):
         # Its default is said by whether beta is found, and here beta is 0
         fixed = 1.0 if given.get("gradient_estimator") == "matching" else None
-        _, target_kl = temperature_of(given.get("beta", fixed), given.get("target_kl"))
+        _, target_kl = temperature_of(given.get("beta", fixed), given.get("target_kl"), default=1.0)
         options["episode_kl"] = episode_kl_of(given.get("episode_kl"), target_kl)
     return options
 
@@ -207,6 +210,8 @@ def _default_of(algorithm: type[OfflineAlgorithm], name: str) -> Any:
         if "__init__" in vars(base):
             parameter = inspect.signature(base.__init__).parameters.get(name)  # type: ignore[misc]
             if parameter is not None and parameter.default is not inspect.Parameter.empty:
+                if name == "critic" and parameter.default is None and issubclass(algorithm, PretrainingAlgorithm):
+                    return algorithm.default_critic
                 return parameter.default
     return _default_of(GMPO, name) if algorithm is not GMPO else None
 
