@@ -33,6 +33,7 @@ from sb3_genpolicy.common.updates.processes import data_parallel as data_paralle
 from sb3_genpolicy.diffusionql import DiffusionQL as DiffusionQL
 from sb3_genpolicy.fql import FQL as FQL
 from sb3_genpolicy.gmpg import GMPG as GMPG
+from sb3_genpolicy.gmpg.callbacks import StopTrainingOnTargetKL as StopTrainingOnTargetKL
 from sb3_genpolicy.gmpo import GMPO as GMPO
 from sb3_genpolicy.idql import IDQL as IDQL
 from sb3_genpolicy.iql import IQL as IQL

@@ -9,7 +9,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.logger import configure
 
-from sb3_genpolicy import GMPG, GMPO
+from sb3_genpolicy import GMPG, GMPO, StopTrainingOnTargetKL
 from sb3_genpolicy.common.algorithms.divergence import realised_kl
 from sb3_genpolicy.common.transitions.outliers import evenly
 from sb3_genpolicy.generative import Likelihood, Sampler
@@ -70,6 +70,39 @@ def test_four_fifths_of_the_first_learn_are_pretraining(arrays):
     assert model.pretraining_steps == 8 and model._updates_before_policy == 8
     model.learn(100)
     assert model.pretraining_steps == 8
+
+
+def kls_of(model):
+    """Every update's divergence, as it comes."""
+    kls, before_step = [], model.before_step
+
+    def noting(objective):
+        kls.extend(value.item() for name, value in objective.extras.items() if name == "kl")
+        return before_step(objective)
+
+    model.before_step = noting
+    return kls
+
+
+@pytest.mark.parametrize(("tolerance", "patience"), [(0.3, 7), (0.8, 0)])
+def test_the_second_phase_ends_by_the_divergence_that_it_has_come_to(arrays, tolerance, patience):
+    model = small_gmpg(arrays, target_kl=0.02, policy_learning_rate=1e-4)
+    kls, stop = kls_of(model), StopTrainingOnTargetKL(tolerance=tolerance, window=10, patience=patience)
+    model.learn(2_000, callback=stop)
+    windows = np.minimum(kls[: len(kls) - patience], 0.04).reshape(-1, 10).mean(axis=1)
+    assert (windows[:-1] < 0.02 * (1.0 - tolerance)).all() and windows[-1] >= 0.02 * (1.0 - tolerance)
+    assert len(windows) > 1 and model.num_timesteps == 10 + len(kls) < 2_000
+    if patience == 0:
+        assert stop.kl == pytest.approx(windows[-1], rel=1e-3)
+
+
+def test_a_divergence_out_of_reach_is_waited_for_to_the_end(arrays):
+    model, stop = small_gmpg(arrays, target_kl=50.0), StopTrainingOnTargetKL(window=5)
+    model.learn(40, callback=stop)
+    assert model.num_timesteps == 40 and stop.kl < 1.0
+    for other in (small_gmpg(arrays, beta=1.0), GMPO("FlowPolicy", dataset=arrays, policy_kwargs=SMALL)):
+        with pytest.raises(ValueError, match="give it to a GMPG that finds beta"):
+            other.learn(1, callback=StopTrainingOnTargetKL())
 
 
 @pytest.mark.parametrize("stop", [6, 10, 15])

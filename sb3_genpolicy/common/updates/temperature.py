@@ -79,6 +79,17 @@ def change_towards(target_kl: float, kl: th.Tensor) -> th.Tensor:
     return _LOG_BETA_RATE * (1.0 - kl.detach() / target_kl).clamp(-1.0, 1.0)
 
 
+def mean_kl_between(target_kl: float, before: th.Tensor, after: th.Tensor, updates: int) -> float:
+    """
+    :param target_kl: divergence that is to be held, in nats
+    :param before: log beta
+    :param after: log beta some updates later
+    :param updates: how many, >= 1
+    :return: the mean divergence over them that :func:`change_towards` saw, where what is above twice the target counts as that
+    """
+    return target_kl * (1.0 - (after - before).item() / (updates * _LOG_BETA_RATE))
+
+
 def changed(log_beta: th.Tensor, change: Any) -> None:
     """
     :param log_beta: what changes, in place
