@@ -6,7 +6,7 @@ the recorder of updates, the processes that train together.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -18,7 +18,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_genpolicy.common.algorithms import critic_hooks, online, saving
+from sb3_genpolicy.common.algorithms import critic_hooks, learning, online, saving
 from sb3_genpolicy.common.algorithms.begin_together import begin_together, check_together
 from sb3_genpolicy.common.algorithms.callbacks import GradientStepProgressBar
 from sb3_genpolicy.common.algorithms.filling import fill_replay_buffer
@@ -27,7 +27,7 @@ from sb3_genpolicy.common.algorithms.option_checks import check_base_options
 from sb3_genpolicy.common.algorithms.prepare_updates import prepare_updates
 from sb3_genpolicy.common.algorithms.space_checks import check_continuous_actions, check_model_spaces, take_env
 from sb3_genpolicy.common.algorithms.spreads import forget_spreads
-from sb3_genpolicy.common.algorithms.training_log import watch_advantage, watch_values, write_log
+from sb3_genpolicy.common.algorithms.training_log import write_log
 from sb3_genpolicy.common.algorithms.value_watch import ValueWatch
 from sb3_genpolicy.common.datasets import DatasetSource, dataset_spaces
 from sb3_genpolicy.common.datasets.envs import SpacesVecEnv, made_env
@@ -44,13 +44,11 @@ from sb3_genpolicy.common.updates.dependence import Dependence, Scope
 from sb3_genpolicy.common.updates.descent import GradientDescent
 from sb3_genpolicy.common.updates.device_means import DeviceMeans
 from sb3_genpolicy.common.updates.objective import Objective
-from sb3_genpolicy.common.updates.precision import PRECISIONS, Precision, autocast, matmul_precision
+from sb3_genpolicy.common.updates.precision import PRECISIONS, Precision, matmul_precision
 from sb3_genpolicy.common.updates.processes import OneProcess, processes
 from sb3_genpolicy.common.updates.random_state import RandomState
 from sb3_genpolicy.common.updates.recorded_update import UpdateRecorder
 from sb3_genpolicy.generative.checks import check_choice, check_class, check_flag, check_number, did_you_mean
-
-SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
 
 
 class OfflineAlgorithm(OffPolicyAlgorithm):
@@ -321,56 +319,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             callback.init_callback(self)
         return self.processes.listening(callback)
 
-    def learn(  # type: ignore[override]
-        self: SelfOfflineAlgorithm,
-        total_timesteps: int = 100_000,
-        callback: MaybeCallback = None,
-        log_interval: int | None = 1000,
-        tb_log_name: str | None = None,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-        dataset: DatasetSource | None = None,
-    ) -> SelfOfflineAlgorithm:
-        """
-        Learn from the dataset; the environment is not stepped.
-
-        :param total_timesteps: number of gradient steps
-        :param callback: callback(s) called after every gradient step
-        :param log_interval: number of gradient steps between two lines of the log (None for no log)
-        :param tb_log_name: the name of the run for TensorBoard logging. Default: the algorithm's
-        :param reset_num_timesteps: whether to start counting (and the schedules) anew
-        :param progress_bar: display a progress bar using tqdm and rich
-        :param dataset: the logged data, in place of those given to the constructor
-        :return: the trained model
-        """
-        check_number("total_timesteps", total_timesteps, low=0, infinite=True)
-        if log_interval is not None:
-            check_number("log_interval", log_interval, low=1)
-        tb_log_name = tb_log_name or type(self).__name__
-        total_timesteps, callback = self._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar, dataset
-        )
-        callback.on_training_start(locals(), globals())
-        assert self.env is not None
-        # Nothing happens in the environment; callbacks look into these locals for what SB3's online loop would have there
-        new_obs = self._last_obs
-        infos: list[dict[str, Any]] = [{} for _ in range(self.env.num_envs)]
-        rewards, dones = np.zeros(self.env.num_envs), np.zeros(self.env.num_envs, dtype=bool)
-
-        while self.num_timesteps < total_timesteps:
-            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-            self.train(gradient_steps=1, batch_size=self.batch_size)
-            self.num_timesteps += 1
-            callback.update_locals(locals())
-            if not callback.on_step():
-                break
-            if log_interval is not None and self.num_timesteps % log_interval == 0:
-                self.dump_logs()
-        watch_values(self)
-        watch_advantage(self)
-        forget_spreads(self)
-        callback.on_training_end()
-        return self
+    learn = learning.learn  # type: ignore[assignment]
 
     # Online
 
@@ -437,7 +386,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             for step in range(1, gradient_steps + 1):
                 self.begin_update()
                 kind = (self.phase, batch_size, self.replay_buffer.size(), self.replay_buffer.observations_are_at)
-                self.recorder.make(lambda: self._update(batch_size), kind)
+                self.recorder.make(lambda: learning.update(self, batch_size), kind)
                 self.end_update(is_last=step == gradient_steps)
 
     critic_options = property(critic_hooks.critic_options)
@@ -457,21 +406,6 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         steps_of_phase = self._n_updates - self._updates_before_policy
         self.descent.set_rate(self.policy.acting, max(self.actor_tau, 9.0 / (10.0 + steps_of_phase)))
         self.descent.guard.begin(self._n_updates + 1)
-
-    def _update(self, batch_size: int) -> None:
-        if not self.processes.is_open:
-            # The context that it learnt in is left
-            self.processes = OneProcess()
-        together = self.processes
-        rows, samples = self.replay_buffer.draw(batch_size, self._vec_normalize_env, together.part(batch_size))
-        source = together.source(self.generator)
-        samples, next_actions = critic_hooks.rows_for_critics(self, rows, samples, [source])
-        others = critic_hooks.rows_for_policy(self, rows, [source])
-        matched = None if others is None else Batch.of(*others, source, together.mean)
-        batch = Batch.of(samples, rows, source, together.mean, next_actions, matched)
-        with autocast(self.precision, self.device), together.sharing():
-            objective = self.objective(batch)
-        self.descent.descend(objective, together, self.before_step)
 
     def end_update(self, is_last: bool = True) -> None:
         """
