@@ -28,6 +28,8 @@ def settings_in(algo, name=None):
 def test_the_default_entry_is_what_the_constructor_does(algo):
     entry = settings_in(algo)["default"]
     defaults = {name: option.default for name, option in inspect.signature(ALGORITHMS[algo].__init__).parameters.items()}
+    if defaults.get("critic") is None:
+        defaults["critic"] = getattr(ALGORITHMS[algo], "default_critic", None)
     own = {name: value for name, value in entry.items() if name not in ("n_timesteps", "policy")}
     for name, value in own.items():
         given, expected = (value, defaults[name]) if name != "critic" else map(make_critic, (value, defaults[name]))
