@@ -82,7 +82,8 @@ def test_a_file_acts_as_the_policy_does(arrays, tmp_path, name):
         expected, _ = model.predict(observation, deterministic=True)
         action = run(path, dict(observation=observation, noise=np.zeros((n_rows, 2), np.float32)))
         assert action.shape == (n_rows, 2, 1)
-        np.testing.assert_allclose(action, expected, atol=1e-5)
+        # What two libraries round in float32, over steps that a network multiplies
+        np.testing.assert_allclose(action, expected, atol=5e-5)
     assert expected.std(axis=0).min() > 1e-3
     # From other noise, as the actor from the same
     noise = np.random.default_rng(1).normal(size=(9, 2)).astype(np.float32)
@@ -90,7 +91,7 @@ def test_a_file_acts_as_the_policy_does(arrays, tmp_path, name):
         actor = model.policy.actor_ema
         scaled = actor.sample(actor.extract_features(th.as_tensor(observation), actor.features_extractor), th.as_tensor(noise))
     action = run(path, dict(observation=observation, noise=noise))
-    np.testing.assert_allclose(action, model.policy.unscale_action(scaled.numpy().reshape(9, 2, 1)), atol=1e-5)
+    np.testing.assert_allclose(action, model.policy.unscale_action(scaled.numpy().reshape(9, 2, 1)), atol=5e-5)
     assert np.abs(action - expected).max() > 1e-2
 
 

@@ -92,6 +92,9 @@ class TracedActing(nn.Module):
         uniform = random.pop() if self.draws else None
         noise = self.noise.repeat(features.shape[0], 1) if self.deterministic else random[0].flatten(0, -2)
         increments = random[1].flatten(1, -2) if len(random) > 1 else None
+        if increments is None and not self.deterministic:
+            # A single step has none, and is not to draw them
+            increments = noise[None][:0]
         if self.n_candidates > 1:
             features = features.repeat_interleave(self.n_candidates, dim=0)
             guide = None if guide is None else guide.repeated(self.n_candidates)
