@@ -7,7 +7,7 @@ import inspect
 import pytest
 import yaml
 
-from sb3_genpolicy import BC, IDQL, IQL, DiffusionQL
+from sb3_genpolicy import BC, GMPG, GMPO, IDQL, IQL, DiffusionQL
 from sb3_genpolicy.common.algorithms.registry import registered
 from sb3_genpolicy.common.policies.critics.options import make_critic
 from sb3_genpolicy.zoo.__main__ import main
@@ -35,6 +35,12 @@ def test_the_default_entry_is_what_the_constructor_does(algo):
         given, expected = (value, defaults[name]) if name != "critic" else map(make_critic, (value, defaults[name]))
         assert given == expected, name
     assert entry["policy"] in registered()[algo].policies
+
+
+@pytest.mark.parametrize("algorithm", [GMPO, GMPG])
+def test_the_default_divergence_is_the_entry_s(algorithm):
+    entry = settings_in(algorithm.__name__.lower(), "tuned")["default"]
+    assert algorithm("MlpPolicy", "Pendulum-v1").target_kl == entry["target_kl"] and "beta" not in entry
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
