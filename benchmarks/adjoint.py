@@ -78,9 +78,9 @@ def step_times(turns: int = 60) -> None:
     gradients: dict[str, dict[str, Any]] = {
         "GMPO": {},
         "GMPG, path, 10 steps": dict(gradient_estimator="pathwise"),
-        "GMPG, adjoint, 7 steps (default)": dict(gradient_estimator="adjoint"),
-        "GMPG, adjoint, 10 steps": dict(gradient_estimator="adjoint", kl_estimator=PathKL(10)),
-        "GMPG, scalar adjoint, 7 steps": dict(gradient_estimator="adjoint", adjoint="scalar"),
+        "GMPG, adjoint, 10 steps (default)": dict(gradient_estimator="adjoint"),
+        "GMPG, adjoint, 7 steps": dict(gradient_estimator="adjoint", kl_estimator=PathKL(7)),
+        "GMPG, scalar adjoint, 10 steps": dict(gradient_estimator="adjoint", adjoint="scalar"),
     }
     options: dict[str, Any] = dict(policy="FlowPolicy", dataset=arrays(), seed=0, batch_size=BATCH_SIZE, device="cpu")
     models: dict[str, OfflineAlgorithm] = {}

@@ -21,7 +21,8 @@ from sb3_genpolicy import (
     learn_side_by_side,
     load_dataset,
 )
-from sb3_genpolicy.common.algorithms import critic_hooks, training_log
+from sb3_genpolicy.common.algorithms import critic_hooks, doubt
+from sb3_genpolicy.common.updates.objective import Objective
 from tests.helpers import tiny_envs  # noqa: F401
 from tests.helpers.arrays import make_arrays
 from tests.helpers.data_formats import flat_columns, make_episodes, write_npz
@@ -209,24 +210,61 @@ def test_rows_of_the_environment_have_no_logged_next_action():
 @pytest.mark.parametrize(("sign", "warned"), [(1.0, False), (-1.0, True)])
 def test_an_advantage_that_foretells_nothing_is_said_at_the_end(monkeypatch, sign, warned):
     """Critics whose advantage is, up to a sign, what followed."""
-    monkeypatch.setattr(training_log, "_ENOUGH_UPDATES", 2)
-    model = GMPO("FlowPolicy", dataset=make_arrays(), transforms=[HeldOutEpisodes(0.5)], policy_kwargs=TINY, seed=0)
-    model.learn(1)
-    followed = {}
+    monkeypatch.setattr(doubt, "_ENOUGH_UPDATES", 2)
+    model = make(transforms=[HeldOutEpisodes(0.5)], beta=1.0).learn(1)
+    foretell(model, sign, monkeypatch)
+    said = said_by(lambda: model.learn(1, reset_num_timesteps=False))
+    assert len(said) == warned and all("their correlation is -1.000" in message for message in said)
+
+
+@pytest.mark.parametrize("algorithm", [GMPO, GMPG])
+@pytest.mark.parametrize(
+    ("sign", "target_kl", "held", "said"),
+    [(1.0, None, 1.0, None), (-1.0, None, 0.1, "stays near cloning"), (-1.0, 0.3, 1.0, "target_kl=0.3 was asked for")],
+)
+def test_where_it_foretells_nothing_the_default_stays_near_cloning(
+    monkeypatch, tmp_path, algorithm, sign, target_kl, held, said
+):
+    """Before the first step of the second phase, once, and in the file; a divergence that was given is held."""
+    monkeypatch.setattr(doubt, "_ENOUGH_UPDATES", 2)
+    transforms = [HeldOutEpisodes(0.5)]
+    model = make(algorithm, transforms=transforms, target_kl=target_kl, pretraining_steps=2).learn(1)
+    foretell(model, sign, monkeypatch)
+    messages = said_by(lambda: model.learn(2, reset_num_timesteps=False))
+    assert model.held_kl == pytest.approx(held * model.target_kl) and len(messages) == (said is not None)
+    assert all(said in message for message in messages)
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model")
+    assert loaded.held_kl == model.held_kl
+    assert algorithm.load(tmp_path / "model", target_kl=0.2).held_kl == 0.2
+    # Beta falls above the held divergence, and grows below
+    extras = {"weight_kl" if algorithm is GMPO else "kl": th.tensor(0.5 * model.target_kl)}
+    before = float(loaded.log_beta)
+    if algorithm is GMPG:
+        loaded.actor.optimizer.zero_grad()
+    loaded.before_step(Objective({}, (), {}, extras))
+    assert float(loaded.log_beta) - before == pytest.approx(0.005 if held == 1.0 else -0.01, abs=1e-6)
+
+
+def foretell(model, sign, monkeypatch):
+    """Give a model's critics, on held-out rows, an advantage that is what followed, or its contrary."""
 
     def q_values(obs, actions):
-        held_out = model.held_out
-        values = model.policy.value_net(obs)
+        held_out, values = model.held_out, model.policy.value_net(obs)
+        if len(values) != len(held_out.rows):
+            return values
         last_values = model.policy.value_net(held_out._last_observations)[held_out._episodes]
-        followed["value"] = held_out._rewards + held_out._discounts * last_values - values
-        return values + sign * followed["value"]
+        followed = held_out._rewards + held_out._discounts * last_values - values
+        return values + sign * followed
 
     monkeypatch.setattr(model.policy.critic_target, "q_values", q_values)
+
+
+def said_by(learn):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model.learn(1, reset_num_timesteps=False)
-    said = [str(warning.message) for warning in caught if "foretells nothing" in str(warning.message)]
-    assert followed and len(said) == warned and all("their correlation is -1.000" in message for message in said)
+        learn()
+    return [str(warning.message) for warning in caught if "foretells nothing" in str(warning.message)]
 
 
 # How long they learn

@@ -145,7 +145,6 @@ def test_six_modes_have_the_probabilities_of_the_optimum():
         beta=beta,
         seed=0,
         gradient_estimator="adjoint",
-        kl_estimator=PathKL(10),
         policy_learning_rate=LinearSchedule(2e-3, 0.0, 1.0),
         actor_tau=0.01,
     )

@@ -54,7 +54,7 @@ class StopTrainingOnTargetKL(BaseCallback):
         return self._reached_at is None or updates < self._reached_at + self.patience
 
     def _end_window(self) -> None:
-        target_kl, updates, log_beta = self.model.target_kl, self.model._n_updates, self.model.log_beta.clone()
+        target_kl, updates, log_beta = self.model.held_kl, self.model._n_updates, self.model.log_beta.clone()
         assert target_kl is not None
         if self._window_began is not None:
             began, before = self._window_began
@@ -63,7 +63,7 @@ class StopTrainingOnTargetKL(BaseCallback):
                 self._reached_at = updates
                 if self.verbose >= 1:
                     print(
-                        f"After {updates:,} updates the policy is {self.kl:.3g} nats from the behaviour policy, as target_kl="
-                        f"{target_kl:g} asks: {self.patience:,} more, for the average that acts."
+                        f"After {updates:,} updates the policy is {self.kl:.3g} nats from the behaviour policy, of "
+                        f"{target_kl:g} that are held: {self.patience:,} more, for the average that acts."
                     )
         self._window_began = (updates, log_beta)

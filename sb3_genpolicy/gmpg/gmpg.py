@@ -99,7 +99,7 @@ class GMPG(PretrainingAlgorithm):
         actions of a state; ``matching``, ``-beta Q`` plus the matching loss of the dataset's actions (Diffusion-QL);
         ``detached``, the published gradient, which is wrong, for comparison
     :param kl_estimator: ``discrete``, ``path``, ``ode`` or a :class:`~sb3_genpolicy.generative.kl.KLEstimator`. For
-        ``adjoint`` it is a ``PathKL``, whose steps are those of the diffusion (default: 7).
+        ``adjoint`` it is a ``PathKL``, whose steps are those of the diffusion.
     :param adjoint: of ``gradient_estimator="adjoint"``: ``lean``, by a vector-Jacobian product a step; or ``scalar``, without,
         cheaper and with another optimum (docs/modules/gmpg.md)
     :param n_actions: actions drawn for every state of a batch, >= 1. Default: 1, for ``reinforce_softmax`` 10 (as published).
@@ -214,6 +214,8 @@ class GMPG(PretrainingAlgorithm):
         self.kl_estimator = make_kl_estimator(kl_estimator, gradient_estimator)
         self.adjoint = check_adjoint(adjoint, gradient_estimator)
         self.n_actions = check_n_actions(n_actions, gradient_estimator)
+        # Of a model that is loaded its file says it
+        self.kl_was_given = beta is not None or target_kl is not None or not _init_setup_model
         self.beta, self.target_kl = temperature_for(beta, target_kl, gradient_estimator)
         self.weight_clamp = clamp_for(weight_clamp, self.target_kl, gradient_estimator)
         self.episode_kl = episode_kl_of(episode_kl, self.target_kl)
@@ -256,8 +258,8 @@ class GMPG(PretrainingAlgorithm):
             return {}
         parameters = [parameter for parameter in self.actor.optimizer.param_groups[0]["params"] if parameter.grad is not None]
         norm = th.nn.utils.clip_grad_norm_(parameters, math.inf if self.max_grad_norm is None else self.max_grad_norm)
-        if self.target_kl is not None and "kl" in objective.extras:
-            change = change_towards(self.target_kl, objective.extras["kl"])
+        if self.held_kl is not None and "kl" in objective.extras:
+            change = change_towards(self.held_kl, objective.extras["kl"])
             changed(self.log_beta, self.descent.guard.unless_broken(change))
         return dict(gradient_norm=norm)
 

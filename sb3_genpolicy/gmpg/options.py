@@ -14,8 +14,6 @@ from sb3_genpolicy.gmpg.losses import GradientEstimator
 #: critics make of actions that nobody took: at a tenth of a nat, which GMPO bears, it came to harm on
 #: hopper/medium-expert; at this its samples were nowhere below the clone's (docs/guide/results.md)
 DEFAULT_TARGET_KL = 0.03
-# Less than three times the cost of GMPO's step, which ten are not; what they miss is in docs/modules/gmpg.md
-_ADJOINT_STEPS = 7
 
 
 def make_kl_estimator(kl_estimator: str | KLEstimator | None, gradient_estimator: GradientEstimator) -> KLEstimator:
@@ -25,8 +23,6 @@ def make_kl_estimator(kl_estimator: str | KLEstimator | None, gradient_estimator
     :return: the estimator
     :raises ValueError: for an unknown name, or one that does not go with the gradient
     """
-    if kl_estimator is None and gradient_estimator == "adjoint":
-        return PathKL(_ADJOINT_STEPS)
     if kl_estimator is None:
         kl_estimator = "ode" if gradient_estimator == "detached" else "path"
     if not isinstance(kl_estimator, KLEstimator):

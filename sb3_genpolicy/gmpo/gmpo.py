@@ -181,6 +181,8 @@ class GMPO(PretrainingAlgorithm):
         )
         check_number("n_actions", n_actions, low=2, whole=True)
         check_flag("redraw_actions", redraw_actions)
+        # Of a model that is loaded its file says it
+        self.kl_was_given = beta is not None or target_kl is not None or not _init_setup_model
         self.beta, self.target_kl = temperature_of(beta, target_kl, DEFAULT_TARGET_KL)
         self.weight_clamp = clamp_of(weight_clamp, self.target_kl, PAPERS_CLAMP)
         self.episode_kl = episode_kl_of(episode_kl, self.target_kl)
@@ -256,8 +258,8 @@ class GMPO(PretrainingAlgorithm):
         return Objective(dict(actor_loss=actor_loss), ("actor",), means, extras)
 
     def before_step(self, objective: Objective) -> dict[str, th.Tensor]:
-        if self.target_kl is not None and "weight_kl" in objective.extras:
-            change = change_towards(self.target_kl, objective.extras["weight_kl"])
+        if self.held_kl is not None and "weight_kl" in objective.extras:
+            change = change_towards(self.held_kl, objective.extras["weight_kl"])
             changed(self.log_beta, self.descent.guard.unless_broken(change))
         return super().before_step(objective)
 

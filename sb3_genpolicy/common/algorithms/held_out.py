@@ -34,6 +34,8 @@ class HeldOutRows(Transient):
         self, rows: np.ndarray, data: Transitions, buffer: OfflineReplayBuffer, env: VecNormalize | None, gamma: float
     ):
         rows = rows[:: -(-len(rows) // _ROWS)]
+        #: Whether it was said what they say against the critics
+        self.has_spoken = False
         self.rows = th.as_tensor(rows)
         self.samples: Any = buffer.rows(self.rows, env)
         self._next_actions = buffer.next_actions(self.rows)

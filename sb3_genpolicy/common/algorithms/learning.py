@@ -10,8 +10,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_genpolicy.common.algorithms import critic_hooks
+from sb3_genpolicy.common.algorithms.doubt import watch_advantage
 from sb3_genpolicy.common.algorithms.spreads import forget_spreads
-from sb3_genpolicy.common.algorithms.training_log import watch_advantage, watch_values
+from sb3_genpolicy.common.algorithms.training_log import watch_values
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.precision import autocast

@@ -11,6 +11,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_genpolicy.common.algorithms.divergence import realised_kl
+from sb3_genpolicy.common.algorithms.doubt import heed_held_out
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.algorithms.pretrained import Pretrained, PretrainedSource, copy_networks, read_pretrained
 from sb3_genpolicy.common.algorithms.saving import note_what_0_1_had
@@ -56,6 +57,9 @@ class PretrainingAlgorithm(OfflineAlgorithm):
     needs_behaviour: bool = True
     #: The critic where none is given, nor networks that were trained before; None: what made the best policies
     default_critic: str | None = None
+    #: KL divergence from the behaviour policy that beta is adapted to hold, in nats, and whether somebody asked for it
+    target_kl: float | None = None
+    kl_was_given: bool = True
     progress: ClassVar[tuple[str, ...]] = (*OfflineAlgorithm.progress, "pretraining_finished")
 
     def __init__(
@@ -101,6 +105,9 @@ class PretrainingAlgorithm(OfflineAlgorithm):
         self.pretraining_steps = pretraining_steps
         #: Whether the second phase has begun
         self.pretraining_finished = False
+        #: The share of ``target_kl`` that is held, less than 1 where held-out rows say that critics foretell nothing
+        self.kl_share = 1.0
+        self._critics_are_judged = False
 
     def _setup_model(self) -> None:
         note_what_0_1_had(vars(self))
@@ -135,6 +142,11 @@ class PretrainingAlgorithm(OfflineAlgorithm):
 
     # Phases
 
+    @property
+    def held_kl(self) -> float | None:
+        """KL divergence from the behaviour policy that is held, in nats; None where beta is fixed."""
+        return None if self.target_kl is None else self.kl_share * self.target_kl
+
     def _default_pretraining_steps(self, total_timesteps: int) -> int:
         """
         :param total_timesteps: of the first ``learn``
@@ -167,6 +179,9 @@ class PretrainingAlgorithm(OfflineAlgorithm):
     def begin_update(self) -> None:
         if not (self.pretraining or self.pretraining_finished) and (self.pretraining_steps or self.needs_behaviour):
             self._finish_pretraining()
+        if not (self.pretraining or self._critics_are_judged):
+            heed_held_out(self)
+            self._critics_are_judged = True
         super().begin_update()
 
     def _finish_pretraining(self) -> None:

@@ -34,6 +34,8 @@ Model = TypeVar("Model", bound=OffPolicyAlgorithm)
 _SCHEDULES = "lr_schedule"
 # What an algorithm that may adapt beta has where it does not
 _FIXED_BETA = {"target_kl": None, "log_beta": 0.0}
+# A divergence that is given is held, whatever held-out rows say
+_GIVEN_KL = {"kl_was_given": True, "kl_share": 1.0}
 
 
 def save(self: Any, path: str | pathlib.Path | io.BufferedIOBase, exclude: Any = None, include: Any = None) -> None:
@@ -130,6 +132,7 @@ def load(
     check_option_names(cls, cls.__init__, kwargs)
     # A beta that is given takes the place of the one that was adapted, unless a divergence is given too
     beta_is_fixed = _fixes_beta(kwargs)
+    kl_is_given = kwargs.get("target_kl") is not None
     if beta_is_fixed:
         kwargs.pop("target_kl", None)
     with open_model_file(path) as file:
@@ -144,8 +147,8 @@ def load(
             cls, file.file, env, device, settings, print_system_info, force_reset, **kwargs
         )
     vars(model).pop(ALGORITHM, None)
-    if beta_is_fixed:
-        vars(model).update({name: value for name, value in _FIXED_BETA.items() if name in vars(model)})
+    changed = {**(_GIVEN_KL if kl_is_given else {}), **(_FIXED_BETA if beta_is_fixed else {})}
+    vars(model).update({name: value for name, value in changed.items() if name in vars(model)})
     return model
 
 

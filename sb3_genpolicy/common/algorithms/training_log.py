@@ -4,13 +4,9 @@ What the log says of a training.
 
 import sys
 import time
-import warnings
 from typing import Any
 
 import torch as th
-
-# Of critics that have learnt less, nothing is said
-_ENOUGH_UPDATES = 1000
 
 
 def watch_values(model: Any) -> None:
@@ -40,25 +36,6 @@ def validation_losses(model: Any) -> dict[str, th.Tensor]:
     if not model.policy.has_critics:
         return losses
     return {**losses, "advantage_correlation": model.held_out.advantage_correlation(model.policy)}
-
-
-def watch_advantage(model: Any) -> None:
-    """
-    Warn if on held-out rows the advantage foretells nothing of what followed.
-
-    :param model: a model that has learnt
-    """
-    if model.held_out is None or not model.policy.has_critics or model._n_updates < _ENOUGH_UPDATES:
-        return
-    model.policy.set_training_mode(False)
-    correlation = float(model.held_out.advantage_correlation(model.policy))
-    if correlation <= 0.0:
-        warnings.warn(
-            f"On the held-out rows the critics' advantage foretells nothing of what followed (their correlation is "
-            f"{correlation:.3f}): where the policy leaves the behaviour policy, it follows noise. Stay near it, by a smaller "
-            "beta or target_kl or by cloning (BC), or give the critics more data.",
-            stacklevel=3,
-        )
 
 
 def write_log(model: Any) -> None:
