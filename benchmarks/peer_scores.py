@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 RESULTS = Path(__file__).parent / "results" / "peer_scores.jsonl"
 ALGORITHMS = ("IQL", "TD3+BC")
@@ -84,13 +85,14 @@ class TracedPolicy:
     """
     What ``evaluate_policy`` asks of a model.
 
-    :param path: a policy as TorchScript
+    :param path: a policy as TorchScript, of actions in [-1, 1]
+    :param space: the actions that these stand for
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, space: spaces.Box):
         import torch as th
 
-        self._policy = th.jit.load(str(path))
+        self._policy, self._space = th.jit.load(str(path)), space
 
     def set_random_seed(self, seed: int) -> None:
         """
@@ -106,13 +108,14 @@ class TracedPolicy:
 
         with th.no_grad():
             action = self._policy(th.as_tensor(observation, dtype=th.float32))
-        return action.numpy().clip(-1.0, 1.0), None
+        low, high = self._space.low, self._space.high
+        return low + 0.5 * (action.numpy().clip(-1.0, 1.0) + 1.0) * (high - low), None
 
 
 def measure(python: str, dataset: str, algorithm: str, steps: int, seed: int, episodes: int) -> dict[str, Any]:
     """
     :param python: interpreter of an environment with d3rlpy
-    :param dataset: its id; actions in [-1, 1]
+    :param dataset: its id
     :param algorithm: one of :data:`ALGORITHMS`
     :param steps: gradient steps
     :param seed: of the training
@@ -123,8 +126,8 @@ def measure(python: str, dataset: str, algorithm: str, steps: int, seed: int, ep
     from sb3_genpolicy import load_dataset
 
     data = load_dataset(dataset)
-    if not (np.all(data.action_space.low == -1.0) and np.all(data.action_space.high == 1.0)):
-        raise ValueError(f"{dataset} has actions in {data.action_space}, which d3rlpy would have to be told.")
+    space = data.action_space
+    actions = 2.0 * (np.asarray(data.actions, np.float32) - space.low) / (space.high - space.low) - 1.0
     with tempfile.TemporaryDirectory() as folder:
         arrays, policy = Path(folder) / "arrays.npz", Path(folder) / "policy.pt"
         terminals = np.asarray(data.terminals, np.float32)
@@ -132,7 +135,7 @@ def measure(python: str, dataset: str, algorithm: str, steps: int, seed: int, ep
         np.savez(
             arrays,
             observations=np.asarray(data.observations, np.float32),
-            actions=np.asarray(data.actions, np.float32),
+            actions=actions.astype(np.float32),
             rewards=np.asarray(data.rewards, np.float32),
             terminals=terminals,
             timeouts=timeouts,
@@ -141,7 +144,7 @@ def measure(python: str, dataset: str, algorithm: str, steps: int, seed: int, ep
         command = [python, __file__, _TRAIN, str(arrays), algorithm, str(steps), str(seed), str(policy)]
         subprocess.run(command, check=True)
         seconds = time.perf_counter() - start
-        return dict(seconds=round(seconds, 1), deterministic=scores_of(TracedPolicy(policy), dataset, episodes, True))
+        return dict(seconds=round(seconds, 1), deterministic=scores_of(TracedPolicy(policy, space), dataset, episodes, True))
 
 
 def main() -> None:

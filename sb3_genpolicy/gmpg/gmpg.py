@@ -38,7 +38,14 @@ from sb3_genpolicy.gmpg.losses import (
     reinforce_loss,
     reinforce_softmax_loss,
 )
-from sb3_genpolicy.gmpg.options import check_adjoint, check_n_actions, clamp_for, make_kl_estimator, temperature_for
+from sb3_genpolicy.gmpg.options import (
+    check_adjoint,
+    check_heeding,
+    check_n_actions,
+    clamp_for,
+    make_kl_estimator,
+    temperature_for,
+)
 from sb3_genpolicy.gmpg.policies import POLICY_ALIASES
 
 # The share of the first `learn` that is the first phase
@@ -114,6 +121,9 @@ class GMPG(PretrainingAlgorithm):
         rows drawn from the rows as they are: what is cloned and improved on is then nearer to the best of those who acted.
         As by :class:`~sb3_genpolicy.common.transitions.transforms.WeightedEpisodes`, but critics learn from all rows alike.
         Default: 1 where beta is found; 0, all alike, beside a given beta (paper).
+    :param heed_disagreement: whether what critics say of an action counts for less where their networks do not agree on it:
+        for ``pathwise`` and ``adjoint`` its slope, for ``reinforce`` its advantage, times m^2 / (m^2 + v), with their mean m
+        and the square v of its standard error. Default: no.
     :param normalize_q: whether to divide Q by the batch's mean of abs(Q) (TD3+BC), so that beta has no unit
     :param max_grad_norm: largest norm of the policy's gradient, > 0; None for no clipping
     :param reward_transform: ``locomotion`` (the default: returns of the dataset span 1000), ``antmaze`` (reward - 1),
@@ -165,6 +175,7 @@ class GMPG(PretrainingAlgorithm):
         weight_clamp: float | None = None,
         target_kl: float | None = None,
         episode_kl: float | None = None,
+        heed_disagreement: bool = False,
         normalize_q: bool = False,
         max_grad_norm: float | None = 1.0,
         reward_transform: RewardTransform | None = "locomotion",
@@ -206,6 +217,7 @@ class GMPG(PretrainingAlgorithm):
         )
         check_choice("gradient_estimator", gradient_estimator, GRADIENT_ESTIMATORS)
         check_flag("normalize_q", normalize_q)
+        check_heeding(heed_disagreement, gradient_estimator)
         check_rate("policy_learning_rate", policy_learning_rate)
         if max_grad_norm is not None:
             check_number("max_grad_norm", max_grad_norm, low=0.0, low_open=True, infinite=True)
@@ -219,6 +231,7 @@ class GMPG(PretrainingAlgorithm):
         self.beta, self.target_kl = temperature_for(beta, target_kl, gradient_estimator)
         self.weight_clamp = clamp_for(weight_clamp, self.target_kl, gradient_estimator)
         self.episode_kl = episode_kl_of(episode_kl, self.target_kl)
+        self.heed_disagreement = heed_disagreement
         self.normalize_q = normalize_q
         self.max_grad_norm = max_grad_norm
 
@@ -284,10 +297,11 @@ class GMPG(PretrainingAlgorithm):
         sample = self._sample(observations, batch.generator)
         q_values = self.q_values(observations, sample.x1)
         if self.gradient_estimator in ("pathwise", "detached"):
-            tilt = self.tilt(observations, q_values, batch)
+            tilt = self._trust(observations, sample.x1) * self.tilt(observations, q_values, batch)
             loss, kl = pathwise_loss(sample, tilt, batch.mean), sample.log_ratio.mean()
         elif self.gradient_estimator == "reinforce":
-            advantage = self.scaled(q_values - self.critics.value_net(observations)[:, 0], batch, q_values)
+            advantage = q_values - self.critics.value_net(observations)[:, 0]
+            advantage = self.scaled(self._trust(observations, sample.x1) * advantage, batch, q_values)
             loss, kl = reinforce_loss(sample, advantage, self.weight_clamp, batch.mean), kl_from_reference(sample)
         else:
             loss = reinforce_softmax_loss(sample, self.scaled(q_values, batch), self.n_actions)
@@ -304,7 +318,7 @@ class GMPG(PretrainingAlgorithm):
         actions = xs[-1].clamp(-1.0, 1.0)
         with th.no_grad():
             q_values, pull_back = th.func.vjp(lambda actions: self.q_values(observations, actions), actions)  # type: ignore[misc]
-            scale = self.scale_of(q_values, batch).expand_as(q_values)
+            scale = self._trust(observations, actions) * self.scale_of(q_values, batch).expand_as(q_values)
             if not math.isinf(self.weight_clamp):
                 is_clamped = self.tilt(observations, q_values, batch) >= math.log(self.weight_clamp)
                 scale = scale.masked_fill(is_clamped, 0.0)
@@ -343,6 +357,15 @@ class GMPG(PretrainingAlgorithm):
         :return: Q, (batch_size,)
         """
         return self.critics.critic.q_values(observations, actions.clamp(-1.0, 1.0))[:, 0]
+
+    def _trust(self, observations: Any, actions: th.Tensor) -> float | th.Tensor:
+        """By how much less what critics say of actions counts where they do not agree on it, (batch_size,), or 1."""
+        if not self.heed_disagreement:
+            return 1.0
+        actions = actions.detach().clamp(-1.0, 1.0)
+        if self.gradient_estimator == "reinforce":
+            return self.critics.agreement_on(observations, actions)
+        return self.critics.critic.agreement_on_slopes(observations, actions)
 
     def tilt(self, observations: Any, q_values: th.Tensor, batch: Batch) -> th.Tensor:
         """

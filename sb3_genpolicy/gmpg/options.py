@@ -7,13 +7,14 @@ import math
 from sb3_genpolicy.common.updates.temperature import PAPERS_CLAMP, clamp_of, temperature_of
 from sb3_genpolicy.generative import KL_ESTIMATORS, KLEstimator, OdeKL, PathKL
 from sb3_genpolicy.generative.adjoint_matching import ADJOINTS, Adjoint
-from sb3_genpolicy.generative.checks import check_choice, check_number
+from sb3_genpolicy.generative.checks import check_choice, check_flag, check_number
 from sb3_genpolicy.gmpg.losses import GradientEstimator
 
 #: Divergence from the behaviour policy that is held where neither it nor beta is given, in nats. GMPG follows what the
 #: critics make of actions that nobody took: at a tenth of a nat, which GMPO bears, it came to harm on
 #: hopper/medium-expert; at this its samples were nowhere below the clone's (docs/guide/results.md)
 DEFAULT_TARGET_KL = 0.03
+_HEEDING = ("pathwise", "adjoint", "reinforce")
 
 
 def make_kl_estimator(kl_estimator: str | KLEstimator | None, gradient_estimator: GradientEstimator) -> KLEstimator:
@@ -69,6 +70,20 @@ def check_n_actions(n_actions: int | None, gradient_estimator: GradientEstimator
     if softmax and n_actions == 1:
         raise ValueError("gradient_estimator='reinforce_softmax' compares actions of a state: n_actions must be 2 or more.")
     return n_actions
+
+
+def check_heeding(heed_disagreement: bool, gradient_estimator: GradientEstimator) -> None:
+    """
+    :param heed_disagreement: whether what the critics' networks do not agree on counts for less
+    :param gradient_estimator: how gradients are taken
+    :raises ValueError: if it is no flag, or nothing would heed it
+    """
+    check_flag("heed_disagreement", heed_disagreement)
+    if heed_disagreement and gradient_estimator not in _HEEDING:
+        raise ValueError(
+            f"heed_disagreement is for gradient_estimator {', '.join(map(repr, _HEEDING))}, and here it is "
+            f"'{gradient_estimator}': leave it out."
+        )
 
 
 def clamp_for(weight_clamp: float | None, target_kl: float | None, gradient_estimator: GradientEstimator) -> float:

@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_genpolicy.common.algorithms.pretrained import PretrainedSource
 from sb3_genpolicy.common.algorithms.pretraining import PretrainingAlgorithm
-from sb3_genpolicy.common.algorithms.support import SupportActions, values_of
+from sb3_genpolicy.common.algorithms.support import SupportActions, agreed_values_of, values_of
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.policies.critics import CriticOptions
 from sb3_genpolicy.common.policies.named import POLICY_ALIASES
@@ -76,6 +76,8 @@ class GMPO(PretrainingAlgorithm):
         rows drawn from the rows as they are: what is cloned and improved on is then nearer to the best of those who acted.
         As by :class:`~sb3_genpolicy.common.transitions.transforms.WeightedEpisodes`, but critics learn from all rows alike.
         Default: 1 where beta is found; 0, all alike, beside a given beta (paper).
+    :param heed_disagreement: whether an advantage counts for less where the critics' networks do not agree on it: times m^2 /
+        (m^2 + v), with their mean m and the square v of its standard error. Default: no.
     :param weighting: ``advantage``, of the dataset's actions, or ``softmax``, of actions drawn from a behaviour model
     :param n_actions: with ``softmax``, the actions of each state, >= 2 (published: 16)
     :param redraw_actions: with ``softmax``, whether actions are drawn anew for every batch (the paper's ``sample``) or once
@@ -132,6 +134,7 @@ class GMPO(PretrainingAlgorithm):
         target_kl: float | None = None,
         weight_clamp: float | None = None,
         episode_kl: float | None = None,
+        heed_disagreement: bool = False,
         expectile: float | None = None,
         actor_tau: float = 0.001,
         weighting: Weighting = "advantage",
@@ -181,11 +184,13 @@ class GMPO(PretrainingAlgorithm):
         )
         check_number("n_actions", n_actions, low=2, whole=True)
         check_flag("redraw_actions", redraw_actions)
+        check_flag("heed_disagreement", heed_disagreement)
         # Of a model that is loaded its file says it
         self.kl_was_given = beta is not None or target_kl is not None or not _init_setup_model
         self.beta, self.target_kl = temperature_of(beta, target_kl, DEFAULT_TARGET_KL)
         self.weight_clamp = clamp_of(weight_clamp, self.target_kl, PAPERS_CLAMP)
         self.episode_kl = episode_kl_of(episode_kl, self.target_kl)
+        self.heed_disagreement = heed_disagreement
         self.weighting = weighting
         self.n_actions = n_actions
         self.redraw_actions = redraw_actions
@@ -226,6 +231,8 @@ class GMPO(PretrainingAlgorithm):
             losses = self.critic_losses(batch)
             critics = losses.objective(q_value=losses.q_value.mean())
             advantage = losses.advantage if matched is batch else self.critics.advantage(matched)
+        if self.heed_disagreement:
+            advantage = self.critics.agreement_on(matched.observations, matched.actions)[:, None] * advantage
         # Policy: matching loss of the dataset's actions, weighted by their advantage
         weights = self.advantage_weights(self.horizon_ratio * advantage)
         actor_loss, matching_loss = self.actor.weighted_matching_loss(
@@ -238,7 +245,8 @@ class GMPO(PretrainingAlgorithm):
     def _objective_on_behaviour_actions(self, batch: Batch) -> Objective:
         # Policy: matching loss of K actions of the behaviour model for each state, weighted by the softmax of beta Q
         actions = self._support_of_behaviour().draw("observations", batch, self.replay_buffer, self._vec_normalize_env)
-        q_values = values_of(self.critics.critic, batch.observations, actions)
+        values = agreed_values_of if self.heed_disagreement else values_of
+        q_values = values(self.critics.critic, batch.observations, actions)
         weights = (self.current_beta * self.horizon_ratio * q_values).softmax(dim=1).flatten() * self.n_actions
         observations = tree_map(lambda array: array.repeat_interleave(self.n_actions, dim=0), batch.observations)
         actor_loss, matching_loss = self.actor.weighted_matching_loss(

@@ -168,6 +168,7 @@ COMMON = dict(
     actor_tau=of(0.001, 1.0, 0.5),
     weight_clamp=of(1e-3, 1.0, 100.0, float("inf")),
     episode_kl=of(None, 0.0, 0, 0.5, 1.0, 1e6),
+    heed_disagreement=st.booleans(),
     pretraining_steps=of(None, 0, 1, 10, 19, 20, 100, 10.0),
     reward_transform=of(
         *("locomotion", "antmaze", "none", None, AffineReward(0.1, 1.0), ReturnRange(10.0), ReturnRange(1e30), np.tanh)

@@ -58,6 +58,7 @@ OPTIONS = dict(
     actor_tau=outside(0.0, 1.0, low_open=True),
     weight_clamp=outside(0.0, low_open=True, infinite=True, but=(None,)),
     episode_kl=outside(0.0, but=(None,)),
+    heed_disagreement=FLAG,
     pretraining_steps=outside(0, whole=True, but=(None,)),
     pretrained=st.sampled_from([5, 1.5, {}, [], object, True]),
     reward_transform=name_of_one("locomotion", "antmaze", "none", but=(None,)).filter(lambda value: not callable(value)),

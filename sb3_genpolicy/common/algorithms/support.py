@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_genpolicy.common.files.transient import Transient
 from sb3_genpolicy.common.policies.actor import GenerativeActor
 from sb3_genpolicy.common.policies.critics import CriticEnsemble, Critics, PolicyCritic
+from sb3_genpolicy.common.policies.critics.aggregation import agreed
 from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
 from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.utils import tree_map
@@ -88,6 +89,20 @@ def values_of(critic: CriticEnsemble, observations: Any, actions: th.Tensor) -> 
     """
     repeated = tree_map(lambda array: array.repeat_interleave(actions.shape[1], dim=0), observations)
     return critic.q_values(repeated, actions.flatten(0, 1)).reshape(actions.shape[:2])
+
+
+@th.no_grad()
+def agreed_values_of(critic: CriticEnsemble, observations: Any, actions: th.Tensor) -> th.Tensor:
+    """
+    :param critic: Q
+    :param observations: batch first
+    :param actions: (batch_size, n_actions, action_dim), scaled
+    :return: Q at each above its mean in the state, shrunk as far as the networks do not agree on the order of actions, see
+        :func:`~sb3_genpolicy.common.policies.critics.aggregation.agreed`, (batch_size, n_actions), without gradient
+    """
+    repeated = tree_map(lambda array: array.repeat_interleave(actions.shape[1], dim=0), observations)
+    outputs = critic.preferences_of_members(critic.features_of(repeated), actions.flatten(0, 1))
+    return agreed(outputs.mean(dim=2).unflatten(1, actions.shape[:2]))
 
 
 class SupportCritics(Critics):

@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_genpolicy.common.policies.actor import GenerativeActor
 from sb3_genpolicy.common.policies.candidates import choose_candidates
 from sb3_genpolicy.common.policies.critics import CriticEnsemble
+from sb3_genpolicy.common.policies.critics.aggregation import agreed
 from sb3_genpolicy.common.policies.fixed_draws import fixed_draws, fixed_noise
 from sb3_genpolicy.common.policies.guidance import QGuide
 from sb3_genpolicy.generative import Likelihood, Path, Prediction, Sampler
@@ -67,23 +68,6 @@ class Choice(NamedTuple):
         features = self.critic.features_of(self.observations).repeat_interleave(self.n_draws, dim=0)
         preferences = self.critic.preferences_of_members(features, draws.flatten(0, 1)).mean(dim=2)
         return (agreed(preferences.unflatten(1, (-1, self.n_draws))) / self.q_spread).softmax(dim=1)
-
-
-def agreed(preferences: th.Tensor) -> th.Tensor:
-    """
-    What several networks say of the actions of a state, shrunk by what of it they agree on: by ``m^2 / (m^2 + v)``, with m^2
-    the variance over the actions of their mean, and v the mean variance of the networks about it.
-
-    :param preferences: Qs or advantages, (n_critics, batch_size, n_actions)
-    :return: above their mean over the actions, (batch_size, n_actions); of a single network as they are
-    """
-    centred = preferences - preferences.mean(dim=2, keepdim=True)
-    centre = centred.mean(dim=0)
-    if len(preferences) == 1:
-        return centre
-    agreement = centre.square().mean(dim=1, keepdim=True)
-    disagreement = ((centred - centre).square().sum(dim=0) / (len(preferences) - 1)).mean(dim=1, keepdim=True)
-    return centre * agreement / (agreement + disagreement).clamp(min=th.finfo(centre.dtype).tiny)
 
 
 def zero_noise(choice: Choice) -> th.Tensor:

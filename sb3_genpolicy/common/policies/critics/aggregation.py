@@ -30,6 +30,40 @@ _PLAIN: dict[str, Callable[[th.Tensor], th.Tensor]] = {
 }
 
 
+def agreement(values: th.Tensor, whole: int = 0) -> th.Tensor:
+    """
+    By how much what several networks say is to be shrunk, ``m^2 / (m^2 + v)``: m is their mean and v the square of its
+    standard error, from how far they are apart. 1 where all say the same, 0 where they differ in sign alone.
+
+    :param values: advantages or slopes of every network, (n_critics, ...)
+    :param whole: so many last dimensions are one vector, whose squared length takes the place of m^2
+    :return: shares, (...) without the last ``whole`` dimensions; 1 of a single network
+    """
+    squared = values.mean(dim=0).square()
+    noise = th.zeros_like(squared) if len(values) == 1 else values.var(dim=0) / len(values)
+    for _ in range(whole):
+        squared, noise = squared.sum(dim=-1), noise.sum(dim=-1)
+    # Where nobody says anything there is nothing to shrink
+    return (squared + _SMALL) / (squared + noise + _SMALL)
+
+
+def agreed(preferences: th.Tensor) -> th.Tensor:
+    """
+    What several networks say of the actions of a state, shrunk by what of it they agree on: by ``m^2 / (m^2 + v)``, with m^2
+    the variance over the actions of their mean, and v the mean variance of the networks about it.
+
+    :param preferences: Qs or advantages, (n_critics, batch_size, n_actions)
+    :return: above their mean over the actions, (batch_size, n_actions); of a single network as they are
+    """
+    centred = preferences - preferences.mean(dim=2, keepdim=True)
+    centre = centred.mean(dim=0)
+    if len(preferences) == 1:
+        return centre
+    agreement = centre.square().mean(dim=1, keepdim=True)
+    disagreement = ((centred - centre).square().sum(dim=0) / (len(preferences) - 1)).mean(dim=1, keepdim=True)
+    return centre * agreement / (agreement + disagreement).clamp(min=th.finfo(centre.dtype).tiny)
+
+
 def smallest_quantiles(quantiles: th.Tensor, dropped: int) -> th.Tensor:
     """
     Pool the quantiles of all networks and leave out the largest (TQC, arXiv 2005.04269, section 3.3).

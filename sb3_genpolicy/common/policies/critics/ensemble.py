@@ -12,7 +12,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_genpolicy.common.policies.critics.aggregation import aggregate, smallest_quantiles
+from sb3_genpolicy.common.policies.critics.aggregation import aggregate, agreement, smallest_quantiles
 from sb3_genpolicy.common.policies.critics.layers import BatchedLayerNorm, BatchedLinear, DrawnDropout, in_place
 from sb3_genpolicy.common.policies.critics.options import CriticOptions, IQLCritic
 from sb3_genpolicy.common.policies.critics.usual_action import UsualAction
@@ -208,6 +208,21 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
             preferences = self.aggregated(self._together(th.cat([features.detach(), given], dim=1)))
             (slopes,) = th.autograd.grad(preferences.sum(), given)
         return slopes * self.scale if self.options.learns_advantage else slopes
+
+    @th.no_grad()
+    def agreement_on_slopes(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        :param obs: observations
+        :param actions: (batch_size, action_dim), scaled
+        :return: how far the networks agree on where better actions lie, see
+            :func:`~sb3_genpolicy.common.policies.critics.aggregation.agreement`, (batch_size,), without gradient
+        """
+        features = self.features_of(obs).expand(self.n_critics, -1, -1)
+        given = self.given(features[0], actions).expand(self.n_critics, -1, -1)
+        # No network's output depends on the actions that another one sees
+        outputs, pull_back = th.func.vjp(lambda given: self._together(th.cat([features, given], dim=2)), given)  # type: ignore[misc]
+        (slopes,) = pull_back(th.ones_like(outputs))
+        return agreement(slopes, whole=1)
 
     def _outputs(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         return self._of_features(self.features_of(obs), actions)

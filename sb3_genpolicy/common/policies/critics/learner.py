@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch as th
 
 from sb3_genpolicy.common.files.transient import Transient
+from sb3_genpolicy.common.policies.critics.aggregation import agreement
 from sb3_genpolicy.common.policies.critics.ensemble import CriticEnsemble
 from sb3_genpolicy.common.policies.critics.layers import masks_from
 from sb3_genpolicy.common.policies.critics.losses import expectile_loss, quantile_loss, squared_loss
@@ -92,6 +93,20 @@ class Critics(Transient):
         if self.options.learns_advantage:
             return self.critic_target.preferences(batch.observations, batch.actions)
         return self.critic_target.q_values(batch.observations, batch.actions) - self.value_net(batch.observations)
+
+    @th.no_grad()
+    def agreement_on(self, observations: Any, actions: th.Tensor) -> th.Tensor:
+        """
+        :param observations: batch first
+        :param actions: (batch_size, action_dim), scaled
+        :return: how far the target networks agree on what the actions are above V, see
+            :func:`~sb3_genpolicy.common.policies.critics.aggregation.agreement`, (batch_size,), without gradient
+        """
+        critic = self.critic_target
+        outputs = critic.preferences_of_members(critic.features_of(observations), actions)
+        if not self.options.learns_advantage:
+            outputs = outputs - self.value_net(observations)
+        return agreement(outputs.mean(dim=2))
 
     # Losses
 
