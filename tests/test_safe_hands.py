@@ -160,6 +160,13 @@ def test_clip_goes_as_far_as_it_may():
     assert hands.events[0].wanted == 1.0 and hands.events[0].done == pytest.approx(0.04) and hands.events[0].step == 3
 
 
+def test_a_sudden_turn_is_touched_at_a_speed_that_may_be():
+    turns = np.array([0.0, 0.0, 0.09, 0.0, 0.09])[:, None, None]
+    hands = SafeHands(Replay(turns), ActionLimits(speed=0.1, jump=0.04))
+    np.testing.assert_allclose(act(hands, 5)[:, 0, 0], [0.0, 0.0, 0.04, 0.04, 0.08], atol=1e-6)
+    assert hands.counts == dict(any=3, jump=3)
+
+
 def test_hold_waits_a_step_and_forgets_a_spike():
     spike = np.array([0.0, 0.0, 0.9, 0.0, 0.02])[:, None, None]
     hands = SafeHands(Replay(spike), ActionLimits(speed=0.1), "hold")

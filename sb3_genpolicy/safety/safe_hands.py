@@ -106,9 +106,9 @@ class SafeHands:
 
     - ``clip``: the nearest action within the limits of speed and jump; where the density is too low, that of ``n_draws``
       actions of the behaviour model which is nearest among the likely ones
-    - ``hold``: the action before, for a step, where a change is more than twice what it may be. If the policy still wants that,
-      it is approached as by ``clip``, and so are smaller ones. Where the density is too low the action before is held for up to
-      ``patience`` steps, then :class:`UnsafeAction` is raised
+    - ``hold``: the action before, for a step, where a change is more than twice what it may be. If the policy still wants
+      that, it is approached as by ``clip``, and so are smaller ones. Where the density is too low the action before is held
+      for up to ``patience`` steps, then :class:`UnsafeAction` is raised
     - ``raise``: :class:`UnsafeAction`, before anything is done
 
     Limits of speed and jump are kept even where nothing likely lies within them: machines break by these.
