@@ -4,6 +4,9 @@ Fitted Q evaluation and importance sampling beside exact values: of a finite cha
 
 import numpy as np
 import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
 
 from sb3_genpolicy.evaluation.evaluate import evaluate_offline
 from sb3_genpolicy.evaluation.fitted_q import FittedQOptions
@@ -52,3 +55,55 @@ def test_the_behaviours_own_value_and_the_difference(on_chain):
     difference = found.estimate("discounted", "difference")
     assert 0.0 < difference.low < discounted_value(ASKED, START, GAMMA, terminal) - own < difference.high
     assert found.verdict.word == "better"
+
+
+class LinearGaussian(BasePolicy):
+    """``a = gain * s`` and noise of a standard deviation of its own."""
+
+    def __init__(self, gain, deviation=0.4):
+        super().__init__(spaces.Box(-20.0, 20.0, (1,), np.float32), spaces.Box(-10.0, 10.0, (1,), np.float32))
+        self.gain, self.deviation = gain, deviation
+
+    def _predict(self, observation, deterministic=False):
+        return self.gain * observation + self.deviation * th.randn_like(observation)
+
+    def log_prob(self, observations, actions):
+        return th.distributions.Normal(self.gain * observations, self.deviation).log_prob(actions)[:, 0]
+
+    def value(self, variance, gamma):
+        """Of ``s' = 0.9 s + 0.5 a + 0.2 noise`` and ``r = -s^2 - 0.1 a^2``, the mean of s zero: V is quadratic."""
+        square = (1.0 + 0.1 * self.gain**2) / (1.0 - gamma * (0.9 + 0.5 * self.gain) ** 2)
+        noise = self.deviation**2
+        constant = (0.1 * noise + gamma * square * (0.25 * noise + 0.04)) / (1.0 - gamma)
+        return -(square * variance + constant)
+
+
+def log_linear(policy, n_episodes, n_steps, seed):
+    random = np.random.default_rng(seed)
+    state = random.normal(size=n_episodes)
+    steps = []
+    for _ in range(n_steps):
+        action = policy.gain * state + policy.deviation * random.normal(size=n_episodes)
+        following = 0.9 * state + 0.5 * action + 0.2 * random.normal(size=n_episodes)
+        steps.append((state, action, -(state**2) - 0.1 * action**2, following))
+        state = following
+    states, actions, rewards, following = (np.stack(each, axis=1).astype(np.float32) for each in zip(*steps, strict=True))
+    cut = np.zeros_like(states)
+    cut[:, -1] = 1.0
+    arrays = dict(observations=states.reshape(-1, 1), actions=actions.reshape(-1, 1), rewards=rewards.ravel())
+    arrays.update(next_observations=following.reshape(-1, 1), terminals=0.0 * cut.ravel(), timeouts=cut.ravel())
+    return {**arrays, "observation_space": policy.observation_space, "action_space": policy.action_space}
+
+
+def test_a_linear_gaussian_system():
+    logged, asked, gamma = LinearGaussian(-0.6), LinearGaussian(-0.7), 0.8
+    options = FittedQOptions(net_arch=(64,), steps=1000, first_steps=300, batch_size=256, learning_rate=3e-3, tau=0.05)
+    data = log_linear(logged, 300, 10, 0)
+    found = evaluate_offline(asked, data, gamma=gamma, behaviour=logged, options=options, level=0.95)
+    # Of the beginnings that were drawn
+    variance = float(np.square(data["observations"][::10]).mean())
+    for method in ("fitted Q", "fitted Q, initial states", "weighted importance", "doubly robust"):
+        line = found.estimate(method=method)
+        assert line.low < asked.value(variance, gamma) < line.high, method
+    difference = found.estimate(of="difference")
+    assert difference.low < asked.value(variance, gamma) - logged.value(variance, gamma) < difference.high

@@ -2,6 +2,8 @@
 What a policy does in logged states: as it acts, by its own ``predict``.
 """
 
+import random
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -56,13 +58,18 @@ def check_policy(model: Any) -> None:
 
 
 @contextmanager
-def own_random_numbers(seed: int) -> Any:
+def own_random_numbers(seed: int) -> Iterator[None]:
     """
-    :param seed: of torch's numbers within the context, which leaves the state of its generators as it was
+    :param seed: of torch's numbers within the context, which leaves all global random states as they were
     """
-    with th.random.fork_rng():
-        th.manual_seed(seed)
-        yield
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with th.random.fork_rng():
+            th.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def acts_by_chance(acting: Acting, states: Any) -> bool:

@@ -47,6 +47,13 @@ class Weights(NamedTuple):
         share = self.discounts.max(axis=0)
         return float(of_steps @ share / share.sum())
 
+    def of(self, episodes: np.ndarray) -> "Weights":
+        """
+        :param episodes: numbers of episodes
+        :return: the weights of these alone
+        """
+        return Weights(self.ratios[episodes], self.discounts[episodes])
+
     def normalised(self) -> "Weights":
         """The same, each step's divided by their mean."""
         return self._replace(ratios=_normalised(self.ratios))

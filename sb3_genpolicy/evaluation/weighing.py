@@ -19,7 +19,7 @@ from sb3_genpolicy.evaluation.importance import (
     step_weights,
     weighted_per_decision,
 )
-from sb3_genpolicy.evaluation.question import Question
+from sb3_genpolicy.evaluation.question import Question, some_of
 from sb3_genpolicy.evaluation.result import KINDS, Estimate
 from sb3_genpolicy.evaluation.support import log_density, why_no_density
 
@@ -27,6 +27,8 @@ from sb3_genpolicy.evaluation.support import log_density, why_no_density
 WEIGHTED, ROBUST = "weighted importance", "doubly robust"
 # Rows at which it is foreseen how many episodes will have a say
 _PILOT = 512
+# Densities of flows take a while: of more rows, whole episodes of so many are weighed
+_WEIGHED_ROWS = 20_000
 # What is foreseen has to be so many times too small for nothing to be computed: weights are no normal distributions
 _BENEFIT_OF_DOUBT = 0.2
 
@@ -69,38 +71,35 @@ def weighed_estimates(
         return withheld(
             f"of {ask.data.n_episodes} episodes about {foreseen:.2g} would have a say, fewer than {fewest_effective:g}"
         )
-    ratios = _log_ratios(ask, acting, densities, np.arange(ask.data.n_rows))
+    chosen = some_of(ask.data, np.arange(ask.data.n_episodes), _WEIGHED_ROWS, seed=0)
+    rows = ask.data.rows_of(chosen)
+    ratios = np.zeros(ask.data.n_rows)
+    ratios[rows] = _log_ratios(ask, acting, densities, rows)
     lines = []
     for kind, name in enumerate(names):
-        weights = step_weights(ask, ratios, ask.gamma if kind == DISCOUNTED else 1.0)
+        weights = step_weights(ask, ratios, ask.gamma if kind == DISCOUNTED else 1.0).of(chosen)
         size = weights.effective_size
         if not size >= fewest_effective:
-            why = f"of {ask.data.n_episodes} episodes {size:.2g} have a say, fewer than {fewest_effective:g}"
+            why = f"of {len(chosen)} episodes {size:.2g} have a say, fewer than {fewest_effective:g}"
             lines += [Estimate(name, "policy", method, withheld=why) for method in (WEIGHTED, ROBUST)]
             continue
-        lines += weighed(ask, weights, fitted, kind, level)
+        lines += _weighed(ask, weights, chosen, fitted, kind, level)
     return lines
 
 
-def weighed(ask: Question, weights: Weights, fitted: FittedQ, kind: int, level: float) -> list[Estimate]:
-    """
-    :param ask: what is asked
-    :param weights: of its steps
-    :param fitted: what was learnt of Q
-    :param kind: discounted or total
-    :param level: probability of the intervals
-    :return: the two estimates
-    """
-    rewards = by_step(ask, np.where(ask.is_counted, ask.rewards, 0.0))
+def _weighed(ask: Question, weights: Weights, chosen: np.ndarray, fitted: FittedQ, kind: int, level: float) -> list[Estimate]:
+    """The two estimates of a kind, from the chosen episodes."""
+    rewards = by_step(ask, np.where(ask.is_counted, ask.rewards, 0.0))[chosen]
     q, v = fitted.q[kind].mean(axis=0), fitted.v[kind].mean(axis=0)
     v_last = np.zeros(len(ask.last_rows))
     if kind == DISCOUNTED:
         v_last = np.where(ask.is_cut, ask.gamma * v[np.asarray(ask.data.next_rows)[ask.last_rows]], 0.0)
-    steps = [by_step(ask, np.where(ask.is_counted, each, 0.0)) for each in (q, v[: len(ask.rewards)])]
+    v_last = v_last[chosen]
+    steps = [by_step(ask, np.where(ask.is_counted, each, 0.0))[chosen] for each in (q, v[: len(ask.rewards)])]
     robust = doubly_robust(weights, rewards, steps[0], steps[1], v_last, normalise=True)
     # What episodes were cut off with is valued by Q here too: a reward of their last step
-    rewards[np.arange(len(v_last)), ask.steps[ask.last_rows]] += v_last
-    of_note = f"{weights.effective_size:.0f} of {ask.data.n_episodes} episodes have a say"
+    rewards[np.arange(len(v_last)), ask.steps[ask.last_rows[chosen]]] += v_last
+    of_note = f"{weights.effective_size:.0f} of {len(chosen)} episodes have a say"
     return [
         _line(KINDS[kind], WEIGHTED, weighted_per_decision(weights, rewards), level, of_note),
         _line(KINDS[kind], ROBUST, robust, level, of_note),
