@@ -31,6 +31,12 @@ from sb3_genpolicy.common.updates.dependence import Dependence as Dependence
 from sb3_genpolicy.common.updates.objective import Objective as Objective
 from sb3_genpolicy.common.updates.processes import data_parallel as data_parallel
 from sb3_genpolicy.diffusionql import DiffusionQL as DiffusionQL
+from sb3_genpolicy.evaluation.bandit import PolicyBandit as PolicyBandit
+from sb3_genpolicy.evaluation.callbacks import OfflineSelectionCallback as OfflineSelectionCallback
+from sb3_genpolicy.evaluation.choose import choose_policy as choose_policy
+from sb3_genpolicy.evaluation.evaluate import evaluate_offline as evaluate_offline
+from sb3_genpolicy.evaluation.fitted_q import FittedQOptions as FittedQOptions
+from sb3_genpolicy.evaluation.verdict import Guards as Guards
 from sb3_genpolicy.fql import FQL as FQL
 from sb3_genpolicy.gmpg import GMPG as GMPG
 from sb3_genpolicy.gmpg.callbacks import StopTrainingOnTargetKL as StopTrainingOnTargetKL

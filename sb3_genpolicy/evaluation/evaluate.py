@@ -1,0 +1,334 @@
+"""
+The value of a policy from logged data.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import get_device
+
+from sb3_genpolicy.common.datasets import DatasetSource
+from sb3_genpolicy.common.policies.normalization import ObservationNormalizer
+from sb3_genpolicy.common.transitions.action_range import ActionRange
+from sb3_genpolicy.common.transitions.transitions import Transitions, label_of
+from sb3_genpolicy.common.utils import tree_map
+from sb3_genpolicy.evaluation.acting import Acting, own_random_numbers, policy_actions
+from sb3_genpolicy.evaluation.fitted_q import DISCOUNTED, TOTAL, FittedQ, FittedQOptions, Learner
+from sb3_genpolicy.evaluation.intervals import Resamples, interval
+from sb3_genpolicy.evaluation.judges import Candidate, judging_episodes, opened, read_for
+from sb3_genpolicy.evaluation.question import Question, find_horizon, some_of
+from sb3_genpolicy.evaluation.result import KINDS, Estimate, OfflineEvaluation
+from sb3_genpolicy.evaluation.support import Support, fit_behaviour, measure_support
+from sb3_genpolicy.evaluation.values import EpisodeValues, episode_values
+from sb3_genpolicy.evaluation.verdict import Evidence, Guards, judge
+from sb3_genpolicy.evaluation.weighing import Densities, weighed_estimates
+from sb3_genpolicy.generative.checks import check_flag, check_number, named_arguments
+
+# Of algorithms that have no discount, and policies alone
+_GAMMA = 0.99
+# Observations that the normaliser is fitted to at a time
+_CHUNK = 2**16
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """
+    What all evaluations that are compared have in common.
+
+    :param deterministic: whether policies act without random numbers
+    :param n_actions: drawn for every state
+    :param level: probability of the intervals
+    :param n_resamples: of the bootstrap
+    :param options: of fitted Q evaluation
+    :param guards: what has to be passed
+    :param seed: of everything
+    :param device: where networks are
+    :param progress_bar: whether to show one
+    """
+
+    deterministic: bool
+    n_actions: int
+    level: float
+    n_resamples: int
+    options: FittedQOptions
+    guards: Guards
+    seed: int
+    device: th.device
+    progress_bar: bool
+
+    def __post_init__(self) -> None:
+        check_flag("deterministic", self.deterministic)
+        check_flag("progress_bar", self.progress_bar)
+        check_number("n_actions", self.n_actions, low=1, whole=True)
+        check_number("level", self.level, low=0.0, high=1.0, low_open=True, high_open=True)
+        check_number("n_resamples", self.n_resamples, low=100, whole=True)
+        check_number("seed", self.seed, low=0, whole=True)
+
+
+@named_arguments
+def evaluate_offline(
+    model: Candidate,
+    dataset: DatasetSource | None = None,
+    *,
+    deterministic: bool = False,
+    gamma: float | None = None,
+    n_actions: int = 4,
+    max_rows: int = 200_000,
+    behaviour: Any = None,
+    behaviour_steps: int = 3_000,
+    behaviour_log_probs: np.ndarray | None = None,
+    options: FittedQOptions | None = None,
+    guards: Guards | None = None,
+    level: float = 0.9,
+    n_resamples: int = 2_000,
+    seed: int = 0,
+    device: th.device | str = "auto",
+    progress_bar: bool = False,
+) -> OfflineEvaluation:
+    """
+    The value of a policy, with an interval, from rows that it never acted on, beside the behaviour's own; and whether it is
+    better than what acted there, or why that cannot be told. See docs/guide/offline_evaluation.md.
+
+    Fitted Q evaluation has networks of its own and asks the policy for actions as it acts (solver, candidates and guidance
+    included). For every state some are drawn once, before it learns, since drawing costs a flow more than learning does; of
+    these one is taken at random each time that a row comes up.
+
+    Where episodes were held out from the training (``HeldOutEpisodes``) these judge; else all do, with a warning.
+
+    :param model: a model, a policy, or the file of a model
+    :param dataset: the logged data, see :func:`~sb3_genpolicy.common.datasets.load_dataset`. Default: the model's own.
+    :param deterministic: whether ``predict(deterministic=True)`` is evaluated, in place of what the policy samples
+    :param gamma: discount factor, in [0, 1). Default: the algorithm's.
+    :param n_actions: actions drawn for every state, of a policy that acts by chance
+    :param max_rows: of larger datasets so many rows are taken, in whole episodes drawn at random
+    :param behaviour: a model of the behaviour policy that has a density (a ``BC`` that was trained). Default: a flow that is
+        fitted to the judging episodes in ``behaviour_steps``. (Those inside GMPO and GMPG clone better episodes more often.)
+    :param behaviour_steps: gradient steps of that
+    :param behaviour_log_probs: logarithms of the density by which each logged action was drawn, where it was logged,
+        (n_rows,), of all rows of the dataset, in nats and the environment's units. Importance sampling takes them in place of
+        a model's.
+    :param options: of fitted Q evaluation
+    :param guards: what an evaluation has to pass, lest the verdict be that it cannot be told
+    :param level: probability of the intervals, in (0, 1)
+    :param n_resamples: of the bootstrap over episodes
+    :param seed: of everything; torch's own random state stays as it was
+    :param device: where the evaluation's networks are
+    :param progress_bar: whether to show them
+    :return: estimates, verdict and what they rest on; print it
+    :raises ValueError: if the dataset does not fit the policy, or an option is out of range
+    :raises TypeError: if the model is none
+    """
+    conditions = Conditions(
+        deterministic,
+        n_actions,
+        level,
+        n_resamples,
+        options or FittedQOptions(),
+        guards or Guards(),
+        seed,
+        get_device(device),
+        progress_bar,
+    )
+    policy = opened(model)
+    data = read_for([policy], dataset)
+    question, rows = ask_about([policy], data, gamma, max_rows, seed)
+    logged = logged_densities(behaviour_log_probs, data, rows)
+    if behaviour is None:
+        behaviour = fit_behaviour(question.data, policy.observation_space, behaviour_steps, seed, progress_bar)
+    name = type(policy).__name__ if isinstance(model, (BaseAlgorithm, BasePolicy)) else str(model)
+    densities = Densities(getattr(behaviour, "policy", behaviour), logged)
+    return evaluate(policy, name, question, densities, conditions, label_of(data))
+
+
+def logged_densities(behaviour_log_probs: np.ndarray | None, data: Transitions, rows: np.ndarray) -> np.ndarray | None:
+    """
+    :param behaviour_log_probs: as they were given, of all rows
+    :param data: the dataset
+    :param rows: that judge
+    :return: of these, (n_rows,); None where none were given
+    :raises ValueError: if there is not one for each row, or one is not finite
+    """
+    if behaviour_log_probs is None:
+        return None
+    given = np.asarray(behaviour_log_probs, dtype=np.float64)
+    if given.shape != (data.n_rows,):
+        raise ValueError(f"behaviour_log_probs has shape {given.shape}, but {label_of(data)} has {data.n_rows} rows.")
+    if not np.isfinite(given).all():
+        row = int(np.flatnonzero(~np.isfinite(given))[0])
+        raise ValueError(f"behaviour_log_probs is not finite in {data.where(row)}: a logged action has a density above 0.")
+    return given[rows]
+
+
+def ask_about(
+    models: Sequence[Any], data: Transitions, gamma: float | None, max_rows: int, seed: int
+) -> tuple[Question, np.ndarray]:
+    """
+    :param models: that are evaluated
+    :param data: the logged data
+    :param gamma: discount factor; None: the first model's
+    :param max_rows: rows at most
+    :param seed: of the draw of these
+    :return: the question, and the rows of the data that it is asked of
+    :raises ValueError: if the discount is out of range
+    """
+    if gamma is None:
+        gamma = min(float(getattr(models[0], "gamma", _GAMMA)), 0.9999)
+    check_number("gamma", gamma, low=0.0, high=1.0, high_open=True)
+    check_number("max_rows", max_rows, low=1, whole=True)
+    episodes = some_of(data, judging_episodes(models, data), max_rows, seed)
+    judging = data.select_episodes(episodes)
+    return Question(judging, float(gamma), find_horizon(data)), data.rows_of(episodes)
+
+
+def evaluate(
+    model: Any, name: str, question: Question, densities: Densities, conditions: Conditions, dataset: str
+) -> OfflineEvaluation:
+    """
+    :param model: a model or a policy
+    :param name: what it is called
+    :param question: by which episodes
+    :param densities: of the logged actions
+    :param conditions: how
+    :param dataset: what the data are called
+    :return: the evaluation
+    """
+    acting = Acting(model, conditions.deterministic)
+    fitted = fit_values(question, acting, conditions)
+    support = measure_support(question, acting, densities.behaviour, conditions.seed)
+    kinds = range(len(fitted.q))
+    values = {KINDS[kind]: episode_values(question, fitted, kind) for kind in kinds}
+    n_members, n_episodes = values[KINDS[DISCOUNTED]].initial.shape
+    resamples = Resamples.draw(conditions.n_resamples, n_episodes, n_members, conditions.seed)
+    evidence = _evidence(values, resamples, fitted, support, conditions.level)
+    estimates = _estimates(values, resamples, fitted, question, conditions)
+    fewest = conditions.guards.fewest_effective
+    estimates += weighed_estimates(question, acting, densities, fitted, conditions.level, fewest)
+    return OfflineEvaluation(
+        policy=name,
+        dataset=dataset,
+        gamma=question.gamma,
+        level=conditions.level,
+        n_rows=question.data.n_rows,
+        n_episodes=n_episodes,
+        estimates=estimates,
+        verdict=judge(evidence, conditions.guards),
+        support=support,
+        error=evidence.error,
+        disagreement=evidence.disagreement,
+        curve=fitted.curve,
+        stopped=fitted.stopped,
+        reference_scores=question.data.reference_scores,
+        values=values,
+    )
+
+
+def fit_values(question: Question, acting: Acting, conditions: Conditions) -> FittedQ:
+    """
+    :param question: what is asked
+    :param acting: the policy
+    :param conditions: how
+    :return: what fitted Q evaluation learnt
+    """
+    data, device = question.data, conditions.device
+    drawn = policy_actions(acting, data.states, conditions.n_actions, conditions.seed, conditions.progress_bar)
+    scales = ActionRange(data.action_space)
+    scales.fit(*data.action_extent())
+    states = tree_map(lambda array: th.as_tensor(array, device=device), data.states)
+    normalizer = ObservationNormalizer(data.observation_space)
+    normalizer.fit(tree_map(lambda array, at=at: array[at : at + _CHUNK], states) for at in range(0, data.n_rows, _CHUNK))
+
+    def scaled(actions: np.ndarray) -> th.Tensor:
+        return scales.scale(th.as_tensor(actions)).float().to(device)
+
+    with own_random_numbers(conditions.seed):
+        learner = Learner(
+            question,
+            states,
+            scaled(np.asarray(data.actions).reshape(data.n_rows, -1)),
+            scaled(drawn),
+            acting.policy.make_features_extractor(),
+            normalizer.to(device),
+            conditions.options,
+            conditions.seed,
+        )
+        return learner.learn(conditions.progress_bar)
+
+
+def _half_width(values: EpisodeValues, resamples: Resamples, level: float) -> float:
+    low, high = interval(resamples.of(values.difference, values.gap), level)
+    return 0.5 * (high - low)
+
+
+def _drift(fitted: FittedQ, kind: int, half_width: float) -> float:
+    """Change of the value in the last quarter of the steps, in half widths of the interval of the difference."""
+    curve = fitted.curve
+    if len(curve) < 2:
+        return 0.0
+    before = curve[-1 - max(1, len(curve) // 4)] if len(curve) > 4 else curve[0]
+    return abs(curve[-1].values[kind] - before.values[kind]) / max(half_width, 1e-12)
+
+
+def _disagreement(fitted: FittedQ, n_rows: int) -> float:
+    """About the policy's actions, beside that about logged ones, apart from what networks disagree on in all states alike."""
+
+    def of(values: np.ndarray) -> float:
+        return float((values - values.mean(axis=1, keepdims=True)).std(axis=0).mean())
+
+    return of(fitted.v[DISCOUNTED][:, :n_rows]) / max(of(fitted.q[DISCOUNTED]), 1e-12)
+
+
+def _evidence(
+    values: dict[str, EpisodeValues], resamples: Resamples, fitted: FittedQ, support: Support, level: float
+) -> Evidence:
+    discounted = values[KINDS[DISCOUNTED]]
+    return Evidence(
+        difference=interval(resamples.of(discounted.difference, discounted.gap), level),
+        level=level,
+        n_episodes=discounted.initial.shape[1],
+        error=fitted.curve[-1].error[DISCOUNTED],
+        disagreement=_disagreement(fitted, fitted.q.shape[2]),
+        outside=support.outside,
+        drift=_drift(fitted, DISCOUNTED, _half_width(discounted, resamples, level)),
+    )
+
+
+def _estimates(
+    values: dict[str, EpisodeValues], resamples: Resamples, fitted: FittedQ, question: Question, conditions: Conditions
+) -> list[Estimate]:
+    lines = []
+    for kind in (DISCOUNTED, TOTAL):
+        name = KINDS[kind]
+        if name not in values:
+            returns = question.sums(question.rewards)[None].repeat(2, axis=0)
+            low, high = interval(resamples.of(np.resize(returns, (resamples.members.shape[1], returns.shape[1]))), 0.9)
+            lines.append(Estimate(name, "policy", "fitted Q", withheld=question.horizon.why))
+            lines.append(Estimate(name, "behaviour", "logged returns", float(returns.mean()), low, high))
+            continue
+        own = values[name]
+        doubt = _why_withheld(own, fitted, kind, resamples, conditions)
+        for of, method, of_episodes, gap in (
+            ("policy", "fitted Q", own.policy, own.gap),
+            ("behaviour", "logged returns", own.behaviour, 0.0),
+            ("difference", "fitted Q", own.difference, own.gap),
+            ("policy", "fitted Q, initial states", own.initial, own.gap),
+        ):
+            if doubt and of != "behaviour" and kind == TOTAL:
+                lines.append(Estimate(name, of, method, withheld=doubt))
+            else:
+                low, high = interval(resamples.of(of_episodes, gap), conditions.level)
+                lines.append(Estimate(name, of, method, float(of_episodes.mean()), low, high))
+    return lines
+
+
+def _why_withheld(values: EpisodeValues, fitted: FittedQ, kind: int, resamples: Resamples, conditions: Conditions) -> str:
+    guards, look = conditions.guards, fitted.curve[-1]
+    if not look.error[kind] <= guards.largest_error:
+        return f"the held-out Bellman error is {look.error[kind]:.2f} standard deviations of Q"
+    if _drift(fitted, kind, _half_width(values, resamples, conditions.level)) > guards.largest_drift:
+        return "the value still changed when the steps were over: give more steps"
+    return ""

@@ -1,0 +1,387 @@
+"""
+Fitted Q evaluation: networks of its own learn what the policy would earn from logged steps (Le et al., arXiv 1903.08738; first
+choice in the comparisons of Fu et al., arXiv 2103.16596, and Paine et al., arXiv 2007.09055).
+
+It begins with the behaviour's own values, which are a regression on logged returns, and goes on from there to the policy's:
+what is estimated is the difference between the two, and where data or steps do not suffice, it is too small, not too large.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from tqdm import tqdm
+
+from sb3_genpolicy.common.policies.normalization import ObservationNormalizer
+from sb3_genpolicy.common.utils import tree_map
+from sb3_genpolicy.evaluation.networks import ValueEnsemble, polyak_update
+from sb3_genpolicy.evaluation.question import Question
+from sb3_genpolicy.generative.checks import check_number, with_named_options
+
+#: What members estimate: with a discount, where time limits bootstrap; and without, up to the time limit
+DISCOUNTED, TOTAL = 0, 1
+# So often the held-out error is looked at, and what episodes were cut off with is valued anew
+_LOOKS = 20
+# Held-out rows, and first observations, that are looked at
+_LOOKED_AT = 2048
+# States at a time when all are valued
+_CHUNK = 4096
+# Stop where the held-out error is so many times its least for so many looks
+_WORSE, _PATIENCE = 1.5, 3
+# Fewer episodes than that are not resampled for members
+_FEWEST_TO_RESAMPLE = 5
+
+
+@with_named_options
+@dataclass(frozen=True)
+class FittedQOptions:
+    """
+    How fitted Q evaluation learns.
+
+    :param n_members: K, networks that learn each from an own resample of the episodes; 2 or more
+    :param net_arch: widths of the hidden layers, each followed by a layer norm
+    :param steps: gradient steps towards the policy's values, at most
+    :param first_steps: gradient steps towards the behaviour's values, before these
+    :param batch_size: rows of each step, of each member
+    :param learning_rate: Adam's at the start; it falls to a tenth
+    :param tau: the rate at which the target copy follows
+    :param held_out: share of the episodes that no member learns from, for the error by which it stops, in (0, 1)
+    """
+
+    n_members: int = 5
+    net_arch: tuple[int, ...] = (128, 128)
+    steps: int = 6_000
+    first_steps: int = 1_500
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    tau: float = 0.02
+    held_out: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_number("n_members", self.n_members, low=2, whole=True)
+        for name in ("steps", "first_steps"):
+            check_number(name, getattr(self, name), low=0, whole=True)
+        check_number("batch_size", self.batch_size, low=1, whole=True)
+        check_number("learning_rate", self.learning_rate, low=0.0, low_open=True)
+        check_number("tau", self.tau, low=0.0, high=1.0, low_open=True)
+        check_number("held_out", self.held_out, low=0.0, high=1.0, low_open=True, high_open=True)
+
+
+class Look(NamedTuple):
+    """
+    A point of the learning curve.
+
+    :param step: gradient steps so far, the first ones among them
+    :param error: root mean square of the Bellman error on held-out rows, in standard deviations of what Q should be there,
+        for each kind
+    :param values: of the initial states, mean over members, for each kind
+    """
+
+    step: int
+    error: list[float]
+    values: list[float]
+
+
+@dataclass(frozen=True, eq=False)
+class FittedQ:
+    """
+    What was learnt of a policy. Kinds are :data:`DISCOUNTED` and, where a time limit is known, :data:`TOTAL`.
+
+    :param q: Q of logged actions, (n_kinds, n_members, n_rows)
+    :param v: mean of Q over the policy's actions, of every state, (n_kinds, n_members, n_states)
+    :param behaviour_tails: what episodes that were cut off would have gone on to earn from their last row on, as the
+        behaviour acts, discounted, (n_members, n_episodes); 0 of those that ended
+    :param curve: the learning curve
+    :param is_held_out: (n_episodes,), which nobody learnt from
+    :param stopped: why it stopped, in words
+    """
+
+    q: np.ndarray
+    v: np.ndarray
+    behaviour_tails: np.ndarray
+    curve: list[Look]
+    is_held_out: np.ndarray
+    stopped: str
+
+
+class Learner:
+    """
+    :param question: what is asked
+    :param states: observations, tensors on the device
+    :param actions: of the rows, scaled, (n_rows, action_dim)
+    :param policy_actions: of the states, scaled, (n_states, n_actions, action_dim)
+    :param extractor: features extractor of its own
+    :param normalizer: of the observations
+    :param options: how it learns
+    :param seed: of all its random numbers
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        states: Any,
+        actions: th.Tensor,
+        policy_actions: th.Tensor,
+        extractor: BaseFeaturesExtractor,
+        normalizer: ObservationNormalizer,
+        options: FittedQOptions,
+        seed: int,
+    ):
+        self.question, self.states, self.actions, self.policy_actions = question, states, actions, policy_actions
+        self.options, self.device = options, actions.device
+        self.random = np.random.default_rng(seed)
+        self.generator = th.Generator(self.device).manual_seed(seed)
+        self.n_kinds = 1 if question.horizon.steps is None else 2
+        n_networks = self.n_kinds * options.n_members
+        self.network = ValueEnsemble(extractor, normalizer, actions.shape[1], n_networks, list(options.net_arch))
+        self.network.to(self.device)
+        self.target = copy.deepcopy(self.network).requires_grad_(False)
+        self._note_rows()
+        self._share_episodes_out()
+        self._fit_scales()
+        self.curve: list[Look] = []
+
+    # What is learnt from
+
+    def _tensor(self, array: np.ndarray) -> th.Tensor:
+        kind = np.float32 if np.issubdtype(array.dtype, np.floating) else array.dtype
+        return th.as_tensor(array.astype(kind), device=self.device)
+
+    def _note_rows(self) -> None:
+        ask = self.question
+        data = ask.data
+        self.next_states = self._tensor(np.asarray(data.next_rows))
+        self.rewards = self._tensor(ask.rewards)
+        horizon = ask.horizon.steps or 1
+        self.times = self._tensor(2.0 * ask.steps_of_states / horizon - 1.0)
+        goes_on = self._tensor((~ask.terminals).astype(float))
+        # Kind by kind: the discount of what a step led to
+        self.discounts = [ask.gamma * goes_on]
+        if self.n_kinds == 2:
+            self.discounts.append(goes_on * self._tensor((~np.asarray(data.ends)).astype(float)))
+
+    def _share_episodes_out(self) -> None:
+        n_episodes, options = self.question.data.n_episodes, self.options
+        self.is_held_out = np.zeros(n_episodes, dtype=bool)
+        if n_episodes > 1:
+            n_held_out = min(max(1, round(options.held_out * n_episodes)), n_episodes - 1)
+            self.is_held_out[self.random.choice(n_episodes, n_held_out, replace=False)] = True
+        learnt = np.flatnonzero(~self.is_held_out)
+        starts = self.question.starts
+        self.pools = []
+        for _ in range(options.n_members):
+            resampled = self.random.choice(learnt, len(learnt)) if len(learnt) >= _FEWEST_TO_RESAMPLE else learnt
+            self.pools.append(self._tensor(np.concatenate([np.arange(starts[e], starts[e + 1]) for e in resampled])))
+        rows = self.question.data.rows_of(self.is_held_out if n_episodes > 1 else learnt)
+        self.watched = self._tensor(rows[:: -(-len(rows) // _LOOKED_AT)])
+        first = self.question.starts[:-1]
+        self.first_rows = self._tensor(first[:: -(-len(first) // _LOOKED_AT)])
+
+    def _fit_scales(self) -> None:
+        """Returns from every row on, in whose mean and spread networks give their values."""
+        ask = self.question
+        self.returns = [self._tensor(_returns_before_last(ask)), self._tensor(_totals(ask))][: self.n_kinds]
+        last = ask.last_rows[ask.episodes]
+        self.tail_discounts = self._tensor(np.where(ask.is_cut[ask.episodes], ask.gamma ** (last - np.arange(len(last))), 0.0))
+        # Of the last row of an episode that was cut off nothing is known but its reward
+        is_last_of_cut = ask.is_cut[ask.episodes] & (np.arange(len(last)) == last)
+        self.first_weights = [self._tensor((ask.is_counted & ~is_last_of_cut).astype(float)), th.ones_like(self.rewards)]
+        least, most = float(ask.rewards.min()), float(ask.rewards.max())
+        self.shifts, self.scales, self.bounds = [], [], []
+        for kind in range(self.n_kinds):
+            longest = 1.0 / (1.0 - ask.gamma) if kind == DISCOUNTED else float(ask.horizon.steps or 1)
+            typical = self.returns[kind].double().cpu().numpy()
+            if kind == DISCOUNTED:
+                # As if episodes went on with their mean reward where they were cut off
+                typical = typical + self.tail_discounts.double().cpu().numpy() * longest * ask.rewards.mean()
+            spread = float(typical.std())
+            self.shifts.append(float(typical.mean()))
+            self.scales.append(spread if spread > 1e-6 * max(1.0, abs(self.shifts[-1])) else max(1.0, abs(most - least)))
+            self.bounds.append((longest * min(least, 0.0), longest * max(most, 0.0)))
+
+    # Values
+
+    def _values(self, network: ValueEnsemble, states: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        Of states and actions, (n_members, batch_size) and (n_members, batch_size, action_dim), or 1 for n_members: in units of
+        the rewards, (n_kinds, n_members, batch_size).
+        """
+        features = network.features(tree_map(lambda array: array[states], self.states))
+        members = self.options.n_members
+        times = self.times[states].expand(members, -1)
+        shared = len(states) == 1
+
+        def of_kinds(tensor: th.Tensor) -> th.Tensor:
+            return tensor if shared else tensor.repeat(self.n_kinds, 1, 1)
+
+        of_time = th.cat([th.zeros_like(times), times][: self.n_kinds])
+        outputs = network(of_kinds(features), of_kinds(actions), of_time).unflatten(0, (self.n_kinds, members))
+        return outputs * self._per_kind(self.scales) + self._per_kind(self.shifts)
+
+    def _per_kind(self, numbers: list[float]) -> th.Tensor:
+        return th.tensor(numbers, device=self.device)[:, None, None]
+
+    def _draw_rows(self) -> th.Tensor:
+        shape = (self.options.batch_size,)
+        return th.stack([pool[self._whole(len(pool), shape)] for pool in self.pools])
+
+    def _whole(self, end: int, shape: tuple[int, ...]) -> th.Tensor:
+        return th.randint(end, shape, generator=self.generator, device=self.device)
+
+    @th.no_grad()
+    def _targets(self, rows: th.Tensor) -> th.Tensor:
+        """One step, then the policy: (n_kinds, n_members, batch_size)."""
+        states = self.next_states[rows]
+        chosen = self._whole(self.policy_actions.shape[1], tuple(rows.shape))
+        following = self._values(self.target, states, self.policy_actions[states, chosen])
+        discounts = th.stack([discount[rows] for discount in self.discounts])
+        targets = self.rewards[rows] + discounts * following
+        least, most = (self._per_kind([bound[side] for bound in self.bounds]) for side in (0, 1))
+        return targets.clamp(least, most)
+
+    @th.no_grad()
+    def _tails(self) -> th.Tensor:
+        """Q of the last rows of episodes that were cut off, as the behaviour acts, (n_members, n_episodes)."""
+        last = self._tensor(self.question.last_rows)
+        parts = []
+        for some in last.split(_CHUNK):
+            parts.append(self._values(self.target, some[None], self.actions[some][None])[DISCOUNTED])
+        is_cut = self._tensor(self.question.is_cut.astype(float))
+        least, most = self.bounds[DISCOUNTED]
+        return th.cat(parts, dim=1).clamp(least, most) * is_cut
+
+    # Learning
+
+    def learn(self, progress_bar: bool) -> FittedQ:
+        """
+        :param progress_bar: whether to show one
+        :return: what was learnt
+        """
+        options = self.options
+        with tqdm(total=options.first_steps + options.steps, desc="fitted Q", delay=2.0, disable=not progress_bar) as bar:
+            tails = self._learn_behaviour(bar)
+            stopped = self._learn_policy(bar)
+        q, v = self._all_values()
+        return FittedQ(q, v, tails.double().cpu().numpy(), self.curve, self.is_held_out, stopped)
+
+    def _learn_behaviour(self, bar: Any) -> th.Tensor:
+        """A regression on returns; what episodes were cut off with is valued by the networks themselves."""
+        steps = self.options.first_steps
+        optimizer = self._optimizer()
+        episodes = self._tensor(self.question.episodes)
+        tails = self._tails()
+        for step in range(steps):
+            if step % max(1, steps // _LOOKS) == 0:
+                tails = self._tails()
+            rows = self._draw_rows()
+            with th.no_grad():
+                of_members = th.arange(len(rows), device=self.device)[:, None]
+                tail = self.tail_discounts[rows] * tails[of_members, episodes[rows]]
+                targets = th.stack([self.returns[DISCOUNTED][rows] + tail, *(returns[rows] for returns in self.returns[1:])])
+                weights = th.stack([weight[rows] for weight in self.first_weights[: self.n_kinds]])
+            self._descend(optimizer, rows, targets, weights, step / steps)
+            bar.update()
+        self.target.load_state_dict(self.network.state_dict())
+        self._look(steps)
+        return self._tails()
+
+    def _learn_policy(self, bar: Any) -> str:
+        steps, first = self.options.steps, self.options.first_steps
+        optimizer = self._optimizer()
+        every = max(1, steps // _LOOKS)
+        best: tuple[float, dict[str, Any]] | None = None
+        worse = 0
+        for step in range(1, steps + 1):
+            rows = self._draw_rows()
+            self._descend(optimizer, rows, self._targets(rows), None, step / steps)
+            bar.update()
+            if step % every == 0 or step == steps:
+                look = self._look(first + step)
+                bar.set_postfix_str(f"held-out error {max(look.error):.2f}")
+                if not all(map(math.isfinite, look.error)):
+                    return "what was learnt is not finite"
+                # The first values are the behaviour's: that they fit says nothing of the policy
+                if 2 * step < steps:
+                    continue
+                if best is None or max(look.error) < best[0]:
+                    best = max(look.error), copy.deepcopy(self.target.state_dict())
+                worse = worse + 1 if max(look.error) > _WORSE * best[0] else 0
+                if worse == _PATIENCE:
+                    self.target.load_state_dict(best[1])
+                    return f"the held-out error rose to {max(look.error):.2f} from {best[0]:.2f}, where it was taken back to"
+        return f"after all {steps} steps"
+
+    def _optimizer(self) -> th.optim.Optimizer:
+        return th.optim.Adam(self.network.parameters(), self.options.learning_rate, fused=True)
+
+    def _descend(
+        self, optimizer: th.optim.Optimizer, rows: th.Tensor, targets: th.Tensor, weights: th.Tensor | None, progress: float
+    ) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = self.options.learning_rate * (1.0 - 0.9 * progress)
+        values = self._values(self.network, rows, self.actions[rows])
+        errors = ((values - targets) / self._per_kind(self.scales)).square()
+        loss = (errors if weights is None else errors * weights).mean(dim=2).sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        polyak_update(self.target, self.network, self.options.tau)
+
+    @th.no_grad()
+    def _look(self, step: int) -> Look:
+        rows = self.watched.expand(self.options.n_members, -1)
+        values = self._values(self.target, self.watched[None], self.actions[self.watched][None])
+        targets = self._targets(rows)
+        # One network's targets are another's error too: all members together are what is believed
+        errors = (values.mean(dim=1) - targets.mean(dim=1)).square().mean(dim=1).sqrt()
+        spreads = targets.mean(dim=1).std(dim=1).clamp(min=1e-6)
+        look = Look(step, (errors / spreads).tolist(), self._means_over_actions(self.first_rows).mean(dim=(1, 2)).tolist())
+        self.curve.append(look)
+        return look
+
+    @th.no_grad()
+    def _means_over_actions(self, states: th.Tensor) -> th.Tensor:
+        """Of states, (batch_size,): means of Q over the policy's actions, (n_kinds, n_members, batch_size)."""
+        n_actions = self.policy_actions.shape[1]
+        repeated = states.repeat_interleave(n_actions)[None]
+        actions = self.policy_actions[states].flatten(0, 1)[None]
+        return self._values(self.target, repeated, actions).unflatten(2, (len(states), n_actions)).mean(dim=3)
+
+    @th.no_grad()
+    def _all_values(self) -> tuple[np.ndarray, np.ndarray]:
+        n_states = len(self.times)
+        chunks = th.arange(n_states, device=self.device).split(max(1, _CHUNK // self.policy_actions.shape[1]))
+        v = th.cat([self._means_over_actions(states).cpu() for states in chunks], dim=2)
+        rows = th.arange(len(self.rewards), device=self.device).split(_CHUNK)
+        q = th.cat([self._values(self.target, some[None], self.actions[some][None]).cpu() for some in rows], dim=2)
+        return q.numpy(), v.numpy()
+
+
+def _returns_before_last(ask: Question) -> np.ndarray:
+    """Discounted rewards from a row on: to the end, or to the last row but one where an episode was cut off."""
+    rewards = np.where(ask.is_counted, ask.rewards, 0.0)
+    rewards[ask.last_rows[ask.is_cut]] = 0.0
+    return _sums_to_go(rewards, ask, ask.gamma)
+
+
+def _totals(ask: Question) -> np.ndarray:
+    return _sums_to_go(ask.rewards, ask, 1.0)
+
+
+def _sums_to_go(rewards: np.ndarray, ask: Question, gamma: float) -> np.ndarray:
+    total = rewards.copy()
+    is_end = np.asarray(ask.data.ends)
+    # Backwards, all episodes at once, by how far rows are from their end
+    to_go = ask.starts[1:][ask.episodes] - 1 - np.arange(len(total))
+    order = np.argsort(to_go, kind="stable")
+    bounds = np.searchsorted(to_go[order], np.arange(1, int(to_go.max()) + 2))
+    for start, end in pairwise(bounds):
+        rows = order[start:end]
+        assert not is_end[rows].any()
+        total[rows] += gamma * total[rows + 1]
+    return total

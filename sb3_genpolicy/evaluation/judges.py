@@ -1,0 +1,123 @@
+"""
+Which episodes judge: where some were held out, those that trained no policy.
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+
+from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
+from sb3_genpolicy.common.algorithms.registry import registered
+from sb3_genpolicy.common.datasets import DatasetSource, load_dataset
+from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
+from sb3_genpolicy.common.files.model_files import ALGORITHM, open_model_file
+from sb3_genpolicy.common.transitions.transforms import DatasetTransform, HeldOutEpisodes, Prepared, action_transforms
+from sb3_genpolicy.common.transitions.transitions import Transitions, label_of
+from sb3_genpolicy.generative.checks import shown
+
+#: What can be evaluated: a model, a policy alone, or the file of a model
+Candidate = BaseAlgorithm | BasePolicy | str | os.PathLike[str]
+
+
+def opened(candidate: Any) -> BaseAlgorithm | BasePolicy:
+    """
+    :param candidate: a model, a policy, or the file of a model of this package
+    :return: the model or the policy
+    :raises ValueError: if the file is none of a model that is registered
+    :raises TypeError: if it is something else
+    """
+    if isinstance(candidate, (BaseAlgorithm, BasePolicy)):
+        return candidate
+    if not isinstance(candidate, (str, os.PathLike)):
+        raise TypeError(f"What is evaluated has to be a model, a policy or the file of a model, not {shown(candidate)}.")
+    with open_model_file(Path(candidate)) as file:
+        names = file.plain_settings().get(ALGORITHM) or ["GMPO"]
+    known = {entry.algorithm.__name__: entry.algorithm for entry in registered().values()}
+    for name in [names] if isinstance(names, str) else names:
+        if name in known:
+            return known[name].load(Path(candidate))
+    raise ValueError(
+        f"{candidate} is a model of {shown(names)}, which nobody has registered here: import the module that does, or load it "
+        "yourself and give the model."
+    )
+
+
+def read_for(models: Sequence[Any], dataset: DatasetSource | None) -> Transitions:
+    """
+    :param models: that are to be evaluated, of the same spaces
+    :param dataset: the logged data; None: what the first model was trained on
+    :return: the record, in the shape that they see it in
+    :raises ValueError: if there is no dataset, or the spaces do not fit
+    """
+    first = models[0]
+    for model in models[1:]:
+        if model.observation_space != first.observation_space or model.action_space != first.action_space:
+            raise ValueError(
+                "Policies of different spaces cannot be compared: "
+                f"{model.observation_space}, {model.action_space} and {first.observation_space}, {first.action_space}."
+            )
+    trained = first if isinstance(first, OfflineAlgorithm) else None
+    if dataset is None and trained is not None:
+        dataset = trained.dataset if trained.dataset is not None else trained.dataset_name
+    if dataset is None:
+        raise ValueError("There is nothing to judge by: pass dataset= (a Minari id, a file, a buffer, a mapping of arrays).")
+    known = trained is not None and isinstance(dataset, str) and dataset == trained.dataset_name
+    assert isinstance(first.action_space, spaces.Box)
+    data = load_dataset(
+        dataset,
+        action_space=first.action_space,
+        reference_scores=trained.reference_scores if known and trained is not None else None,
+        action_transforms=action_transforms(trained.transforms) if trained is not None else (),
+    )
+    return fit_to_spaces(data, first.observation_space, first.action_space)
+
+
+def judging_episodes(models: Sequence[Any], data: Transitions) -> np.ndarray:
+    """
+    :param models: that are to be evaluated
+    :param data: the logged data
+    :return: numbers of the episodes that judge: those that trained none of the models where there are any, else all, with a
+        warning
+    """
+    is_free = np.ones(data.n_episodes, dtype=bool)
+    trained = [model for model in models if isinstance(model, OfflineAlgorithm) and _may_have_seen(model, data)]
+    for model in trained:
+        is_free &= _untouched(model, data)
+    if is_free.any():
+        return np.flatnonzero(is_free)
+    of_them = "The policy was" if len(models) == 1 else f"{len(trained)} of the {len(models)} policies were"
+    warnings.warn(
+        f"{of_them} trained on all episodes of {label_of(data)} that are to judge: values may flatter. Train with "
+        "transforms=[HeldOutEpisodes()], or judge by another dataset.",
+        stacklevel=3,
+    )
+    return np.arange(data.n_episodes)
+
+
+def _may_have_seen(model: OfflineAlgorithm, data: Transitions) -> bool:
+    if data.name is None or model.dataset_name is None:
+        # Arrays have no name: they are taken for those of the training
+        return data.name == model.dataset_name and model.num_timesteps > 0
+    parts = set(data.name.split(" + "))
+    return bool(parts & set(model.dataset_name.split(" + ")))
+
+
+def _untouched(model: OfflineAlgorithm, data: Transitions) -> np.ndarray:
+    """(n_episodes,), which episodes were held out from a model's training on these data."""
+    if data.name != model.dataset_name or not any(isinstance(each, HeldOutEpisodes) for each in model.transforms):
+        return np.zeros(data.n_episodes, dtype=bool)
+    prepared = Prepared(data, np.ones(data.n_episodes, dtype=bool), np.zeros(data.n_episodes, dtype=bool))
+    with warnings.catch_warnings():
+        # They were said at the training
+        warnings.simplefilter("ignore")
+        for transform in model.transforms:
+            if isinstance(transform, DatasetTransform):
+                prepared = transform(prepared)
+    return prepared.held_out

@@ -1,0 +1,109 @@
+"""
+Fitted Q evaluation and importance sampling beside exact values: of a finite chain, and of a linear-Gaussian system.
+"""
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+
+from sb3_genpolicy.evaluation.evaluate import evaluate_offline
+from sb3_genpolicy.evaluation.fitted_q import FittedQOptions
+from tests.helpers.chain import ChainPolicy, discounted_value, log_chain, total_value
+
+GAMMA, N_STEPS = 0.8, 12
+LOGGED, ASKED = np.full(5, 0.5), np.array([0.7, 0.7, 0.6, 0.6, 0.5])
+START = np.array([0.5, 0.5, 0.0, 0.0, 0.0])
+QUICK = FittedQOptions(net_arch=(32,), steps=600, first_steps=200, batch_size=128, learning_rate=3e-3, tau=0.05)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["time limit", "terminal"])
+def on_chain(request):
+    arrays, log_probs = log_chain(LOGGED, START, 150, N_STEPS, 0, request.param)
+    found = evaluate_offline(
+        ChainPolicy(ASKED),
+        arrays,
+        gamma=GAMMA,
+        behaviour=ChainPolicy(LOGGED),
+        behaviour_log_probs=log_probs,
+        options=QUICK,
+        level=0.95,
+    )
+    return found, request.param
+
+
+@pytest.mark.parametrize("method", ["fitted Q", "fitted Q, initial states", "weighted importance", "doubly robust"])
+def test_every_estimate_of_a_chain_has_its_exact_value_in_its_interval(on_chain, method):
+    found, terminal = on_chain
+    exact = {
+        "discounted": discounted_value(ASKED, START, GAMMA, terminal),
+        "undiscounted": total_value(ASKED, START, N_STEPS, terminal=terminal),
+    }
+    for kind, value in exact.items():
+        estimate = found.estimate(kind, "policy", method)
+        assert estimate.low < value < estimate.high, kind
+        # No interval so wide that it says nothing: the behaviour is further off
+        assert estimate.high - estimate.low < 0.35 * value
+
+
+def test_the_behaviours_own_value_and_the_difference(on_chain):
+    found, terminal = on_chain
+    own = discounted_value(LOGGED, START, GAMMA, terminal)
+    behaviour = found.estimate("discounted", "behaviour", "logged returns")
+    assert behaviour.low < own < behaviour.high
+    difference = found.estimate("discounted", "difference")
+    assert 0.0 < difference.low < discounted_value(ASKED, START, GAMMA, terminal) - own < difference.high
+    assert found.verdict.word == "better"
+
+
+class LinearGaussian(BasePolicy):
+    """``a = gain * s`` and noise of a standard deviation of its own."""
+
+    def __init__(self, gain, deviation=0.4):
+        super().__init__(spaces.Box(-20.0, 20.0, (1,), np.float32), spaces.Box(-10.0, 10.0, (1,), np.float32))
+        self.gain, self.deviation = gain, deviation
+
+    def _predict(self, observation, deterministic=False):
+        return self.gain * observation + self.deviation * th.randn_like(observation)
+
+    def log_prob(self, observations, actions):
+        return th.distributions.Normal(self.gain * observations, self.deviation).log_prob(actions)[:, 0]
+
+    def value(self, variance, gamma):
+        """Of ``s' = 0.9 s + 0.5 a + 0.2 noise`` and ``r = -s^2 - 0.1 a^2``, the mean of s zero: V is quadratic."""
+        square = (1.0 + 0.1 * self.gain**2) / (1.0 - gamma * (0.9 + 0.5 * self.gain) ** 2)
+        noise = self.deviation**2
+        constant = (0.1 * noise + gamma * square * (0.25 * noise + 0.04)) / (1.0 - gamma)
+        return -(square * variance + constant)
+
+
+def log_linear(policy, n_episodes, n_steps, seed):
+    random = np.random.default_rng(seed)
+    state = random.normal(size=n_episodes)
+    steps = []
+    for _ in range(n_steps):
+        action = policy.gain * state + policy.deviation * random.normal(size=n_episodes)
+        following = 0.9 * state + 0.5 * action + 0.2 * random.normal(size=n_episodes)
+        steps.append((state, action, -(state**2) - 0.1 * action**2, following))
+        state = following
+    states, actions, rewards, following = (np.stack(each, axis=1).astype(np.float32) for each in zip(*steps, strict=True))
+    cut = np.zeros_like(states)
+    cut[:, -1] = 1.0
+    arrays = dict(observations=states.reshape(-1, 1), actions=actions.reshape(-1, 1), rewards=rewards.ravel())
+    arrays.update(next_observations=following.reshape(-1, 1), terminals=0.0 * cut.ravel(), timeouts=cut.ravel())
+    return {**arrays, "observation_space": policy.observation_space, "action_space": policy.action_space}
+
+
+def test_a_linear_gaussian_system():
+    logged, asked, gamma = LinearGaussian(-0.6), LinearGaussian(-0.7), 0.8
+    options = FittedQOptions(net_arch=(64,), steps=1000, first_steps=300, batch_size=256, learning_rate=3e-3, tau=0.05)
+    data = log_linear(logged, 300, 10, 0)
+    found = evaluate_offline(asked, data, gamma=gamma, behaviour=logged, options=options, level=0.95)
+    # Of the beginnings that were drawn
+    variance = float(np.square(data["observations"][::10]).mean())
+    for method in ("fitted Q", "fitted Q, initial states", "weighted importance", "doubly robust"):
+        line = found.estimate(method=method)
+        assert line.low < asked.value(variance, gamma) < line.high, method
+    difference = found.estimate(of="difference")
+    assert difference.low < asked.value(variance, gamma) - logged.value(variance, gamma) < difference.high
