@@ -1,9 +1,9 @@
 """
 Write small files with the libraries that such files are of, and what these read from them.
 
-Run from this folder in an environment of its own, with d3rlpy 2.8.1, tianshou 2.0.1, torchrl 0.14.1, imitation 1.0.1, robomimic
-0.3.0 and lerobot 0.4.4: ``python make.py``. robomimic and Stable-Baselines2 write no files by a function: theirs are written here
-as their documentation says, and robomimic reads its own.
+Run from this folder in an environment of its own, with d3rlpy 2.8.1, tianshou 2.0.1, torchrl 0.14.1, imitation 1.0.1,
+robomimic 0.3.0 and lerobot 0.4.4: ``python make.py``. robomimic has no function that writes demonstrations: its file is
+written here as its documentation says, and it reads it.
 """
 
 import shutil

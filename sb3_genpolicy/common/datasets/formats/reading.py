@@ -3,7 +3,7 @@ Sources of other tools become records.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from sb3_genpolicy.common.datasets.formats.table_cells import columns_of_file, c
 from sb3_genpolicy.common.datasets.formats.tianshou import read_tianshou
 from sb3_genpolicy.common.datasets.formats.torchrl import read_torchrl
 from sb3_genpolicy.common.datasets.formats.trajectories import read_pickle, read_trajectories
+from sb3_genpolicy.common.datasets.mappings import mapping_columns
 from sb3_genpolicy.common.datasets.row_reader import READ_ERRORS
 from sb3_genpolicy.common.transitions.transitions import Transitions
 
@@ -50,7 +51,6 @@ READERS: dict[str, Reader] = {
     "tianshou": _by_options(read_tianshou),
     "torchrl": _by_options(read_torchrl),
     "sb2": _by_options(read_sb2),
-    "pickle": _by_options(read_pickle),
     "imitation": _by_options(read_imitation),
     "imitation_npz": _by_options(read_imitation_npz),
     "step_files": _by_options(read_step_files),
@@ -73,15 +73,26 @@ def read_path(path: Path, kind: Kind, writer: ArrayWriter, asked: Asked) -> Tran
     :raises ValueError: if it is damaged, is not read here, or does not hold a dataset
     """
     label = label_of_file(path, kind)
+    # With options or changes, another dataset would come of the name alone
+    name = os.fspath(path) if not asked.options.given and asked.relabel is None else None
+    if kind.key == "pickle":
+        return _read_pickle(path, writer, asked, label, name)
     if kind.key not in READERS:
         raise ValueError(f"{label} is not read here: {kind.way_on}.")
     try:
         rows = READERS[kind.key](path, asked, label)
     except READ_ERRORS as error:
         raise ValueError(f"{label} is damaged or cut off ({error}): fetch or write it again.") from error
-    # With options or changes, another dataset would come of the name alone
-    plain = not asked.options.given and asked.relabel is None
-    return read_rows(rows, writer, asked, label, os.fspath(path) if plain else None)
+    return read_rows(rows, writer, asked, label, name)
+
+
+def _read_pickle(path: Path, writer: ArrayWriter, asked: Asked, label: str, name: str | None) -> Transitions:
+    held = read_pickle(path, label)
+    if isinstance(held, Mapping):
+        asked.options.check_used(label, ())
+        columns, known = mapping_columns(held, asked.known, asked.relabel, label)
+        return read_flat(columns, writer, known, label, name)
+    return read_rows(read_trajectories(held, asked.options, label), writer, asked, label, name)
 
 
 def read_frame(frame: Any, writer: ArrayWriter, asked: Asked, label: str) -> Transitions:

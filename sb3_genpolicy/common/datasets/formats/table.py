@@ -40,12 +40,12 @@ def read_table(columns: Mapping[str, np.ndarray], options: ColumnOptions, known:
     observed = table.numbers("observations", names_of(options.observations) or [])
     acted = table.numbers("actions", names_of(options.actions) or [])
     flags = {key: table.flags(key) for key in ("terminals", "timeouts")}
-    new_id = np.append(True, ids[rows][1:] != ids[rows][:-1])
-    starts = np.flatnonzero(new_id | np.append(False, (flags["terminals"] | flags["timeouts"])[:-1]))
+    still = _without_action(acted, n_rows)
+    starts = _starts(ids[rows], flags["terminals"] | flags["timeouts"], still)
     last = np.append(starts[1:], n_rows) - 1
+    is_step = _steps(still, starts, last, table)
     if options.terminals is True:
-        flags["terminals"][last] = True
-    is_step = _steps(acted, starts, last, table)
+        flags["terminals"][last - ~is_step[last]] = True
     rewards = {} if options.rewards is None else table.numbers("rewards", [options.rewards])
     refuse_empty(observed, np.ones(n_rows, dtype=bool), table.where, label)
     refuse_empty({**acted, **rewards}, is_step, table.where, label)
@@ -209,11 +209,23 @@ class _Table:
         return column == 1
 
 
-def _steps(acted: dict[str, np.ndarray], starts: np.ndarray, last: np.ndarray, table: _Table) -> np.ndarray:
-    """Last rows of episodes without any action hold the observation that the step before led to."""
-    still = np.ones(len(table.rows), dtype=bool)
+def _without_action(acted: dict[str, np.ndarray], n_rows: int) -> np.ndarray:
+    still = np.ones(n_rows, dtype=bool)
     for column in acted.values():
-        still &= np.isnan(column.reshape(len(column), -1)).all(axis=1) if column.dtype.kind == "f" else False
+        still &= np.isnan(column.reshape(n_rows, -1)).all(axis=1) if column.dtype.kind == "f" else False
+    return still
+
+
+def _starts(ids: np.ndarray, flagged: np.ndarray, still: np.ndarray) -> np.ndarray:
+    """First rows of episodes: at another id, and after a flag, or after the row without an action that follows a flag."""
+    new_id = np.append(True, ids[1:] != ids[:-1])
+    after_flag = np.append(False, flagged[:-1])
+    final = after_flag & still & ~new_id
+    return np.flatnonzero(new_id | (after_flag & ~final) | np.append(False, final[:-1]))
+
+
+def _steps(still: np.ndarray, starts: np.ndarray, last: np.ndarray, table: _Table) -> np.ndarray:
+    """Last rows of episodes without any action hold the observation that the step before led to."""
     final = np.zeros_like(still)
     final[last] = still[last]
     alone = np.flatnonzero(final[starts])

@@ -23,24 +23,25 @@ _FLAGS = ("terminals", "timeouts", "dones", "masks")
 _LISTS = ("paths", "trajs", "trajectories", "demos", "episodes")
 
 
-def read_pickle(path: Path, options: ColumnOptions, label: str) -> EpisodeRows:
+def read_pickle(path: Path, label: str) -> Mapping[str, Any] | Sequence[Any]:
     """
-    :param path: a pickle of a list of trajectories or transitions, or of arrays by name
-    :param options: as for :func:`read_trajectories`
+    :param path: a pickle
     :param label: what it is called
-    :return: its rows
+    :return: the list of trajectories or transitions in it, or the arrays by name
     :raises ValueError: if it holds or would run something else
     """
     with path.open("rb") as file:
         held = unpickle_plain(file, label)
     if isinstance(held, Mapping):
         lists = [held[key] for key in _LISTS if isinstance(held.get(key), (list, tuple))]
-        held = lists[0] if len(lists) == 1 else [held]
+        if len(lists) != 1:
+            return held
+        held = lists[0]
     if isinstance(held, np.ndarray) and held.dtype.hasobject:
         held = list(held.reshape(-1))
     if not isinstance(held, (list, tuple)):
         raise ValueError(f"{label} holds a {type(held).__name__}, not a list of trajectories or transitions.")
-    return read_trajectories(held, options, label)
+    return held
 
 
 def are_trajectories(sources: Sequence[Any]) -> bool:
