@@ -101,10 +101,10 @@ def test_a_name_that_may_be_either(tmp_path, monkeypatch, minari_root):
 
 
 def test_what_is_there_and_is_none(tmp_path, minari_root):
-    (tmp_path / "rows.csv").touch()
+    (tmp_path / "rows.odd").touch()
     for read in (load_dataset, open_minari, dataset_spaces):
-        with pytest.raises(ValueError, match=r"rows\.csv is of no kind known by its ending; there are \.hdf5, "):
-            read(str(tmp_path / "rows.csv"))
+        with pytest.raises(ValueError, match=r"rows\.odd is of no kind known by its ending; there are \.hdf5, "):
+            read(str(tmp_path / "rows.odd"))
         with pytest.raises(ValueError, match="holds no Minari dataset: give the one that has the folder 'data' in it"):
             read(tmp_path)
 

@@ -52,7 +52,7 @@ def read_flat(columns: Columns, writer: ArrayWriter, known: Known, label: str, n
     assert isinstance(action_space, spaces.Box)
     flags = read_flags(columns, label)
     starts = flags.episode_starts
-    rows = RowReader(flags.kept, lambda row: _where(row, starts, columns.part_ends), label)
+    rows = RowReader(flags.kept, columns.place or (lambda row: _where(row, starts, columns.part_ends)), label)
     if rows.n_rows == 0:
         raise ValueError(f"{label} has no steps: each of its rows is the last of an episode, and leads nowhere.")
 

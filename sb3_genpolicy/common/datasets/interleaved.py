@@ -58,6 +58,8 @@ def as_streams(columns: Columns, label: str, in_memory: bool) -> Columns:
     stream = np.arange(n_rows) % n_envs
     order = np.argsort(stream, kind="stable")
     result = Columns(columns.given)
+    place = columns.place
+    result.place = None if place is None else lambda row: place(int(order[row]))
     result.sources, result.unused = columns.sources, columns.unused
     result.update({key: tree_map(lambda column: OrderedColumn(column, order), value) for key, value in columns.items()})
     result.marks = {key: OrderedColumn(column, order) for key, column in columns.marks.items()}

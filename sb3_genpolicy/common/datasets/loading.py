@@ -31,6 +31,11 @@ from sb3_genpolicy.common.datasets.download import is_remote
 from sb3_genpolicy.common.datasets.embedded import EMBEDDED, read_embedded
 from sb3_genpolicy.common.datasets.files import Relabel, opened_columns, read_file
 from sb3_genpolicy.common.datasets.fitting import in_action_space
+from sb3_genpolicy.common.datasets.formats.options import Asked, ColumnOptions, Names
+from sb3_genpolicy.common.datasets.formats.reading import OWN_KINDS, read_frame, read_list, read_path
+from sb3_genpolicy.common.datasets.formats.signatures import Kind, recognise
+from sb3_genpolicy.common.datasets.formats.table_cells import is_frame
+from sb3_genpolicy.common.datasets.formats.trajectories import are_trajectories
 from sb3_genpolicy.common.datasets.lists import merged_warnings
 from sb3_genpolicy.common.datasets.mappings import mapping_columns, read_joined, read_mapping
 from sb3_genpolicy.common.datasets.minari_opening import open_minari
@@ -69,6 +74,15 @@ def load_dataset(
     reference_scores: tuple[float, float] | None = None,
     relabel: Relabel | None = None,
     action_transforms: Sequence[ActionTransform] = (),
+    episode: str | None = None,
+    order: str | None = None,
+    observations: Names | None = None,
+    actions: Names | None = None,
+    rewards: str | None = None,
+    terminals: str | bool | None = None,
+    timeouts: str | None = None,
+    subset: str | None = None,
+    success_at_end: bool = False,
 ) -> Transitions:
     """
     Read logged data, whatever holds them, and check them. The source is left as it is.
@@ -84,6 +98,11 @@ def load_dataset(
         - a mapping of arrays. ``observations``, ``actions``, ``rewards`` and ``terminals`` are needed, ``next_observations``
           and ``timeouts`` where they tell more; ``observation_space``, ``action_space``, ``env_id`` and ``reference_scores``
           may come with them. Other conventions' names (``obs``, ``dones``, ``masks``, ...) are understood;
+        - a table, a row for each step: a frame of pandas or polars, a CSV, Parquet or Feather file, with ``observations=``,
+          ``actions=``, ``rewards=``, ``terminals=`` and ``episode=`` naming its columns;
+        - a file or folder of another tool, recognised by what is in it: LeRobot, robomimic, d3rlpy, Tianshou, TorchRL,
+          imitation, Stable-Baselines2, Dreamer, DrQ-v2 and ExoRL; lists of trajectories or transitions (dictionaries of
+          arrays), and their pickles;
         - a ``Transitions`` record;
         - a list of such sources of the same spaces, whose episodes follow each other.
     :param download: whether a Minari dataset that is not on this machine is fetched, by Minari
@@ -97,6 +116,20 @@ def load_dataset(
     :param relabel: for files and mappings, a function of all arrays by name that changes some (OGBench's rewards of a task)
     :param action_transforms: what is done to the actions before their bounds are checked, see
         :mod:`sb3_genpolicy.common.transitions.transforms`
+    :param episode: of tables, the column of the episodes' ids. Rows are put in the order in which ids first appear
+    :param order: of tables, the column of numbers, times or dates that rows of an episode are sorted by. Default: as they
+        stand, where an id that comes back after others is an error
+    :param observations: of tables, columns (of numbers or of lists) that make up the observation; of robomimic, LeRobot and
+        Dreamer, the observations to take. Default: all that are numbers
+    :param actions: of tables, columns that make up the action, as a mapping with the lowest and the highest value of each,
+        ``{"dose": (0, 5)}``. Without bounds: -1 to 1
+    :param rewards: of tables, the column of rewards
+    :param terminals: of tables, the column of flags of steps after which nothing is earned, or True if every episode ended
+        by itself, False if none did; of sources that cannot tell such ends from time limits, True or False
+    :param timeouts: of tables, the column of flags of steps after which the episode was cut off
+    :param subset: of robomimic, a filter of its ``mask``, as ``"train"``; of LeRobot, a split of its ``info.json``
+    :param success_at_end: whether every episode succeeded at its end, where nothing says what steps earned: its last step
+        earns 1 and is terminal, all others earn 0
     :return: the record
     :raises ValueError: if there is no such dataset, or it is damaged, empty, misshapen, non-finite or has actions outside
         their bounds; the message says what was found, where, and what to do
@@ -105,7 +138,8 @@ def load_dataset(
     # A list where they come from a saved model
     scores = None if reference_scores is None else check_reference_scores(reference_scores)
     known = Known(observation_space, action_space, None, scores, tuple(action_transforms))
-    options = _Options(download, memory_map, known, relabel)
+    asked = ColumnOptions(episode, order, observations, actions, rewards, terminals, timeouts, subset, success_at_end)
+    options = _Options(download, memory_map, known, relabel, asked)
     if isinstance(source, str) and JOINT in source and not Path(source).exists():
         source = source.split(JOINT)
     parts: Sequence[Any] = source if isinstance(source, Sequence) and not isinstance(source, str) else [source]
@@ -119,18 +153,25 @@ def load_dataset(
 class _Options:
     """What :func:`load_dataset` was asked for beside the source."""
 
-    def __init__(self, download: bool, memory_map: bool | None, known: Known, relabel: Relabel | None):
+    def __init__(self, download: bool, memory_map: bool | None, known: Known, relabel: Relabel | None, columns: ColumnOptions):
         self.download, self.memory_map, self.known, self.relabel = download, memory_map, known, relabel
+        self.columns = columns
+
+    @property
+    def asked(self) -> Asked:
+        return Asked(self.columns, self.known, self.relabel)
 
 
 def _load_list(sources: Sequence[Any], options: _Options) -> Transitions:
     if not sources:
         raise ValueError("The list of sources is empty: give at least one.")
+    if are_trajectories(sources) and (len(sources) > 1 or options.columns.given):
+        return read_list(sources, MemoryWriter(), options.asked)
     if len(sources) == 1:
         return _load_one(sources[0], options)
     if options.memory_map is None:
         options.memory_map = _stays_on_disk(None, sum(_bytes_of(part, options.download) for part in sources)) or None
-    if not options.memory_map and options.relabel is None:
+    if not options.memory_map and options.relabel is None and not options.columns.given:
         whole = read_joined(sources, options.known)
         if whole is not None:
             return whole
@@ -149,6 +190,10 @@ def _load_list(sources: Sequence[Any], options: _Options) -> Transitions:
 
 def _load_one(source: Any, options: _Options, place: str = "") -> Transitions:
     known, relabel = options.known, options.relabel
+    if is_frame(source):
+        return read_frame(source, MemoryWriter(), options.asked, f"The table{place}")
+    if not isinstance(source, (str, os.PathLike)):
+        options.columns.check_used(f"The source{place}", ())
     if isinstance(source, Transitions):
         return check_transitions(_with_transformed_actions(source, known))
     if isinstance(source, ReplayBuffer):
@@ -163,6 +208,10 @@ def _load_one(source: Any, options: _Options, place: str = "") -> Transitions:
             f"of an embedded dataset ({', '.join(EMBEDDED)}), an SB3 replay buffer, a mapping of arrays, or a list of these."
         )
     name, path = os.fspath(source), Path(source).expanduser()
+    kind = _other_kind(source)
+    if kind is not None:
+        return _load_other(path, kind, options)
+    options.columns.check_used(f"Dataset '{name}'", ())
     if name in EMBEDDED:
         return _with_transformed_actions(read_embedded(name), known)
     if ending(path) in FILE_SUFFIXES:
@@ -172,6 +221,31 @@ def _load_one(source: Any, options: _Options, place: str = "") -> Transitions:
             return replace(read_buffer(load_buffer(path), MemoryWriter(), known, f"File {path}"), name=name)
         return _load_file(path, options)
     return _load_minari(open_minari(source, options.download), options)
+
+
+def _other_kind(source: str | os.PathLike[str]) -> Kind | None:
+    """What a file or folder of another tool, or a table, is."""
+    path = Path(source).expanduser()
+    kind = recognise(path) if os.fspath(source) not in EMBEDDED and path.exists() else None
+    return None if kind is None or kind.key in OWN_KINDS else kind
+
+
+def _load_other(path: Path, kind: Kind, options: _Options) -> Transitions:
+    """A file or folder of another tool, or a table."""
+
+    def read(writer: ArrayWriter) -> Transitions:
+        return read_path(path, kind, writer, options.asked)
+
+    if not options.memory_map:
+        return read(MemoryWriter())
+    if options.relabel is not None:
+        raise ValueError("relabel= holds all arrays in memory: leave out memory_map.")
+    entry = CacheEntry(_all_files(path), f"{_in_words(options.known)} {options.columns}")
+    return replace(_on_disk(entry, read), name=None if options.columns.given else os.fspath(path))
+
+
+def _all_files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
 
 
 def _with_transformed_actions(data: Transitions, known: Known) -> Transitions:
@@ -225,11 +299,11 @@ def _bytes_of(source: Any, download: bool = False) -> int:
     """About what the observations of a source will take, 0 where they are in memory already."""
     if isinstance(source, (str, os.PathLike)) and os.fspath(source) not in EMBEDDED:
         path = Path(source).expanduser()
-        if ending(path) in HDF5_SUFFIXES + NPZ_SUFFIXES and path.is_file():
+        if ending(path) in HDF5_SUFFIXES + NPZ_SUFFIXES and path.is_file() and _other_kind(source) is None:
             with opened_columns(path) as columns:
                 arrays = tree_items(columns.get("observations", {}), "")
                 return sum(math.prod(column.shape) * min(column.dtype.itemsize, 4) for _, column in arrays)
-        if path.is_file() or ending(path) in FILE_SUFFIXES:
+        if path.is_file() or ending(path) in FILE_SUFFIXES or _other_kind(source) is not None:
             # A pickle is in memory as soon as it is read; what cannot be read is said by who reads it
             return 0
         source = open_minari(source, download)
@@ -284,7 +358,7 @@ def dataset_spaces(source: DatasetSource, check_actions: bool = True) -> tuple[s
         return dataset_spaces(source[0], check_actions)
     if isinstance(source, str) and JOINT in source and not Path(source).exists():
         return dataset_spaces(source.split(JOINT)[0], check_actions)
-    if isinstance(source, (str, os.PathLike)) and os.fspath(source) not in EMBEDDED:
+    if isinstance(source, (str, os.PathLike)) and os.fspath(source) not in EMBEDDED and _other_kind(source) is None:
         path = Path(source).expanduser()
         if ending(path) in HDF5_SUFFIXES + NPZ_SUFFIXES and path.is_file():
             return _spaces_of_file(path, check_actions)
@@ -318,6 +392,8 @@ def _files_of(name: str) -> list[Path]:
     path = Path(name).expanduser()
     if name in EMBEDDED:
         return []
+    if _other_kind(name) is not None:
+        return _all_files(path)
     return [path] if path.is_file() else _minari_files(open_minari(name))
 
 

@@ -63,6 +63,7 @@ class Columns(dict[str, Any]):
     :param marks: those of :data:`MARKS` -> column
     :param part_ends: last rows of the sources that were joined to this one, without the last of all
     :param stream_ends: last rows of the environments whose rows follow each other in this one, likewise
+    :param place: from a row to where the source has it, in words, where that is not its number
     """
 
     def __init__(self, given: list[str]):
@@ -72,6 +73,7 @@ class Columns(dict[str, Any]):
         self.unused: list[str] = []
         self.marks: dict[str, Any] = {}
         self.part_ends = self.stream_ends = np.zeros(0, dtype=np.int64)
+        self.place: Callable[[int], str] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""
+d3rlpy's datasets: version 2's episodes by number (``ReplayBuffer.dump``), and version 1's ``MDPDataset``.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from sb3_genpolicy.common.datasets.formats.episode_rows import EpisodeRows, join_episodes
+from sb3_genpolicy.common.datasets.formats.options import ColumnOptions
+
+
+def read_d3rlpy(path: Path, options: ColumnOptions, label: str) -> EpisodeRows:
+    """
+    An episode is terminal where ``terminated`` says so. Its last observation is not in the file: as in d3rlpy, the last step
+    of a cut episode is no transition.
+
+    :param path: the file
+    :param options: none counts
+    :param label: what it is called
+    :return: its episodes
+    """
+    options.check_used(label, ())
+    with h5py.File(path, "r") as file:
+        episodes = [_episode(file, number, label) for number in range(int(file["num_episodes"][()]))]
+    return join_episodes(episodes, label)
+
+
+def _episode(file: h5py.File, number: int, label: str) -> dict[str, Any]:
+    for key in ("actions", "rewards", "terminated"):
+        if f"{key}_{number}" not in file:
+            raise ValueError(f"{label} has no {key} of episode {number}, though it says that it has the episode.")
+    parts: list[np.ndarray] = []
+    while f"observations_{number}_{len(parts)}" in file:
+        parts.append(file[f"observations_{number}_{len(parts)}"][()])
+    actions = file[f"actions_{number}"][()]
+    terminals = np.zeros(len(actions), dtype=bool)
+    terminals[-1:] = bool(file[f"terminated_{number}"][()])
+    return dict(
+        observations={str(key): part for key, part in enumerate(parts)} if parts else file[f"observations_{number}"][()],
+        actions=actions,
+        rewards=file[f"rewards_{number}"][()].reshape(len(actions), -1)[:, 0],
+        terminals=terminals,
+    )
+
+
+def read_d3rlpy_v1(path: Path, options: ColumnOptions, label: str) -> EpisodeRows:
+    """
+    :param path: the file
+    :param options: none counts
+    :param label: what it is called
+    :return: its episodes: ``episode_terminals`` end them, ``terminals`` are ends of the environment's
+    """
+    options.check_used(label, ())
+    with h5py.File(path, "r") as file:
+        arrays = {key: file[key][()] for key in ("observations", "actions", "rewards", "terminals")}
+        ends = file["episode_terminals"][()] if "episode_terminals" in file else arrays["terminals"]
+    n_rows = len(arrays["actions"])
+    for key, array in {**arrays, "episode_terminals": ends}.items():
+        if len(array) != n_rows:
+            raise ValueError(f"{label}: {key} has {len(array)} rows, but there are {n_rows} actions.")
+    last = np.flatnonzero((ends[:-1] > 0) | (arrays["terminals"][:-1] > 0))
+    return EpisodeRows(
+        observations=arrays["observations"],
+        actions=arrays["actions"],
+        rewards=arrays["rewards"].reshape(n_rows),
+        terminals=arrays["terminals"].reshape(n_rows) > 0,
+        starts=np.append(0, last + 1),
+    )
