@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sb3_genpolicy.data", description="Look at datasets.")
     commands = parser.add_subparsers(dest="command", required=True)
-    what = commands.add_parser("what", help="what a file or folder is", description="Say what files are, without reading them.")
+    what = commands.add_parser(
+        "what", help="what a file or folder is", description="Say what files are, without reading them."
+    )
     what.add_argument("path", nargs="+", type=Path, help="file or folder")
     info = commands.add_parser(
         "info", help="what a dataset holds", description="Print what a dataset holds, and draw it with --picture."

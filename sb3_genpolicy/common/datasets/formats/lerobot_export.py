@@ -35,7 +35,7 @@ def export_lerobot(
     :param task: what was to be done, in words. Default: the id of the dataset's environment
     :param robot_type: what LeRobot calls the robot
     :return: the folder
-    :raises ValueError: if the folder is not empty, or pyarrow is missing
+    :raises ValueError: if the folder is not empty, pyarrow is missing, or images are not of one or three channels, these last
     """
     # Reading knows nothing of writing
     from sb3_genpolicy.common.datasets.loading import load_dataset
@@ -67,6 +67,11 @@ def _write(data: Transitions, folder: Path, fps: int, task: str, robot_type: str
     for name in ("data/chunk-000", "meta/episodes/chunk-000"):
         (folder / name).mkdir(parents=True)
     columns = _columns(data, fps)
+    for key, array in columns.items():
+        if _is_image(array) and array.shape[-1] not in (1, 3):
+            raise ValueError(
+                f"{label_of(data)}: {key} has images of shape {array.shape[1:]}; LeRobot's have their channels last, 1 or 3."
+            )
     features = {key: _feature(key, array) for key, array in columns.items()}
     lengths = np.diff(data.episode_starts)
     table = pa.table({key: _cells(pa, array) for key, array in columns.items()}).replace_schema_metadata(
@@ -196,7 +201,7 @@ def _card(data: Transitions, fps: int, task: str) -> str:
     return (
         "---\ntags:\n- LeRobot\n- reinforcement-learning\ntask_categories:\n- robotics\n"
         "configs:\n- config_name: default\n  data_files: data/*/*.parquet\n---\n\n"
-        f"# {task}\n\n{label_of(data)}, written by sb3_genpolicy's `export_lerobot`: {data.n_rows} frames at {fps} a second in "
-        f"{data.n_episodes} episodes, of which {int((np.asarray(data.terminals)[data.ends] > 0).sum())} ended by themselves. "
+        f"# {task}\n\n{label_of(data)}, written by `export_lerobot` of sb3_genpolicy: {data.n_rows} frames at {fps} a second "
+        f"in {data.n_episodes} episodes, of which {int((np.asarray(data.terminals)[data.ends] > 0).sum())} ended by themselves. "
         f"Returns {returns.mean():.4g} +/- {returns.std():.4g}.\n"
     )
