@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_genpolicy.common.datasets.loading import load_dataset
 from sb3_genpolicy.common.transitions.transitions import Transitions, label_of
 from sb3_genpolicy.common.utils import tree_items
 from sb3_genpolicy.generative.checks import check_number
@@ -37,9 +38,6 @@ def export_lerobot(
     :return: the folder
     :raises ValueError: if the folder is not empty, pyarrow is missing, or images are not of one or three channels, these last
     """
-    # Reading knows nothing of writing
-    from sb3_genpolicy.common.datasets.loading import load_dataset
-
     check_number("fps", fps, 1)
     path = Path(folder).expanduser()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -202,6 +200,6 @@ def _card(data: Transitions, fps: int, task: str) -> str:
         "---\ntags:\n- LeRobot\n- reinforcement-learning\ntask_categories:\n- robotics\n"
         "configs:\n- config_name: default\n  data_files: data/*/*.parquet\n---\n\n"
         f"# {task}\n\n{label_of(data)}, written by `export_lerobot` of sb3_genpolicy: {data.n_rows} frames at {fps} a second "
-        f"in {data.n_episodes} episodes, of which {int((np.asarray(data.terminals)[data.ends] > 0).sum())} ended by themselves. "
-        f"Returns {returns.mean():.4g} +/- {returns.std():.4g}.\n"
+        f"in {data.n_episodes} episodes, of which {int((np.asarray(data.terminals)[data.ends] > 0).sum())} ended by "
+        f"themselves. Returns {returns.mean():.4g} +/- {returns.std():.4g}.\n"
     )
