@@ -9,6 +9,7 @@ from sb3_genpolicy.common.algorithms.registry import register as register
 from sb3_genpolicy.common.datasets import load_dataset as load_dataset
 from sb3_genpolicy.common.datasets.envs import make_offline_env as make_offline_env
 from sb3_genpolicy.common.datasets.info import dataset_info as dataset_info
+from sb3_genpolicy.common.datasets.lerobot_export import export_lerobot as export_lerobot
 from sb3_genpolicy.common.datasets.recording import record_dataset as record_dataset
 from sb3_genpolicy.common.files.whole_files import last_checkpoint as last_checkpoint
 from sb3_genpolicy.common.policies.critic_policy import CriticPolicy as CriticPolicy

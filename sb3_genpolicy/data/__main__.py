@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args([f" {word}" if _NEGATIVE.fullmatch(word) else word for word in given])
+    if options.command == "what":
+        return _what(options.path)
     try:
         _info(options)
     except ValueError as error:
@@ -34,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sb3_genpolicy.data", description="Look at datasets.")
     commands = parser.add_subparsers(dest="command", required=True)
+    what = commands.add_parser(
+        "what", help="what a file or folder is", description="Say what files are, without reading them."
+    )
+    what.add_argument("path", nargs="+", type=Path, help="file or folder")
     info = commands.add_parser(
         "info", help="what a dataset holds", description="Print what a dataset holds, and draw it with --picture."
     )
@@ -59,6 +65,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     info.add_argument("--reference-scores", nargs=2, metavar=("LOW", "HIGH"), help="returns that count as scores of 0 and 100")
     return parser
+
+
+def _what(paths: Sequence[Path]) -> int:
+    from sb3_genpolicy.common.datasets.formats.signatures import describe
+
+    for path in paths:
+        print(describe(path.expanduser()))
+    return 0 if all(path.expanduser().exists() for path in paths) else 1
 
 
 def _info(options: argparse.Namespace) -> None:
