@@ -105,6 +105,7 @@ def _recorded_in(dataset: str) -> EnvSpec:
         return gym.spec(env_id)
     if ending(name) in FILE_SUFFIXES:
         raise ValueError(
-            f"The dataset '{dataset}' does not say what environment it was recorded in: add --env, or --offline-evaluation where there is none."
+            f"The dataset '{dataset}' does not say what environment it was recorded in: add --env, or "
+            "--offline-evaluation where there is none."
         )
     return recorded_spec(open_minari(name), evaluation=True, way_on="add --env")
