@@ -89,8 +89,8 @@ def found_log_probs(dataset: Any, n_rows: int) -> np.ndarray | None:
     """
     :param dataset: a source
     :param n_rows: rows of the record that it became
-    :return: the logarithms of the densities by which actions were drawn, (n_rows,), where a mapping, an npz or an HDF5 file has
-        them under one of :data:`LOG_PROBS`; None where there are none, or, with a warning, where they are not one for each row
+    :return: the logarithms of the densities by which actions were drawn, (n_rows,), where a mapping, an npz or an HDF5 file
+        has them under one of :data:`LOG_PROBS`; None where there are none, or, with a warning, not one for each row
     """
     found = None
     if isinstance(dataset, Mapping) and not isinstance(dataset, Transitions):
