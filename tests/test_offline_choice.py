@@ -3,10 +3,12 @@ Choosing while a training goes on, with a few real episodes, and from the comman
 """
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sb3_genpolicy import BC, FittedQOptions, HeldOutEpisodes, OfflineSelectionCallback, PolicyBandit
 from sb3_genpolicy.evaluation.intervals import Resamples
+from sb3_genpolicy.zoo.__main__ import main
 
 PENDULUM = "pendulum-mixed"
 TINY = FittedQOptions(n_members=2, net_arch=(32,), steps=60, first_steps=60, tau=0.1)
@@ -76,3 +78,20 @@ def test_a_bandits_belief_is_the_normal_posterior():
         bandit.record("c", 0.0)
     with pytest.raises(ValueError, match="not finite"):
         bandit.record("a", float("nan"))
+
+
+def test_the_command_says_and_draws(tmp_path, capsys):
+    model = bc().learn(5, log_interval=None)
+    model.save(tmp_path / "one")
+    model.save(tmp_path / "two")
+    quick = ["--steps", "20", "--n-actions", "1", "--max-rows", "4000"]
+    table, picture = str(tmp_path / "table.csv"), str(tmp_path / "picture.png")
+    assert main(["evaluate_offline", str(tmp_path / "one.zip"), *quick, "--csv", table, "--picture", picture]) == 0
+    assert "by 20 episodes (4000 steps) of Dataset 'pendulum-mixed'" in capsys.readouterr().out
+    assert set(pd.read_csv(table)["of"]) == {"policy", "behaviour", "difference"}
+    assert main(["evaluate_offline", str(tmp_path), *quick, "--csv", table]) == 0
+    assert len(pd.read_csv(table)) == 2
+    assert main(["evaluate_offline", str(tmp_path / "three.zip")]) == 1
+    assert "There is no model" in capsys.readouterr().err
+    assert main(["evaluate_offline", str(tmp_path / "one.zip"), "--step", "3"]) == 1
+    assert "--steps" in capsys.readouterr().err

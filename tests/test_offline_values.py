@@ -10,6 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 
 from sb3_genpolicy.evaluation.evaluate import evaluate_offline
 from sb3_genpolicy.evaluation.fitted_q import FittedQOptions
+from sb3_genpolicy.evaluation.judges import found_log_probs
 from tests.helpers.chain import ChainPolicy, discounted_value, log_chain, total_value
 
 GAMMA, N_STEPS = 0.8, 12
@@ -107,3 +108,14 @@ def test_a_linear_gaussian_system():
         assert line.low < asked.value(variance, gamma) < line.high, method
     difference = found.estimate(of="difference")
     assert difference.low < asked.value(variance, gamma) - logged.value(variance, gamma) < difference.high
+
+
+def test_logged_densities_are_found_in_a_file(tmp_path):
+    arrays, log_probs = log_chain(LOGGED, START, 30, 3, 1)
+    both = {name: value for name, value in arrays.items() if isinstance(value, np.ndarray)}
+    np.savez(tmp_path / "own.npz", **both, action_log_probs=log_probs)
+    np.testing.assert_allclose(found_log_probs(tmp_path / "own.npz", 90), log_probs)
+    np.testing.assert_allclose(found_log_probs({**arrays, "action_log_probs": log_probs[:, None]}, 90), log_probs)
+    assert found_log_probs(arrays, 90) is None
+    with pytest.warns(UserWarning, match="not one for each of the 91 rows"):
+        assert found_log_probs(tmp_path / "own.npz", 91) is None

@@ -13,8 +13,10 @@ import yaml
 from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from sb3_genpolicy import GMPG, GMPO
+from sb3_genpolicy import GMPG, GMPO, FittedQOptions, Guards, load_dataset
 from sb3_genpolicy.common.algorithms.registry import registered
+from sb3_genpolicy.evaluation import callbacks
+from sb3_genpolicy.evaluation.support import fit_behaviour
 from sb3_genpolicy.zoo.__main__ import main
 from sb3_genpolicy.zoo.experiment import OfflineExperimentManager
 from sb3_genpolicy.zoo.storage import lay_out_database
@@ -165,3 +167,23 @@ def test_two_processes_share_a_study(tmp_path, storage):
     # Both took part, and no settings were tried twice
     assert all("Trial" in output and "finished with value" in output for output in outputs)
     assert len({trial.params["target_kl"] for trial in study.trials}) == len(study.trials)
+
+
+def test_a_search_without_a_simulator_is_judged_by_the_dataset(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny = FittedQOptions(n_members=2, net_arch=(8,), steps=4, first_steps=4, batch_size=16)
+    monkeypatch.setattr(callbacks, "DURING_TRAINING", tiny)
+    # Nothing of so few steps would be told
+    lenient = Guards(largest_error=1e9, largest_disagreement=1e9, largest_drift=1e9, largest_outside=1.0)
+    monkeypatch.setattr(callbacks, "Guards", lambda: lenient)
+    monkeypatch.setattr(callbacks, "fit_behaviour", lambda *a, **k: fit_behaviour(*a[:2], 2, 0, progress_bar=False))
+    data = load_dataset("pendulum-mixed").select_episodes(np.arange(12))
+    np.savez("own.npz", **{key: data[key] * (0.5 if key == "actions" else 1.0) for key in data})
+    command = ["train", "--algo", "bc", "--dataset", "own.npz", "-n", "8", "-optimize", "--n-trials", "2", "--no-optim-plots"]
+    command += ["--n-evaluations", "2", "--storage", f"sqlite:///{tmp_path}/study.db", "--study-name", "study"]
+    assert main(command) == 1
+    assert "or --offline-evaluation where there is none" in capsys.readouterr().err
+    assert main([*command, "--offline-evaluation"]) == 0
+    study = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path}/study.db")
+    done = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    assert done and all(-1e4 < trial.value < 0.0 for trial in done)

@@ -20,7 +20,7 @@ from sb3_genpolicy.common.transitions.transitions import label_of
 from sb3_genpolicy.evaluation.evaluate import Conditions, ask_about, evaluate, logged_densities
 from sb3_genpolicy.evaluation.fitted_q import FittedQOptions
 from sb3_genpolicy.evaluation.intervals import Resamples
-from sb3_genpolicy.evaluation.judges import Candidate, opened, read_for
+from sb3_genpolicy.evaluation.judges import Candidate, found_log_probs, opened, read_for
 from sb3_genpolicy.evaluation.result import OfflineEvaluation
 from sb3_genpolicy.evaluation.support import fit_behaviour
 from sb3_genpolicy.evaluation.verdict import UNKNOWN, Guards
@@ -128,6 +128,8 @@ def choose_policy(
     first = next(iter(opened_models.values()))
     data = read_for(list(opened_models.values()), dataset)
     question, rows = ask_about(list(opened_models.values()), data, gamma, max_rows, seed)
+    if behaviour_log_probs is None:
+        behaviour_log_probs = found_log_probs(dataset, data.n_rows)
     logged = logged_densities(behaviour_log_probs, data, rows)
     if behaviour is None:
         behaviour = fit_behaviour(question.data, first.observation_space, behaviour_steps, seed, progress_bar)

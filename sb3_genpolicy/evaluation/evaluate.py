@@ -20,7 +20,7 @@ from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.evaluation.acting import Acting, own_random_numbers, policy_actions
 from sb3_genpolicy.evaluation.fitted_q import DISCOUNTED, TOTAL, FittedQ, FittedQOptions, Learner
 from sb3_genpolicy.evaluation.intervals import Resamples, interval
-from sb3_genpolicy.evaluation.judges import Candidate, judging_episodes, opened, read_for
+from sb3_genpolicy.evaluation.judges import Candidate, found_log_probs, judging_episodes, opened, read_for
 from sb3_genpolicy.evaluation.question import Question, find_horizon, some_of
 from sb3_genpolicy.evaluation.result import KINDS, Estimate, OfflineEvaluation
 from sb3_genpolicy.evaluation.support import Support, fit_behaviour, measure_support
@@ -111,7 +111,8 @@ def evaluate_offline(
     :param behaviour_steps: gradient steps of that
     :param behaviour_log_probs: logarithms of the density by which each logged action was drawn, where it was logged,
         (n_rows,), of all rows of the dataset, in nats and the environment's units. Importance sampling takes them in place of
-        a model's.
+        a model's. Default: what the dataset has (``action_log_probs`` or ``infos/action_log_probs`` of a mapping, an npz or
+        an HDF5 file).
     :param options: of fitted Q evaluation
     :param guards: what an evaluation has to pass, lest the verdict be that it cannot be told
     :param level: probability of the intervals, in (0, 1)
@@ -137,6 +138,8 @@ def evaluate_offline(
     policy = opened(model)
     data = read_for([policy], dataset)
     question, rows = ask_about([policy], data, gamma, max_rows, seed)
+    if behaviour_log_probs is None:
+        behaviour_log_probs = found_log_probs(dataset, data.n_rows)
     logged = logged_densities(behaviour_log_probs, data, rows)
     if behaviour is None:
         behaviour = fit_behaviour(question.data, policy.observation_space, behaviour_steps, seed, progress_bar)

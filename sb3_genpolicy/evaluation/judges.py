@@ -4,10 +4,11 @@ Which episodes judge: where some were held out, those that trained no policy.
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -17,6 +18,7 @@ from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.algorithms.registry import registered
 from sb3_genpolicy.common.datasets import DatasetSource, load_dataset
 from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
+from sb3_genpolicy.common.datasets.paths import HDF5_SUFFIXES, NPZ_SUFFIXES
 from sb3_genpolicy.common.files.model_files import ALGORITHM, open_model_file
 from sb3_genpolicy.common.transitions.transforms import DatasetTransform, HeldOutEpisodes, Prepared, action_transforms
 from sb3_genpolicy.common.transitions.transitions import Transitions, label_of
@@ -77,6 +79,47 @@ def read_for(models: Sequence[Any], dataset: DatasetSource | None) -> Transition
         action_transforms=action_transforms(trained.transforms) if trained is not None else (),
     )
     return fit_to_spaces(data, first.observation_space, first.action_space)
+
+
+#: Names under which sources keep the logarithm of the density by which an action was drawn
+LOG_PROBS = ("behaviour_log_probs", "action_log_probs", "infos/action_log_probs")
+
+
+def found_log_probs(dataset: Any, n_rows: int) -> np.ndarray | None:
+    """
+    :param dataset: a source
+    :param n_rows: rows of the record that it became
+    :return: the logarithms of the densities by which actions were drawn, (n_rows,), where a mapping, an npz or an HDF5 file
+        has them under one of :data:`LOG_PROBS`; None where there are none, or, with a warning, not one for each row
+    """
+    found = None
+    if isinstance(dataset, Mapping) and not isinstance(dataset, Transitions):
+        found = _first_of(dataset)
+    elif isinstance(dataset, (str, os.PathLike)) and Path(dataset).is_file():
+        if str(dataset).endswith(NPZ_SUFFIXES):
+            with np.load(dataset) as arrays:
+                found = _first_of(arrays)
+        elif str(dataset).endswith(HDF5_SUFFIXES):
+            with h5py.File(dataset) as file:
+                found = _first_of(file)
+    if found is None:
+        return None
+    values = np.asarray(found, dtype=np.float64).reshape(len(found), -1)[:, 0]
+    if len(values) != n_rows or not np.isfinite(values).all():
+        warnings.warn(
+            f"The logged densities of the actions are {len(values)}, and not all finite or not one for each of the {n_rows} "
+            "rows: they are left out, and a model of the behaviour stands for them.",
+            stacklevel=3,
+        )
+        return None
+    return values
+
+
+def _first_of(arrays: Any) -> Any:
+    for name in LOG_PROBS:
+        if name in arrays:
+            return np.asarray(arrays[name])
+    return None
 
 
 def judging_episodes(models: Sequence[Any], data: Transitions) -> np.ndarray:

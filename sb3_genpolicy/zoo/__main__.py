@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"\nThere is no command '{arguments[0]}'. {did_you_mean(arguments[0], COMMANDS)}", file=sys.stderr)
             return 1
         return 0
-    if {"-h", "--help"} & set(arguments[1:]) and arguments[0] not in ("results", "compare"):
+    if {"-h", "--help"} & set(arguments[1:]) and arguments[0] not in ("results", "compare", "evaluate_offline"):
         print(_OURS)
     try:
         run(arguments[0], arguments[1:])
@@ -50,6 +50,7 @@ Beyond rl_zoo3's flags, which follow:
   --dataset ID [ID ...]  what is learnt from: a Minari id, a file, an embedded name; several are joined. Runs are named
                          after it. Without --env the environment is the one that the dataset names.
   -conf NAME             also a set of an offline algorithm's own: published-linear, published-cosine, published-vp
+  --offline-evaluation   (train, -optimize) there is no simulator: policies are judged by the dataset
   --trust-pickle         read settings of offline algorithms that were pickled (functions and classes of your own), which can
                          run anything: only for files whose maker you trust
   --gym-packages MODULE  imported first: it may register environments, and algorithms (sb3_genpolicy.register)
@@ -61,7 +62,7 @@ _SPEAK_IN_SENTENCES = ("sb3_genpolicy", "rl_zoo3", "gymnasium", "huggingface_sb3
 
 
 def _usage(commands: dict[str, str]) -> str:
-    lines = [f"  {name:15} {text}" for name, text in commands.items()]
+    lines = [f"  {name:16} {text}" for name, text in commands.items()]
     return "\n".join([f"usage: {_EXAMPLE}", "", "commands (--help after one of them shows its flags):", *lines])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from sb3_genpolicy.common.algorithms.registry import registered
 from sb3_genpolicy.common.datasets.loading import JOINT
 from sb3_genpolicy.zoo.algorithms import check_algorithm, hyperparams_file, is_ours
-from sb3_genpolicy.zoo.environments import dataset_key, register_env
+from sb3_genpolicy.zoo.environments import dataset_key, register_env, register_no_simulator
 from sb3_genpolicy.zoo.runs import Run, find_runs
 
 Arguments = list[str]
@@ -131,6 +131,8 @@ def for_training(arguments: Arguments) -> Arguments:
     :raises ValueError: if the dataset does not go with the algorithm, or there is none
     """
     arguments, dataset = take_dataset(arguments)
+    is_offline = values_of(arguments, "--offline-evaluation") is not None
+    arguments = without(arguments, "--offline-evaluation")
     algo = value_of(arguments, "--algo") or "ppo"
     check_algorithm(algo)
     settings = values_of(arguments, "-params", "--hyperparams") or []
@@ -140,12 +142,14 @@ def for_training(arguments: Arguments) -> Arguments:
     dataset = dataset or (named[0] if named else None)
     for flag in _EVALUATED:
         arguments = _with(arguments, flag, [quoted(setting) for setting in values_of(arguments, flag) or []])
+    if is_offline and dataset is None:
+        raise ValueError("--offline-evaluation judges by a dataset: add --dataset.")
     if not is_ours(algo):
         if dataset is not None:
             raise ValueError(f"{algo} learns in its environment: --dataset is for {', '.join(sorted(registered()))}.")
         return arguments
     if dataset is not None:
-        key = register_env(dataset, value_of(arguments, "--env"))
+        key = register_no_simulator(dataset) if is_offline else register_env(dataset, value_of(arguments, "--env"))
         settings = [quoted(setting) for setting in settings if not setting.startswith("dataset:")]
         arguments = [*without(arguments, "--env", "-params", "--hyperparams"), "--env", key]
         arguments += ["-params", *settings, f"dataset:{dataset!r}"]

@@ -114,6 +114,13 @@ def compare(arguments: Arguments) -> None:
     command.main(without(arguments, "--gym-packages"))
 
 
+def evaluate_offline(arguments: Arguments) -> None:
+    """What policies are worth, from logged data alone."""
+    from sb3_genpolicy.zoo import offline_evaluation
+
+    offline_evaluation.main(without(arguments, "--gym-packages"))
+
+
 COMMANDS: dict[str, Command] = {
     "train": Command(train, "train from a dataset, or search for hyper-parameters (-optimize)"),
     "enjoy": Command(enjoy, "watch a trained policy act"),
@@ -123,6 +130,7 @@ COMMANDS: dict[str, Command] = {
     "plot_from_file": Command(plot_from_file, "draw what `all_plots -o` has kept"),
     "results": Command(table_of_results, "normalised scores in the paper's layout: table, curves, intervals"),
     "compare": Command(compare, "methods under equal conditions, shared among processes, and a page about them"),
+    "evaluate_offline": Command(evaluate_offline, "what policies are worth, from logged data alone, and which is best"),
     "push_to_hub": Command(push_to_hub, "publish a trained policy with its card"),
     "load_from_hub": Command(load_from_hub, "fetch a trained policy"),
 }

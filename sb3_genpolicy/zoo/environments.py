@@ -18,6 +18,9 @@ from sb3_genpolicy.common.datasets.paths import FILE_SUFFIXES, ending
 from sb3_genpolicy.common.datasets.suites import register_suite
 from sb3_genpolicy.zoo.tasks import published_task
 
+#: What stands for an environment's id where there is no simulator
+NO_SIMULATOR = "NoSimulator"
+
 # Id that an environment was registered under for a dataset -> its own id
 _REGISTERED: dict[str, str] = {}
 
@@ -66,6 +69,18 @@ def register_env(dataset: str, env_id: str | None = None) -> str:
     return key
 
 
+def register_no_simulator(dataset: str) -> str:
+    """
+    :param dataset: name of a dataset
+    :return: the id under which something that has its spaces, and cannot be stepped, is registered for it
+    """
+    key = dataset_key(dataset)
+    entry_point = "sb3_genpolicy.zoo.offline_evaluation:NoSimulator"
+    gym.registry[key] = EnvSpec(key, entry_point=entry_point, kwargs={"dataset": dataset}, disable_env_checker=True)
+    _REGISTERED[key] = NO_SIMULATOR
+    return key
+
+
 def original_env_id(key: str) -> str:
     """
     :param key: an environment's id
@@ -89,5 +104,8 @@ def _recorded_in(dataset: str) -> EnvSpec:
         assert env_id is not None
         return gym.spec(env_id)
     if ending(name) in FILE_SUFFIXES:
-        raise ValueError(f"The dataset '{dataset}' does not say what environment it was recorded in: add --env.")
+        raise ValueError(
+            f"The dataset '{dataset}' does not say what environment it was recorded in: add --env, or "
+            "--offline-evaluation where there is none."
+        )
     return recorded_spec(open_minari(name), evaluation=True, way_on="add --env")

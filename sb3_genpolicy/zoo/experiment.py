@@ -31,11 +31,15 @@ from sb3_genpolicy.common.algorithms.registry import RegisteredAlgorithm, regist
 from sb3_genpolicy.common.datasets import local_datasets_for
 from sb3_genpolicy.common.datasets.envs import carried_dataset
 from sb3_genpolicy.common.datasets.suites import suite_scores
+from sb3_genpolicy.common.utils import attributes
+from sb3_genpolicy.evaluation.callbacks import OfflineSelectionCallback
 from sb3_genpolicy.generative import PATHS
 from sb3_genpolicy.zoo.algorithms import is_ours
 from sb3_genpolicy.zoo.arguments import BY_LENGTH
 from sb3_genpolicy.zoo.callbacks import CsvLog, LastEvalCallback
-from sb3_genpolicy.zoo.environments import entry_names, original_env_id
+from sb3_genpolicy.zoo.environments import NO_SIMULATOR, entry_names, original_env_id
+from sb3_genpolicy.zoo.modules import module_of
+from sb3_genpolicy.zoo.offline_evaluation import OfflineTrialCallback
 from sb3_genpolicy.zoo.settings import check_names, with_objects
 from sb3_genpolicy.zoo.storage import lay_out_database
 from sb3_genpolicy.zoo.tasks import published_task
@@ -176,7 +180,17 @@ class OfflineExperimentManager(ExperimentManager):
             self.callbacks.append(CsvLog(self.save_path))
         if self.eval_freq == BY_LENGTH:
             self.eval_freq = max(self.n_timesteps // _EVALUATIONS, 1)
-        if self.eval_freq > 0:
+        if self.eval_freq > 0 and self.env_id == NO_SIMULATOR:
+            folder = self.save_path
+            self.callbacks.append(
+                OfflineSelectionCallback(
+                    eval_freq=self.eval_freq,
+                    best_model_save_path=folder,
+                    log_path=folder,
+                    deterministic=self.deterministic_eval,
+                )
+            )
+        elif self.eval_freq > 0:
             self.callbacks.append(
                 LastEvalCallback(
                     self.create_envs(self.n_eval_envs, eval_env=True),
@@ -217,7 +231,10 @@ class OfflineExperimentManager(ExperimentManager):
 
     def objective(self, trial: optuna.Trial) -> float:
         try:
-            return super().objective(trial)
+            if self.env_id != NO_SIMULATOR:
+                return super().objective(trial)
+            with attributes(module_of("rl_zoo3.exp_manager"), TrialEvalCallback=OfflineTrialCallback):
+                return super().objective(trial)
         except optuna.exceptions.TrialPruned as pruned:
             if isinstance(pruned.__cause__, (ValueError, AssertionError)):
                 # An error in the settings or the data, which every trial would raise
