@@ -42,7 +42,7 @@ def exact_q():
     return q, v
 
 
-def over_data_sets(estimate, n_episodes=20):
+def over_data_sets(estimate, n_episodes=200):
     return np.array([estimate(*logged(n_episodes, seed)) for seed in range(N_SETS)])
 
 
