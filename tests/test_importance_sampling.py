@@ -9,7 +9,7 @@ from sb3_genpolicy.evaluation.importance import Weights, doubly_robust, per_deci
 from tests.helpers.chain import N_STATES, REWARDS, moves, total_value
 
 GAMMA, N_STEPS, N_SETS = 0.9, 5, 1000
-LOGGED, ASKED = np.array([0.5, 0.5, 0.5, 0.5, 0.5]), np.array([0.8, 0.7, 0.6, 0.4, 0.5])
+LOGGED, ASKED = np.array([0.5, 0.5, 0.5, 0.5, 0.5]), np.array([0.7, 0.35, 0.65, 0.6, 0.5])
 START = np.array([0.4, 0.3, 0.3, 0.0, 0.0])
 EXACT = total_value(ASKED, START, N_STEPS, GAMMA)
 
