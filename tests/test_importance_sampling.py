@@ -71,7 +71,7 @@ def test_per_decision_weights_are_unbiased(plain):
 
 
 def test_doubly_robust_estimates_are_unbiased_with_a_wrong_q(plain):
-    wrong = np.random.default_rng(0).normal(size=(N_STEPS, N_STATES, 2))
+    wrong = np.random.default_rng(1).normal(size=(N_STEPS, N_STATES, 2))
     own = ASKED * wrong[..., 1] + (1 - ASKED) * wrong[..., 0]
     assert is_unbiased(over_data_sets(robust(wrong, own)))
 
