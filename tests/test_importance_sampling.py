@@ -9,7 +9,7 @@ from sb3_genpolicy.evaluation.importance import Weights, doubly_robust, per_deci
 from tests.helpers.chain import N_STATES, REWARDS, moves, total_value
 
 GAMMA, N_STEPS, N_SETS = 0.9, 5, 1000
-LOGGED, ASKED = np.array([0.5, 0.5, 0.5, 0.5, 0.5]), np.array([0.8, 0.7, 0.6, 0.4, 0.5])
+LOGGED, ASKED = np.array([0.5, 0.5, 0.5, 0.5, 0.5]), np.array([0.7, 0.35, 0.65, 0.6, 0.5])
 START = np.array([0.4, 0.3, 0.3, 0.0, 0.0])
 EXACT = total_value(ASKED, START, N_STEPS, GAMMA)
 
@@ -42,7 +42,7 @@ def exact_q():
     return q, v
 
 
-def over_data_sets(estimate, n_episodes=20):
+def over_data_sets(estimate, n_episodes=200):
     return np.array([estimate(*logged(n_episodes, seed)) for seed in range(N_SETS)])
 
 
@@ -71,7 +71,7 @@ def test_per_decision_weights_are_unbiased(plain):
 
 
 def test_doubly_robust_estimates_are_unbiased_with_a_wrong_q(plain):
-    wrong = np.random.default_rng(0).normal(size=(N_STEPS, N_STATES, 2))
+    wrong = np.random.default_rng(1).normal(size=(N_STEPS, N_STATES, 2))
     own = ASKED * wrong[..., 1] + (1 - ASKED) * wrong[..., 0]
     assert is_unbiased(over_data_sets(robust(wrong, own)))
 

@@ -8,10 +8,13 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
+from sb3_genpolicy import load_dataset
 from sb3_genpolicy.evaluation.evaluate import evaluate_offline
-from sb3_genpolicy.evaluation.fitted_q import FittedQOptions
+from sb3_genpolicy.evaluation.fitted_q import DISCOUNTED, FittedQ, FittedQOptions
 from sb3_genpolicy.evaluation.judges import found_log_probs
-from tests.helpers.chain import ChainPolicy, discounted_value, log_chain, total_value
+from sb3_genpolicy.evaluation.question import Question, find_horizon
+from sb3_genpolicy.evaluation.values import episode_values
+from tests.helpers.chain import REWARDS, ChainPolicy, discounted_value, log_chain, moves, total_value
 
 GAMMA, N_STEPS = 0.8, 12
 LOGGED, ASKED = np.full(5, 0.5), np.array([0.7, 0.7, 0.6, 0.6, 0.5])
@@ -119,3 +122,22 @@ def test_logged_densities_are_found_in_a_file(tmp_path):
     assert found_log_probs(arrays, 90) is None
     with pytest.warns(UserWarning, match="not one for each of the 91 rows"):
         assert found_log_probs(tmp_path / "own.npz", 91) is None
+
+
+def test_with_the_right_q_values_are_right_however_early_episodes_are_cut_off():
+    arrays, _ = log_chain(LOGGED, START, 4000, 2, 5)
+    data = load_dataset(arrays)
+    question = Question(data, GAMMA, find_horizon(data))
+
+    def exact_q(rights):
+        v = np.array([discounted_value(rights, one, GAMMA) for one in np.eye(5)])
+        return v, np.stack([moves(np.full(5, side)) @ (REWARDS + GAMMA * v) for side in (0.0, 1.0)], axis=1)
+
+    states, is_right = np.asarray(data.states).argmax(axis=1), (np.asarray(data.actions)[:, 0] > 0.0).astype(int)
+    (v, q), (_, own_q) = exact_q(ASKED), exact_q(LOGGED)
+    taken = states[: data.n_rows], is_right
+    last = question.last_rows
+    fitted = FittedQ(q[taken][None, None], v[states][None, None], own_q[taken][last][None], [], np.zeros(4000, bool), "")
+    values = episode_values(question, fitted, DISCOUNTED)
+    for found, rights in ((values.policy, ASKED), (values.behaviour, LOGGED), (values.initial, ASKED)):
+        assert abs(found.mean() - discounted_value(rights, START, GAMMA)) < 3.0 * found.std() / np.sqrt(4000)
