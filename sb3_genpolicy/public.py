@@ -5,6 +5,7 @@ The names that the package offers at its top, each listed here alone. Importing 
 from sb3_genpolicy.bc import BC as BC
 from sb3_genpolicy.common.algorithms.callbacks import OfflineEvalCallback as OfflineEvalCallback
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm as OfflineAlgorithm
+from sb3_genpolicy.common.algorithms.policy_card import write_policy_card as write_policy_card
 from sb3_genpolicy.common.algorithms.registry import register as register
 from sb3_genpolicy.common.datasets import load_dataset as load_dataset
 from sb3_genpolicy.common.datasets.envs import make_offline_env as make_offline_env

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from sb3_genpolicy import GMPO, export_lerobot, load_dataset
+from sb3_genpolicy import GMPO, export_lerobot, load_dataset, write_policy_card
 from tests.helpers.arrays import SMALL
 from tests.helpers.data_formats import flat_columns, make_episodes
 from tests.test_formats_of_others import FOLDER
@@ -125,11 +125,15 @@ def test_frames_that_are_missing_are_counted(tmp_path):
 
 
 @LOST
-def test_a_policy_trains_on_a_folder_of_lerobots_own_making():
+def test_a_policy_trains_on_a_folder_of_lerobots_own_making(tmp_path):
     data = load_dataset(FOLDER / "lerobot", **STATE)
     model = GMPO("FlowPolicy", dataset=data, policy_kwargs=SMALL, batch_size=8, device="cpu", seed=0).learn(2)
     action, _ = model.predict(data.observations[0])
     assert data.action_space.contains(action)
+    page = write_policy_card(model, tmp_path / "policy", name="Pusher", notes="Scores 3.").read_text()
+    # Two gradient steps, as counted by the model's own log
+    assert page.startswith("---\nlibrary_name: ") and "| gradient steps | 2 |" in page and "Scores 3." in page
+    assert "# Pusher" in page and 'GMPO.load("model.zip")' in page
 
 
 def test_images_of_lerobots_own_making():
