@@ -84,7 +84,7 @@ def test_the_command_says_and_draws(tmp_path, capsys):
     model = bc().learn(5, log_interval=None)
     model.save(tmp_path / "one")
     model.save(tmp_path / "two")
-    quick = ["--steps", "20", "--n-actions", "1", "--max-rows", "4000"]
+    quick = ["--steps", "20", "--first-steps", "20", "--behaviour-steps", "20", "--n-actions", "1", "--max-rows", "4000"]
     table, picture = str(tmp_path / "table.csv"), str(tmp_path / "picture.png")
     assert main(["evaluate_offline", str(tmp_path / "one.zip"), *quick, "--csv", table, "--picture", picture]) == 0
     assert "by 20 episodes (4000 steps) of Dataset 'pendulum-mixed'" in capsys.readouterr().out

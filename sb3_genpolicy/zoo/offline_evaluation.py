@@ -43,7 +43,8 @@ def main(arguments: Arguments) -> None:
         gamma=options.gamma,
         n_actions=options.n_actions,
         max_rows=options.max_rows,
-        options=FittedQOptions(steps=options.steps),
+        behaviour_steps=options.behaviour_steps,
+        options=FittedQOptions(steps=options.steps, first_steps=options.first_steps),
         level=options.level,
         seed=options.seed,
         device=options.device,
@@ -88,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--deterministic", action="store_true", help="evaluate the deterministic actions")
     parser.add_argument("--gamma", type=float, help="discount factor (default: the algorithm's)")
     parser.add_argument("--steps", type=int, default=FittedQOptions().steps, help="gradient steps of fitted Q evaluation")
+    parser.add_argument("--first-steps", type=int, default=FittedQOptions().first_steps, help="towards the behaviour's values")
+    parser.add_argument("--behaviour-steps", type=int, default=3_000, help="of the flow that says what lies beyond the data")
     parser.add_argument("--n-actions", type=int, default=4, help="actions drawn for every state")
     parser.add_argument("--max-rows", type=int, default=200_000, help="rows at most, in whole episodes")
     parser.add_argument("--level", type=float, default=0.9, help="probability of the intervals")
