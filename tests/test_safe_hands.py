@@ -57,6 +57,9 @@ class Normal:
         z = actions.double() / STD
         return (-0.5 * z.square() - math.log(STD * math.sqrt(2.0 * math.pi))).sum(dim=1)
 
+    def obs_to_tensor(self, observation):
+        return th.as_tensor(observation), True
+
     def predict(self, observations, **_):
         return np.random.default_rng(0).normal(0.0, STD, (len(observations), 1)), None
 

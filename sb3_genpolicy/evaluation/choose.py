@@ -13,18 +13,14 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import get_device
-from tqdm import tqdm
 
 from sb3_genpolicy.common.datasets import DatasetSource
-from sb3_genpolicy.common.transitions.transitions import label_of
-from sb3_genpolicy.evaluation.evaluate import Conditions, ask_about, evaluate, logged_densities
+from sb3_genpolicy.evaluation.evaluate import Conditions, evaluate_all
 from sb3_genpolicy.evaluation.fitted_q import FittedQOptions
 from sb3_genpolicy.evaluation.intervals import Resamples
-from sb3_genpolicy.evaluation.judges import Candidate, found_log_probs, opened, read_for
+from sb3_genpolicy.evaluation.judges import Candidate
 from sb3_genpolicy.evaluation.result import OfflineEvaluation
-from sb3_genpolicy.evaluation.support import fit_behaviour
 from sb3_genpolicy.evaluation.verdict import UNKNOWN, Guards
-from sb3_genpolicy.evaluation.weighing import Densities
 from sb3_genpolicy.generative.checks import named_arguments
 
 
@@ -124,19 +120,8 @@ def choose_policy(
     device = get_device(device)
     options, guards = options or FittedQOptions(), guards or Guards()
     conditions = Conditions(deterministic, n_actions, level, n_resamples, options, guards, seed, device, progress_bar)
-    opened_models = {name: opened(model) for name, model in named.items()}
-    first = next(iter(opened_models.values()))
-    data = read_for(list(opened_models.values()), dataset)
-    question, rows = ask_about(list(opened_models.values()), data, gamma, max_rows, seed)
-    if behaviour_log_probs is None:
-        behaviour_log_probs = found_log_probs(dataset, data.n_rows)
-    logged = logged_densities(behaviour_log_probs, data, rows)
-    if behaviour is None:
-        behaviour = fit_behaviour(question.data, first.observation_space, behaviour_steps, seed, progress_bar)
-    densities = Densities(getattr(behaviour, "policy", behaviour), logged)
-    evaluations = {}
-    for name, model in tqdm(opened_models.items(), "policies", delay=2.0, disable=not progress_bar):
-        evaluations[name] = evaluate(model, name, question, densities, conditions, label_of(data))
+    densities = behaviour, behaviour_steps, behaviour_log_probs
+    evaluations = evaluate_all(named, dataset, gamma, max_rows, densities, conditions)
     return rank(evaluations, n_resamples, seed)
 
 

@@ -2,7 +2,7 @@
 The value of a policy from logged data.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import get_device
+from tqdm import tqdm
 
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.policies.normalization import ObservationNormalizer
@@ -135,17 +136,40 @@ def evaluate_offline(
         get_device(device),
         progress_bar,
     )
-    policy = opened(model)
-    data = read_for([policy], dataset)
-    question, rows = ask_about([policy], data, gamma, max_rows, seed)
-    if behaviour_log_probs is None:
-        behaviour_log_probs = found_log_probs(dataset, data.n_rows)
-    logged = logged_densities(behaviour_log_probs, data, rows)
+    name = type(model).__name__ if isinstance(model, (BaseAlgorithm, BasePolicy)) else str(model)
+    densities = behaviour, behaviour_steps, behaviour_log_probs
+    return evaluate_all({name: model}, dataset, gamma, max_rows, densities, conditions)[name]
+
+
+def evaluate_all(
+    models: Mapping[str, Candidate],
+    dataset: DatasetSource | None,
+    gamma: float | None,
+    max_rows: int,
+    densities: tuple[Any, int, np.ndarray | None],
+    conditions: Conditions,
+) -> dict[str, OfflineEvaluation]:
+    """
+    :param models: that are evaluated, by name, all by the same episodes
+    :param dataset: the logged data; None: the first model's
+    :param gamma: discount factor; None: the first model's
+    :param max_rows: rows at most
+    :param densities: ``behaviour``, ``behaviour_steps`` and ``behaviour_log_probs`` of :func:`evaluate_offline`
+    :param conditions: how
+    :return: the evaluations, by name
+    """
+    behaviour, steps, log_probs = densities
+    policies = {name: opened(model) for name, model in models.items()}
+    several = list(policies.values())
+    data = read_for(several, dataset)
+    question, rows = ask_about(several, data, gamma, max_rows, conditions.seed)
+    logged = logged_densities(found_log_probs(dataset, data.n_rows) if log_probs is None else log_probs, data, rows)
     if behaviour is None:
-        behaviour = fit_behaviour(question.data, policy.observation_space, behaviour_steps, seed, progress_bar)
-    name = type(policy).__name__ if isinstance(model, (BaseAlgorithm, BasePolicy)) else str(model)
-    densities = Densities(getattr(behaviour, "policy", behaviour), logged)
-    return evaluate(policy, name, question, densities, conditions, label_of(data))
+        space = several[0].observation_space
+        behaviour = fit_behaviour(question.data, space, steps, conditions.seed, conditions.progress_bar)
+    of_actions = Densities(getattr(behaviour, "policy", behaviour), logged)
+    shown = tqdm(policies.items(), "policies", delay=2.0, disable=not conditions.progress_bar or len(policies) == 1)
+    return {name: evaluate(policy, name, question, of_actions, conditions, label_of(data)) for name, policy in shown}
 
 
 def logged_densities(behaviour_log_probs: np.ndarray | None, data: Transitions, rows: np.ndarray) -> np.ndarray | None:

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.utils import polyak_update
 from tqdm import tqdm
 
 from sb3_genpolicy.common.policies.normalization import ObservationNormalizer
 from sb3_genpolicy.common.utils import tree_map
-from sb3_genpolicy.evaluation.networks import ValueEnsemble, polyak_update
+from sb3_genpolicy.evaluation.networks import ValueEnsemble
 from sb3_genpolicy.evaluation.question import Question
 from sb3_genpolicy.generative.checks import check_number, with_named_options
 
@@ -330,7 +331,7 @@ class Learner:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        polyak_update(self.target, self.network, self.options.tau)
+        polyak_update(self.network.parameters(), self.target.parameters(), self.options.tau)
 
     @th.no_grad()
     def _look(self, step: int) -> Look:

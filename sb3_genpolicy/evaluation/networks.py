@@ -75,14 +75,3 @@ def _lead(observations: Any, space: spaces.Space) -> tuple[int, ...]:
         key = next(iter(observations))
         return _lead(observations[key], space.spaces[key])
     return tuple(observations.shape[: observations.ndim - len(space.shape or ())])
-
-
-@th.no_grad()
-def polyak_update(target: nn.Module, source: nn.Module, tau: float) -> None:
-    """
-    :param target: a network that follows
-    :param source: another, of the same architecture
-    :param tau: by which share it follows
-    """
-    for own, other in zip(target.parameters(), source.parameters(), strict=True):
-        own.lerp_(other, tau)

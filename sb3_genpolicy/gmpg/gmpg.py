@@ -4,7 +4,7 @@ GMPG: generative model policy gradient, by the likelihoods of policy and behavio
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
@@ -33,6 +33,7 @@ from sb3_genpolicy.gmpg.dependences import of_estimator
 from sb3_genpolicy.gmpg.losses import (
     GRADIENT_ESTIMATORS,
     GradientEstimator,
+    PolicyLoss,
     kl_from_reference,
     pathwise_loss,
     reinforce_loss,
@@ -52,20 +53,6 @@ from sb3_genpolicy.gmpg.policies import POLICY_ALIASES
 _PRETRAINING_SHARE = 0.8
 # At so many times of each rollout the adjoint's regression is made (docs/modules/gmpg.md)
 _N_TIMES = 2
-
-
-class PolicyLoss(NamedTuple):
-    """
-    :param loss: a scalar
-    :param q_value: mean Q of the actions, a scalar
-    :param kl: estimate of KL(pi || mu), a scalar; None where nothing depends on it
-    :param sample: the actions, None for ``matching``
-    """
-
-    loss: th.Tensor
-    q_value: th.Tensor
-    kl: th.Tensor | None
-    sample: KLSample | None
 
 
 class GMPG(PretrainingAlgorithm):

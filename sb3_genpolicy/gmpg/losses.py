@@ -4,7 +4,7 @@ rows, and what they divide by is a mean over the whole batch, so that several pr
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch as th
 
@@ -26,6 +26,20 @@ Mean = Callable[[th.Tensor], th.Tensor]
 
 # In place of no row at all
 _LEAST_SHARE = 1e-8
+
+
+class PolicyLoss(NamedTuple):
+    """
+    :param loss: a scalar
+    :param q_value: mean Q of the actions, a scalar
+    :param kl: estimate of KL(pi || mu), a scalar; None where nothing depends on it
+    :param sample: the actions, None for ``matching``
+    """
+
+    loss: th.Tensor
+    q_value: th.Tensor
+    kl: th.Tensor | None
+    sample: KLSample | None
 
 
 def pathwise_loss(sample: KLSample, scaled_q: th.Tensor, mean: Mean = mean_of_rows) -> th.Tensor:

@@ -26,6 +26,12 @@ _CHUNK, _MOST = 1024, 8192
 class HasDensity(Protocol):
     """What a policy with exact log-probabilities has; a model's is its ``policy``."""
 
+    def obs_to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
+        """
+        :param observation: as the environment gives them, batch first
+        :return: tensors, and whether they are a batch, as of SB3's policies
+        """
+
     def log_prob(self, observations: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
         :param observations: batch first
@@ -128,5 +134,6 @@ def _log_densities(policy: HasDensity, data: Transitions) -> np.ndarray:
     for chunk in np.split(rows, range(_CHUNK, len(rows), _CHUNK)):
         observations = tree_map(lambda array, chunk=chunk: np.asarray(array[chunk]), data.observations)
         with th.no_grad():
-            found.append(policy.log_prob(observations, th.as_tensor(np.asarray(data.actions[chunk]))).cpu().numpy())
+            actions = th.as_tensor(np.asarray(data.actions[chunk]))
+            found.append(policy.log_prob(policy.obs_to_tensor(observations)[0], actions).cpu().numpy())
     return np.concatenate(found)

@@ -180,6 +180,9 @@ class SafeHands:
         """
         wanted, state = self.model.predict(observation, state, episode_start, deterministic)
         actions = np.asarray(wanted, dtype=np.float64).reshape(-1, self._dim)
+        if np.ndim(wanted) == len(self._space.shape):
+            # One alone becomes a batch of one
+            observation = tree_map(lambda array: np.asarray(array)[None], observation)
         memory = self._memory_of(len(actions), episode_start)
         if not np.isfinite(actions).all():
             raise UnsafeAction(f"The policy wants {_shown(actions[~np.isfinite(actions).all(axis=1)][0])}. Nothing was done.")
@@ -222,24 +225,12 @@ class SafeHands:
         if not np.isfinite(self.limits.log_density):
             return np.zeros(len(actions), dtype=bool)
         # What is no number is not likely
-        return ~(self._log_density(self._batch(observation, len(actions)), actions) >= self.limits.log_density)
+        return ~(self._log_density(observation, actions) >= self.limits.log_density)
 
-    def _log_density(self, observations: Any, actions: np.ndarray) -> np.ndarray:
+    def _log_density(self, observation: Any, actions: np.ndarray) -> np.ndarray:
         shaped = th.as_tensor(actions.reshape(-1, *self._space.shape).astype(self._space.dtype))
         with th.no_grad():
-            return self.behaviour.log_prob(observations, shaped).cpu().numpy()
-
-    def _batch(self, observation: Any, n_envs: int) -> Any:
-        """Observations, batch first: one alone becomes a batch of one."""
-        space = self.model.observation_space
-        parts = space.spaces if isinstance(space, spaces.Dict) else None
-
-        def batched(array: Any, part: Any) -> np.ndarray:
-            return np.asarray(array).reshape(n_envs, *part.shape)
-
-        if parts is None:
-            return batched(observation, space)
-        return {name: batched(observation[name], part) for name, part in parts.items()}
+            return self.behaviour.log_prob(self.behaviour.obs_to_tensor(observation)[0], shaped).cpu().numpy()
 
     # What is done about it
 
@@ -275,7 +266,7 @@ class SafeHands:
     def _likely(self, observation: Any, actions: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Of some draws of the behaviour model the nearest that is likely enough, or the likeliest, (n_rows, action_dim)."""
         n, wanted = self.n_draws, actions[rows]
-        observations = tree_map(lambda array: np.repeat(array[rows], n, axis=0), self._batch(observation, len(actions)))
+        observations = tree_map(lambda array: np.repeat(np.asarray(array)[rows], n, axis=0), observation)
         draws = np.asarray(self.behaviour.predict(observations)[0], np.float64).reshape(-1, self._dim)
         densities = self._log_density(observations, draws).reshape(-1, n)
         of_states = draws.reshape(-1, n, self._dim)
