@@ -267,3 +267,25 @@ def test_wrong_options_are_said():
         SafeHands(model, ActionLimits(), "clipp")
     with pytest.raises(TypeError, match="patience"):
         SafeHands(model, ActionLimits(), patiense=3)
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_the_density_sees_observations_as_the_policy_reads_them(single):
+    """Images have their channels first there, which they have last in the environment."""
+    seen = []
+
+    class Reads(Normal):
+        def obs_to_tensor(self, observation):
+            return th.as_tensor(np.moveaxis(observation, -1, 1)), True
+
+        def log_prob(self, observations, actions):
+            seen.append(tuple(observations.shape))
+            return super().log_prob(observations, actions)
+
+    actions = np.zeros((1, 1)) if single else np.zeros((1, 2, 1))
+    model = Replay(actions[:, None] if single else actions)
+    model.actions = actions.astype(np.float32)
+    model.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    hands = SafeHands(model, ActionLimits(log_density=-50.0), behaviour=Reads())
+    hands.predict(np.zeros((8, 6, 3) if single else (2, 8, 6, 3), np.uint8))
+    assert seen == [(1 if single else 2, 3, 8, 6)]
