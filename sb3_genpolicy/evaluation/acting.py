@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from tqdm import tqdm
 
+from sb3_genpolicy.common.policies.planning_policy import horizon_of
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative.checks import shown
 
@@ -39,10 +40,18 @@ class Acting(NamedTuple):
 
     def predict(self, observations: Any) -> np.ndarray:
         """
-        :param observations: batch first, as the environment gives them
+        :param observations: batch first, as the environment gives them, or stacks of them for a policy that sees several
         :return: actions in the environment's units, (batch_size, \\*action_shape)
         """
+        policy = self.policy
         wrapper = self.model.get_vec_normalize_env() if isinstance(self.model, BaseAlgorithm) else None
+        if not horizon_of(policy).is_one_step:
+            if wrapper is not None:
+                raise ValueError(
+                    "A policy that sees several observations behind a VecNormalize cannot be evaluated here: train it without "
+                    "the wrapper (policies standardise observations themselves)."
+                )
+            return policy.plan(observations, self.deterministic)
         if wrapper is not None:
             observations = wrapper.normalize_obs(observations)
         return self.model.predict(observations, deterministic=self.deterministic)[0]

@@ -20,6 +20,8 @@ from sb3_genpolicy.common.datasets import DatasetSource, load_dataset
 from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
 from sb3_genpolicy.common.datasets.paths import HDF5_SUFFIXES, NPZ_SUFFIXES
 from sb3_genpolicy.common.files.model_files import ALGORITHM, open_model_file
+from sb3_genpolicy.common.policies.planning_policy import horizon_of
+from sb3_genpolicy.common.transitions.time_windows import with_stacks
 from sb3_genpolicy.common.transitions.transforms import DatasetTransform, HeldOutEpisodes, Prepared, action_transforms
 from sb3_genpolicy.common.transitions.transitions import Transitions, label_of
 from sb3_genpolicy.generative.checks import shown
@@ -58,8 +60,15 @@ def read_for(models: Sequence[Any], dataset: DatasetSource | None) -> Transition
     :return: the record, in the shape that they see it in
     :raises ValueError: if there is no dataset, or the spaces do not fit
     """
-    first = models[0]
+    first, horizon = models[0], horizon_of(models[0])
+    if horizon.chunk_length > 1:
+        raise ValueError(
+            f"A policy that plans {horizon.chunk_length} actions cannot be evaluated without a simulator: what it does hangs "
+            "on more than the observation, while values and densities are of single actions. Train one with chunk_length=1."
+        )
     for model in models[1:]:
+        if horizon_of(model) != horizon:
+            raise ValueError("Policies that see different numbers of observations cannot be compared: evaluate each alone.")
         if model.observation_space != first.observation_space or model.action_space != first.action_space:
             raise ValueError(
                 "Policies of different spaces cannot be compared: "
@@ -78,7 +87,7 @@ def read_for(models: Sequence[Any], dataset: DatasetSource | None) -> Transition
         reference_scores=trained.reference_scores if known and trained is not None else None,
         action_transforms=action_transforms(trained.transforms) if trained is not None else (),
     )
-    return fit_to_spaces(data, first.observation_space, first.action_space)
+    return with_stacks(fit_to_spaces(data, first.observation_space, first.action_space), horizon.history)
 
 
 #: Names under which sources keep the logarithm of the density by which an action was drawn

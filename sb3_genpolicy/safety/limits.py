@@ -11,6 +11,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_genpolicy.common.datasets import DatasetSource, load_dataset
+from sb3_genpolicy.common.policies.planning_policy import horizon_of
 from sb3_genpolicy.common.transitions.transitions import Transitions, label_of
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative.checks import check_number, named_arguments, with_named_options
@@ -106,6 +107,7 @@ def fit_action_limits(
             "that lets them pass stops nothing. Give ActionLimits(speed=...) as the machine bears it.",
             stacklevel=4,
         )
+    check_behaviour(behaviour)
     if behaviour is not None:
         limits["log_density"] = float(np.quantile(_log_densities(getattr(behaviour, "policy", behaviour), data), share))
     return ActionLimits(**limits)
@@ -137,3 +139,15 @@ def _log_densities(policy: HasDensity, data: Transitions) -> np.ndarray:
             actions = th.as_tensor(np.asarray(data.actions[chunk]))
             found.append(policy.log_prob(policy.obs_to_tensor(observations)[0], actions).cpu().numpy())
     return np.concatenate(found)
+
+
+def check_behaviour(behaviour: Any) -> None:
+    """
+    :param behaviour: a model or policy of the behaviour, or None
+    :raises ValueError: if its densities are not of single actions in single observations
+    """
+    if not horizon_of(behaviour).is_one_step:
+        raise ValueError(
+            "behaviour= plans several actions or sees several observations: the density of one action is meant, by a BC with "
+            "chunk_length=1 and history=1. The policy that acts may plan."
+        )

@@ -14,7 +14,7 @@ from stable_baselines3.common.logger import Logger
 
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.generative.checks import check_choice, check_number, named_options
-from sb3_genpolicy.safety.limits import ActionLimits
+from sb3_genpolicy.safety.limits import ActionLimits, check_behaviour
 
 Otherwise = Literal["clip", "hold", "raise"]
 OTHERWISE: tuple[Otherwise, ...] = ("clip", "hold", "raise")
@@ -150,6 +150,7 @@ class SafeHands:
                 )
         if np.isfinite(limits.log_density) and self.behaviour is None:
             raise ValueError("limits.log_density is of a behaviour model: give it as behaviour=, or leave that limit out.")
+        check_behaviour(self.behaviour)
         self._low, self._high = (np.asarray(bound, np.float64).reshape(-1) for bound in (space.low, space.high))
         #: Actions altogether, and how many were touched for which reason
         self.n_actions = 0

@@ -47,11 +47,21 @@ def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
     # A model of release 0.1 was trained on the whole space
     fit_action_range(model.policy, chosen.data, first=not model._action_range_is_fitted and model._n_updates == 0)
     model._action_range_is_fitted = True
-    n_steps = _steps_of_returns(model, chosen)
+    n_steps, horizon = _steps_of_returns(model, chosen), model.policy.horizon
     # A number of steps that was asked for goes before a lambda that was not
     trace = model.critic_options.trace if n_steps == 1 else 0.0
     model.replay_buffer.fill(
-        chosen.data, model.reward_function, chosen.learnt, n_steps, model.critic_gamma, trace, chosen.drawn, chosen.matched
+        chosen.data,
+        model.reward_function,
+        chosen.learnt,
+        # Actions that are valued together are followed by what comes after all of them
+        max(n_steps, horizon.execute_length),
+        model.critic_gamma,
+        trace,
+        chosen.drawn,
+        chosen.matched,
+        horizon.history,
+        horizon.chunk_length,
     )
     is_first = not model._normalizer_is_fitted and model._n_updates == 0
     _fit_statistics(model, chosen, label_of(data))
@@ -129,6 +139,6 @@ def _fit_statistics(model: Any, chosen: LearningRows, label: str) -> None:
 
 
 def _fit_wrapper(model: Any, wrapper: VecNormalize, data: Transitions) -> None:
-    fit_observations(wrapper, model.replay_buffer.observation_chunks(), label_of(data))
+    fit_observations(wrapper, model.replay_buffer.observation_chunks(single=True), label_of(data))
     fit_rewards(wrapper, data, model.reward_function, model.gamma, known=model._vec_rewards_are_fitted)
     model._vec_rewards_are_fitted = True

@@ -18,7 +18,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_genpolicy.common.algorithms import critic_hooks, learning, online, saving
+from sb3_genpolicy.common.algorithms import acting, critic_hooks, learning, online, saving
 from sb3_genpolicy.common.algorithms.begin_together import begin_together, check_together
 from sb3_genpolicy.common.algorithms.callbacks import GradientStepProgressBar
 from sb3_genpolicy.common.algorithms.filling import fill_replay_buffer
@@ -333,6 +333,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     ) -> tuple[np.ndarray, np.ndarray]:
         # The policy is trained: actions at random are no better a start
         return super()._sample_action(0, action_noise, n_envs)
+
+    # Acting
+
+    predict_chunk = acting.predict_chunk
 
     # An update
 

@@ -32,10 +32,10 @@ def check_essentials(settings: Mapping[str, Any], n_bytes: int) -> None:
     widths = [policy_kwargs.get(name) for name in _WIDTHS]
     widths += [getattr(policy_kwargs.get("critic"), name, None) for name in _CRITIC_WIDTHS]
     numbers = [*_whole_numbers(widths)]
-    for name in ("observation_space", "action_space"):
+    for name, times in (("observation_space", "history"), ("action_space", "chunk_length")):
         if not isinstance(settings.get(name), _SPACES):
             raise ValueError(f"has no '{name}'")
-        numbers.append(spaces.utils.flatdim(settings[name]))
+        numbers.append(spaces.utils.flatdim(settings[name]) * next(_whole_numbers(policy_kwargs.get(times)), 1))
     numbers += [_weights(layers) for layers in _lists(widths)]
     numbers.append(_weights_of_critics(policy_kwargs))
     largest = max(numbers, default=0)

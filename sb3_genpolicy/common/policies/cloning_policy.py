@@ -72,6 +72,10 @@ class CloningPolicy(DirectPolicy):
         n_critics: int | None = None,
         share_features_extractor: bool = False,
         critic: str | CriticOptions = "policy",
+        chunk_length: int = 1,
+        execute_length: int | None = None,
+        history: int = 1,
+        plan_blending: float | None = None,
     ):
         self._behaviour_options: dict[str, Any] = dict(
             path=make_path(path, self.paths, type(self).__name__),

@@ -18,14 +18,15 @@ from sb3_genpolicy.common.policies.critics import CriticEnsemble, CriticOptions,
 from sb3_genpolicy.common.policies.critics.options import make_critic, resized
 from sb3_genpolicy.common.policies.normalization import ObservationNormalizer
 from sb3_genpolicy.common.policies.option_checks import check_activation, check_extractor, check_kwargs, check_optimizer
-from sb3_genpolicy.common.policies.policy_files import PlainPolicy
+from sb3_genpolicy.common.policies.planning import Horizon
+from sb3_genpolicy.common.policies.planning_policy import PlanningPolicy
 from sb3_genpolicy.common.transitions.action_range import ActionRange
 from sb3_genpolicy.common.updates.averages import PolyakAverage
 from sb3_genpolicy.common.utils import on_one_line
 from sb3_genpolicy.generative.checks import blaming, check_class, check_flag
 
 
-class CriticPolicy(PlainPolicy):
+class CriticPolicy(PlanningPolicy):
     """
     A policy of an offline algorithm. A subclass has :meth:`make_actor` and ``_predict``, sets what its actor is made of after
     ``super().__init__``, and calls :meth:`build` then.
@@ -53,6 +54,14 @@ class CriticPolicy(PlainPolicy):
         :class:`~sb3_genpolicy.common.policies.critics.options.CriticOptions`. Algorithms give it, from their own ``critic=``.
     :param share_features_extractor: whether the critics use the actor's extractor, trained by the actor's loss alone
         (saves time with images)
+    :param chunk_length: number of actions that are planned together; ``predict`` still gives one, and keeps the rest of the
+        plan. 1, the default, acts step by step. Where an episode ends within a plan, its last action is repeated.
+    :param execute_length: how many actions of a plan are executed before the next one is made, and valued by the critics,
+        whose returns have at least so many steps. Default: all.
+    :param history: number of observations that are seen together, the newest last, within an episode; its first is repeated
+    :param plan_blending: where plans overlap, the action is their mean with weights ``exp(-plan_blending * i)``, i = 0 for the
+        oldest (temporal ensembling, arXiv 2304.13705; published: 0.01). Default: the newest plan alone acts. Can be changed
+        later.
     :raises ValueError: for an option of a wrong type or out of range
     """
 
@@ -89,6 +98,10 @@ class CriticPolicy(PlainPolicy):
         n_critics: int | None = None,
         share_features_extractor: bool = False,
         critic: str | CriticOptions = "iql",
+        chunk_length: int = 1,
+        execute_length: int | None = None,
+        history: int = 1,
+        plan_blending: float | None = None,
     ):
         if features_extractor_class is None:
             features_extractor_class = self.default_features_extractor_class
@@ -103,9 +116,10 @@ class CriticPolicy(PlainPolicy):
         ):
             check_flag(name, flag)
         check_activation("critic_activation_fn", critic_activation_fn)
+        horizon = Horizon.of(chunk_length, execute_length, history)
         super().__init__(
-            observation_space,
-            action_space,
+            horizon.seen(observation_space),
+            horizon.planned(action_space),
             features_extractor_class,
             # SB3 writes into it
             dict(features_extractor_kwargs or {}),
@@ -114,7 +128,8 @@ class CriticPolicy(PlainPolicy):
             squash_output=True,
             normalize_images=normalize_images,
         )
-        check_extractor(self.features_extractor_class, observation_space)
+        self.plan_by(horizon, observation_space, action_space, plan_blending)
+        check_extractor(self.features_extractor_class, self.observation_space)
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
             # The same numbers, without a pass over the parameters for each of Adam's operations
             self.optimizer_kwargs = {"fused": True}
@@ -124,7 +139,7 @@ class CriticPolicy(PlainPolicy):
         self.n_critics = self.critic_options.n_critics
         self.share_features_extractor = share_features_extractor
         self.normalize_observations = normalize_observations
-        self.normalizer = ObservationNormalizer(observation_space)
+        self.normalizer = ObservationNormalizer(self.observation_space)
         self.normalize_actions = normalize_actions
         if not normalize_actions and not action_space.is_bounded():
             raise ValueError(
@@ -227,8 +242,9 @@ class CriticPolicy(PlainPolicy):
         :param features_extractor: an extractor to share; a new one by default
         :return: a new Q
         """
+        valued = self.horizon.executed(self.planning.action_space)
         return CriticEnsemble(
-            **self.network_kwargs(features_extractor),
+            **{**self.network_kwargs(features_extractor), "action_space": valued},
             net_arch=self._critic_widths("qf"),
             activation_fn=self.critic_activation_fn,
             options=self.critic_options,
@@ -310,7 +326,8 @@ class CriticPolicy(PlainPolicy):
         :return: options that have to be equal in two policies for networks to be copied from one to the other, by name
         """
         networks = {f"critic ({name})": value for name, value in self.critic_options.networks().items()}
-        return {"observation_space": self.observation_space, "action_space": self.action_space, **networks}
+        own = {"observation_space": self.observation_space, "action_space": self.action_space, "horizon": self.horizon}
+        return {**own, **networks}
 
     def settings_that_change(self) -> dict[str, Any]:
         """
@@ -323,6 +340,7 @@ class CriticPolicy(PlainPolicy):
         data = super()._get_constructor_parameters()
         data.update(
             dict(
+                **self.planning_options(),
                 lr_schedule=self._dummy_schedule,
                 net_arch=self.net_arch,
                 critic_activation_fn=self.critic_activation_fn,
@@ -361,36 +379,6 @@ class CriticPolicy(PlainPolicy):
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(obs, deterministic=deterministic)
 
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """
-        Get the policy action from an observation, as SB3's policies do.
-
-        :param observation: the input observation
-        :param state: not used, as there is no recurrence
-        :param episode_start: not used
-        :param deterministic: whether to act without drawing random numbers
-        :return: the action, in the action space by ``space.contains``, and ``state``
-        """
-        if isinstance(observation, tuple):
-            # A pair of observation and info, as gymnasium's reset returns: SB3 raises a clear error
-            return super().predict(observation, state, episode_start, deterministic)
-        self.set_training_mode(False)
-        obs_tensor, is_batch = self.obs_to_tensor(observation)
-        with th.no_grad():
-            scaled = self._predict(obs_tensor, deterministic)
-        return self._as_actions(scaled, is_batch), state
-
-    def _as_actions(self, scaled: th.Tensor, is_batch: bool) -> np.ndarray:
-        """In the environment's units."""
-        actions = self.unscale_action(scaled.cpu().numpy().reshape(-1, *self.action_space.shape))
-        return actions if is_batch else actions.squeeze(axis=0)
-
     def scale_action(self, action: np.ndarray) -> np.ndarray:
         """
         Rescale the action to [-1, 1], between the ends of the range that the policy models.
@@ -408,3 +396,9 @@ class CriticPolicy(PlainPolicy):
         :return: the action, of the space's type and within its bounds
         """
         return self.action_range.unscale_array(scaled_action)
+
+    def log_scale(self) -> float:
+        """
+        :return: log of the volume of what the policy models, in the environment's units, over that of scaled actions
+        """
+        return self.horizon.chunk_length * self.action_range.log_scale()

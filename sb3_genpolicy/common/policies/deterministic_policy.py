@@ -122,6 +122,14 @@ class DirectPolicy(CriticPolicy):
     :param share_features_extractor: whether the critics use the actor's extractor, trained by the actor's loss alone
         (saves time with images)
     :param critic: which networks Q and V are, and what they are trained for. Algorithms give it, from their own ``critic=``.
+    :param chunk_length: number of actions that are planned together; ``predict`` still gives one, and keeps the rest of the
+        plan. 1, the default, acts step by step. Where an episode ends within a plan, its last action is repeated.
+    :param execute_length: how many actions of a plan are executed before the next one is made, and valued by the critics,
+        whose returns have at least so many steps. Default: all.
+    :param history: number of observations that are seen together, the newest last, within an episode; its first is repeated
+    :param plan_blending: where plans overlap, the action is their mean with weights ``exp(-plan_blending * i)``, i = 0 for the
+        oldest (temporal ensembling, arXiv 2304.13705; published: 0.01). Default: the newest plan alone acts. Can be changed
+        later.
     :raises ValueError: for an option of a wrong type or out of range
     """
 
@@ -150,6 +158,10 @@ class DirectPolicy(CriticPolicy):
         n_critics: int | None = None,
         share_features_extractor: bool = False,
         critic: str | CriticOptions = "policy",
+        chunk_length: int = 1,
+        execute_length: int | None = None,
+        history: int = 1,
+        plan_blending: float | None = None,
     ):
         super().__init__(**{**handed_on(CriticPolicy, locals()), "net_arch": split_net_arch(net_arch, self.default_net_arch)})
         check_activation("activation_fn", activation_fn)

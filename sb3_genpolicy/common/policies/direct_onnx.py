@@ -12,6 +12,8 @@ from torch import nn
 from sb3_genpolicy.common.policies.onnx_acting import copied, within_float32
 from sb3_genpolicy.common.policies.onnx_export import (
     bounds,
+    horizon_in_words,
+    horizon_metadata,
     noise_input,
     observation_inputs,
     require_packages,
@@ -69,8 +71,9 @@ def export_direct(policy: Any, path: str | os.PathLike[str], deterministic: bool
     description = (
         f"{type(policy).__name__} of sb3_genpolicy, one evaluation of a network. Inputs: {'; '.join(map(str, inputs))}. "
         "Observations are as predict() takes them, images with their channels first; noise is standard normal, and zero in "
-        f"predict(deterministic=True). Output: action ({shape}), float32, in the environment's units, within action_low and "
-        "action_high."
+        f"predict(deterministic=True). {horizon_in_words(policy)}Output: action ({shape}), float32, in the environment's "
+        "units, within action_low and action_high."
     )
     parts = acting.actor, acting.actor.features_extractor
-    write_program(path, acting, inputs, parts, description, bounds(policy.action_space))
+    about = {**horizon_metadata(policy), **bounds(policy.action_space)}
+    write_program(path, acting, inputs, parts, description, about)

@@ -120,7 +120,7 @@ class GaussianPolicy(DirectPolicy):
         distribution = self.actor_ema.distribution(observations)
         actions = check_actions(actions, self.action_space, len(distribution.location), self.device)
         scaled = self.action_range.scale(actions.flatten(1))
-        return distribution.log_prob(scaled.to(distribution.location.dtype)) - self.action_range.log_scale()
+        return distribution.log_prob(scaled.to(distribution.location.dtype)) - self.log_scale()
 
     def export_onnx(self, path: str | os.PathLike[str], deterministic: bool = True) -> None:
         """

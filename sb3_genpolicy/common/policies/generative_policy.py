@@ -89,6 +89,14 @@ class GenerativePolicy(SamplingPolicy):
         compare with the behaviour policy ask for it themselves.
     :param critic: which networks Q and V are, and what they are trained for, see
         :class:`~sb3_genpolicy.common.policies.critics.options.CriticOptions`. Algorithms give it, from their own ``critic=``.
+    :param chunk_length: number of actions that are planned together; ``predict`` still gives one, and keeps the rest of the
+        plan. 1, the default, acts step by step. Where an episode ends within a plan, its last action is repeated.
+    :param execute_length: how many actions of a plan are executed before the next one is made, and valued by the critics,
+        whose returns have at least so many steps. Default: all.
+    :param history: number of observations that are seen together, the newest last, within an episode; its first is repeated
+    :param plan_blending: where plans overlap, the action is their mean with weights ``exp(-plan_blending * i)``, i = 0 for the
+        oldest (temporal ensembling, arXiv 2304.13705; published: 0.01). Default: the newest plan alone acts. Can be changed
+        later.
     :raises ValueError: for an unknown or undefined option, with the nearest one there is
     """
 
@@ -132,6 +140,10 @@ class GenerativePolicy(SamplingPolicy):
         share_features_extractor: bool = False,
         behaviour_model: bool = False,
         critic: str | CriticOptions = "iql",
+        chunk_length: int = 1,
+        execute_length: int | None = None,
+        history: int = 1,
+        plan_blending: float | None = None,
     ):
         check_flag("behaviour_model", behaviour_model)
         check_activation("activation_fn", activation_fn)
@@ -151,6 +163,10 @@ class GenerativePolicy(SamplingPolicy):
             n_critics=n_critics,
             share_features_extractor=share_features_extractor,
             critic=critic,
+            chunk_length=chunk_length,
+            execute_length=execute_length,
+            history=history,
+            plan_blending=plan_blending,
         )
         self.network = network
         self.time_features = time_features_class(time_features)

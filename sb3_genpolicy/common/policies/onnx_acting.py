@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch._decomp import core_aten_decompositions
@@ -119,7 +118,7 @@ class TracedSlopes(nn.Module):
     def __init__(self, critic: CriticEnsemble):
         super().__init__()
         self.critic = critic
-        n_actions = get_action_dim(critic.action_space)
+        n_actions = critic.action_dim
         n_features = next(critic.layers.parameters()).shape[1] - n_actions
         example = th.zeros(_TRACED_ROWS, n_features), th.zeros(_TRACED_ROWS, n_actions)
         self.traced = make_fx(
@@ -137,7 +136,7 @@ class TracedSlopes(nn.Module):
         """
         usual = self.critic.usual_action
         slopes = self.traced(features, self.critic.given(features, actions))
-        return slopes if usual is None else slopes / usual.deviation
+        return self.critic.of_whole_plans(slopes if usual is None else slopes / usual.deviation, actions)
 
 
 def within_float32(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ from sb3_genpolicy.common.policies.critics import CriticEnsemble
 from sb3_genpolicy.common.policies.guidance import Spreads
 from sb3_genpolicy.common.policies.normalization import ObservationNormalizer, Standardizer
 from sb3_genpolicy.common.policies.onnx_acting import TracedActing
+from sb3_genpolicy.common.policies.planning import Horizon
 from sb3_genpolicy.common.transitions.action_range import ActionRange
 from sb3_genpolicy.generative import SOLVERS, Sampler
 
@@ -37,6 +38,8 @@ class ExportedPolicy(Protocol):
     action_space: spaces.Box
     action_range: ActionRange
     normalizer: ObservationNormalizer
+    horizon: Horizon
+    plan_blending: float | None
     actor_ema: GenerativeActor
     critic: CriticEnsemble
     n_candidates: int
@@ -230,6 +233,39 @@ def bounds(space: spaces.Box) -> dict[str, Any]:
     return {"action_low": _finite_or_none(space.low), "action_high": _finite_or_none(space.high)}
 
 
+def horizon_metadata(policy: Any) -> dict[str, Any]:
+    """
+    :param policy: a policy
+    :return: how often and from what a file plans, for its metadata
+    """
+    horizon = policy.horizon
+    return {
+        "chunk_length": horizon.chunk_length,
+        "execute_length": horizon.execute_length,
+        "history": horizon.history,
+        "plan_blending": policy.plan_blending,
+    }
+
+
+def horizon_in_words(policy: Any) -> str:
+    """
+    :param policy: a policy
+    :return: what an observation and an action of a file are, where they are several
+    """
+    horizon, words = policy.horizon, ""
+    if horizon.history > 1:
+        words += (
+            f"An observation is a stack of the last {horizon.history} of an episode along the first axis, the newest last; at "
+            "its start the first one is repeated. "
+        )
+    if horizon.chunk_length > 1:
+        words += (
+            f"An action is a plan of {horizon.chunk_length} steps, of which {horizon.execute_length} are executed before the "
+            "next one is made. "
+        )
+    return words
+
+
 def _dtype(space: spaces.Space, standardizer: Standardizer | None) -> th.dtype:
     """Type of an input: the space's, but float32 for floats of any precision, or float64 where float32 would merge some."""
     if standardizer is not None and standardizer.has_offset and np.issubdtype(space.dtype, np.floating):
@@ -254,7 +290,7 @@ def _description(policy: ExportedPolicy, inputs: list[_Input], deterministic: bo
     return (
         f"{type(policy).__name__} of sb3_genpolicy, {sampler.steps} {sampler.solver} steps from noise to action. "
         f"Inputs: {'; '.join(map(str, inputs))}. Observations are as predict() takes them, images with their channels first. "
-        f"{noise} "
+        f"{horizon_in_words(policy)}{noise} "
         f"Output: action ({shape}), float32, in the environment's units, within action_low and action_high."
     )
 
@@ -268,6 +304,7 @@ def _metadata(policy: ExportedPolicy, deterministic: bool) -> dict[str, Any]:
         "n_candidates": policy.n_candidates,
         "guidance": policy.guidance,
         "deterministic_action": policy.deterministic_action,
+        **horizon_metadata(policy),
         **bounds(policy.action_space),
     }
     if deterministic or policy.deterministic_action != "zero_noise":

@@ -103,29 +103,25 @@ class SamplingPolicy(ActingOptions, CriticPolicy):
         Get the policy action from an observation, as SB3's policies do.
 
         :param observation: the input observation
-        :param state: not used, as there is no recurrence
-        :param episode_start: not used
+        :param state: what the last call returned, for a policy that plans several actions or sees several observations.
+            Without, it goes on from its last call.
+        :param episode_start: (n_envs,), where an episode begins, for such a policy
         :param deterministic: whether to act without random numbers, as the policy's ``deterministic_action`` says
         :param solver: for this prediction alone, see :meth:`set_sampler`
         :param sampling_steps: for this prediction alone
         :param time_grid: for this prediction alone
         :param guidance: for this prediction alone, by how many of its standard deviations Q pulls the policy
-        :return: the action, in the action space by ``space.contains``, and ``state``
+        :return: the action, in the action space by ``space.contains``, and the next ``state``
         """
-        if isinstance(observation, tuple):
-            # A pair of observation and info, as gymnasium's reset returns: SB3 raises a clear error
-            return super().predict(observation, state, episode_start, deterministic)
         sampler = None
         if not (solver is None and sampling_steps is None and time_grid is None):
             # Passed as an argument, not stored in the policy: other threads may predict at the same time
             sampler = self._sampler_with(solver, sampling_steps, time_grid)
         if guidance is not None:
             check_strength("guidance", guidance)
-        self.set_training_mode(False)
-        obs_tensor, is_batch = self.obs_to_tensor(observation)
-        with th.no_grad():
-            scaled = self._predict(obs_tensor, deterministic, sampler, guidance)
-        return self._as_actions(scaled, is_batch), state
+        options = dict(deterministic=deterministic, sampler=sampler, guidance=guidance)
+        action, _, state = self._act(observation, state, episode_start, options)
+        return action, state
 
     def export_onnx(self, path: str | os.PathLike[str], deterministic: bool = False) -> None:
         """
@@ -144,6 +140,10 @@ class SamplingPolicy(ActingOptions, CriticPolicy):
 
         With ``deterministic=True`` observations are its only inputs, and it acts as ``predict(observation,
         deterministic=True)``, whatever ``deterministic_action`` is.
+
+        A policy of several observations takes stacks of them, the newest last, and one that plans gives whole plans,
+        (batch_size, chunk_length, \\*action_shape). The metadata have ``history``, ``chunk_length``, ``execute_length`` and
+        ``plan_blending``, for whoever keeps the frames and the plan (``examples/run_onnx.py``).
 
         Its output is ``action``, (batch_size, \\*action_shape), float32, in the environment's units and within their bounds.
         From noise zero it is the action of ``predict(observation, deterministic=True)``, unless ``deterministic_action`` is
@@ -301,7 +301,7 @@ class SamplingPolicy(ActingOptions, CriticPolicy):
         actions = check_actions(actions, self.action_space, batch_size, self.device)
         actions = actions.to(next(self.actor_ema.model.parameters()).dtype)
         scaled = self.action_range.scale(actions.flatten(1)).to(actions.dtype)
-        return self.actor_ema.log_prob(observations, scaled, likelihood) - self.action_range.log_scale()
+        return self.actor_ema.log_prob(observations, scaled, likelihood) - self.log_scale()
 
     def sample_with_log_prob(
         self, observations: PyTorchObs, noise: th.Tensor | None = None, likelihood: Likelihood | None = None
@@ -321,4 +321,4 @@ class SamplingPolicy(ActingOptions, CriticPolicy):
         observations = check_observations(observations, self.observation_space, self.device)
         scaled, log_prob = self.actor_ema.sample_with_log_prob(observations, noise, likelihood)
         actions = self.action_range.unscale(scaled).reshape(-1, *self.action_space.shape)
-        return actions, log_prob - self.action_range.log_scale()
+        return actions, log_prob - self.log_scale()

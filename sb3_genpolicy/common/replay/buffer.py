@@ -20,6 +20,7 @@ from sb3_genpolicy.common.replay.streaming import Prefetcher
 from sb3_genpolicy.common.replay.tensor_normalizer import TensorNormalizer
 from sb3_genpolicy.common.transitions.action_range import ActionRange
 from sb3_genpolicy.common.transitions.rewards import AffineReward, RewardFunction, transform_rewards
+from sb3_genpolicy.common.transitions.time_windows import stacked
 from sb3_genpolicy.common.transitions.transitions import Transitions
 from sb3_genpolicy.common.utils import tree_map, trees_are_equal
 
@@ -91,6 +92,8 @@ class OfflineReplayBuffer(ReplayBuffer):
         self._gamma = 0.99
         #: Lambda of the dataset's lambda-returns, 0 where there are none
         self.return_lambda = 0.0
+        # Steps that every return has
+        self._least_steps = 1
         self._added = AddedRows(buffer_size, observation_space, self.obs_shape, self.action_dim, self.device)
         # The dataset's; none yet
         self._store = self._added.empty_store()
@@ -214,6 +217,8 @@ class OfflineReplayBuffer(ReplayBuffer):
         return_lambda: float = 0.0,
         drawn: np.ndarray | None = None,
         matched: np.ndarray | None = None,
+        history: int = 1,
+        chunk_length: int = 1,
     ) -> None:
         """
         Take a dataset in place of the one before; rows that were added stay. On a CPU its memory is shared, and never written.
@@ -221,12 +226,15 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param data: the dataset, of this buffer's spaces
         :param reward_function: applied to its rewards, and to those of later :meth:`add`
         :param rows: rows to draw from, all by default
-        :param n_steps: steps whose rewards are summed, discounted, before the next observation's value counts
+        :param n_steps: steps whose rewards are summed, discounted, before the next observation's value counts; with
+            lambda-returns, those that a return has at least
         :param gamma: discount factor of these rewards
         :param return_lambda: lambda of lambda-returns, see :meth:`with_lambda_returns`; 0 for none
         :param drawn: (n_episodes,), how often a row of an episode is drawn, in proportion: 0 for those not among ``rows``.
             By default all are drawn alike.
         :param matched: the same of :meth:`matched_rows`. By default there are none.
+        :param history: number of observations that the policy sees together; those of batches are stacks of so many
+        :param chunk_length: number of actions that it plans together; those of batches are so many, end to end
         :raises ValueError: if the reward function does not give one finite number per row
         """
         rewards = transform_rewards(reward_function, data.rewards)
@@ -234,7 +242,9 @@ class OfflineReplayBuffer(ReplayBuffer):
         self.reward_function = reward_function
         self._gamma, self.return_lambda = gamma, return_lambda
         self._streams = data.memory_mapped or not self._fits(data)
-        self._store = store_of(data, rewards, n_steps, gamma, returns=return_lambda > 0.0)
+        self._least_steps = n_steps if return_lambda > 0.0 else 1
+        n_summed = 1 if return_lambda > 0.0 else n_steps
+        self._store = store_of(data, rewards, n_summed, gamma, return_lambda > 0.0, history, chunk_length)
         states = self._store.states if isinstance(self._store.states, dict) else {None: self._store.states}
         self.hold_finer(key for key, array in states.items() if array.dtype == th.float64)
         if not self._streams:
@@ -424,13 +434,15 @@ class OfflineReplayBuffer(ReplayBuffer):
             return samples, rows
         at = self.rows_device
         rows = rows.to(at)
-        followed, is_known = following.lambda_returns(self._store, rows, uniform.to(at), self.return_lambda, self._gamma)
+        followed, is_known = following.lambda_returns(
+            self._store, rows, uniform.to(at), self.return_lambda, self._gamma, self._least_steps
+        )
         rewards, next_observations = followed.rewards, followed.next_observations
         if env is not None:
-            _, next_observations = self._normalizer.observations(env, samples.observations, next_observations)
+            (next_observations,) = self._normalizer.observations(env, next_observations)
             # The wrapper clips the reward of a step
             rewards = followed.weights * self.normalized_rewards(env, rewards / followed.weights)
-        followed = followed._replace(rewards=rewards, next_observations=next_observations)
+        followed = followed._replace(rewards=rewards, next_observations=self._as_seen(next_observations))
         return following.taking_the_place_of(samples, followed, is_known, self._gamma), th.where(
             is_known, followed.last_rows, rows
         )
@@ -461,17 +473,26 @@ class OfflineReplayBuffer(ReplayBuffer):
         if env is not None:
             observations, next_observations = self._normalizer.observations(env, observations, next_observations)
             rewards = self.normalized_rewards(env, rewards)
+        observations, next_observations = self._as_seen(observations), self._as_seen(next_observations)
         samples = DictReplayBufferSamples if isinstance(observations, dict) else ReplayBufferSamples
         return samples(observations, batch.actions, next_observations, batch.dones, rewards, batch.discounts)
 
-    def observation_chunks(self) -> Any:
+    def _as_seen(self, observations: Any) -> Any:
+        """As the policy sees them: stacked, where it sees several."""
+        return observations if self._store.frames is None else stacked(observations)
+
+    def observation_chunks(self, single: bool = False) -> Any:
         """
+        :param single: whether they are those of the environment also where the policy sees several together
         :return: iterator over the observations of the dataset's rows that are drawn from, some at a time, on the rows' device;
             of rows on a disk, over enough of them, evenly spaced, to know their mean and spread
         """
         step = max(1, self.n_drawn_from // _SAMPLED_ROWS) if self.streams else 1
         for indices in self._draws.every(step, self.rows_device).split(_CHUNK):
-            yield tree_map(lambda array, indices=indices: array[indices], self._store.states)
+            if single or self._store.frames is None:
+                yield tree_map(lambda array, indices=indices: array[indices], self._store.states)
+            else:
+                yield stacked(self._store.observations_at(indices))
 
     # Random state
 
@@ -536,7 +557,8 @@ class OfflineReplayBuffer(ReplayBuffer):
         return {name: value for name, value in {**self.__dict__, **own}.items() if name != "action_range"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"rewards_arrive_transformed": False, "return_lambda": 0.0, "_matched": None, **state})
+        later = {"rewards_arrive_transformed": False, "return_lambda": 0.0, "_matched": None, "_least_steps": 1}
+        self.__dict__.update({**later, **state})
         if "_drawn_from" in state:
             # Of release 0.1, where all rows that are drawn from were drawn alike
             rows = vars(self).pop("_drawn_from")

@@ -35,17 +35,17 @@ def next_actions(store: RowStore, rows: th.Tensor) -> tuple[th.Tensor, th.Tensor
     """
     :param store: the dataset's rows
     :param rows: indices, (batch_size,), on the store's device; beyond the dataset's are rows that were added
-    :return: the dataset's actions at the rows' next observations, (batch_size, action_dim), as they are stored; and whether
-        there is one, (batch_size,)
+    :return: the dataset's actions from the rows' next observations on, as many as the policy plans, as they are stored; and
+        whether there is one, (batch_size,)
     """
     following = store.next_rows[rows.clamp(max=store.n_rows - 1)].long()
     # Observations of rows come first among the states
     is_known = (following < store.n_rows) & (rows < store.n_rows)
-    return store.actions[th.where(is_known, following, 0)], is_known
+    return store.actions_at(th.where(is_known, following, 0)), is_known
 
 
 def lambda_returns(
-    store: RowStore, rows: th.Tensor, uniform: th.Tensor, return_lambda: float, gamma: float
+    store: RowStore, rows: th.Tensor, uniform: th.Tensor, return_lambda: float, gamma: float, least_steps: int = 1
 ) -> tuple[Followed, th.Tensor]:
     """
     Returns of random length, whose mean over the draws is the lambda-return (Sutton and Barto, section 12.1): a return goes on
@@ -56,6 +56,7 @@ def lambda_returns(
     :param uniform: a draw from [0, 1) for each row
     :param return_lambda: in (0, 1]; 1 goes on to the end
     :param gamma: discount factor
+    :param least_steps: steps that every return has, as far as its episode goes: those of the actions that are valued together
     :return: what the rows are followed by, and whether they are rows of the dataset, (batch_size,): of others it is nothing
     """
     assert store.to_go is not None and store.steps_left is not None
@@ -63,8 +64,8 @@ def lambda_returns(
     rows = rows.clamp(max=store.n_rows - 1)
     steps = left = store.steps_left[rows]
     if return_lambda < 1.0:
-        # P(more than k steps) = lambda^k
-        steps = (1.0 + th.log1p(-uniform) / math.log(return_lambda)).floor().clamp(max=left)
+        # P(more than k steps beyond the first ones) = lambda^k
+        steps = (float(least_steps) + th.log1p(-uniform) / math.log(return_lambda)).floor().clamp(max=left)
     last = rows + steps.long() - 1
     # A power of gamma in float32 would be off by its rounding once for each step
     exponents = (math.log(gamma) if gamma > 0.0 else -math.inf) * steps[:, None]
@@ -74,7 +75,7 @@ def lambda_returns(
     following = store.next_rows[last].long()
     followed = Followed(
         store.to_go[rows] - discounts * rest,
-        tree_map(lambda array: array.index_select(0, following).contiguous(), store.states),
+        store.observations_at(following),
         store.dones[last],
         discounts,
         last,

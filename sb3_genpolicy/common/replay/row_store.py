@@ -10,6 +10,7 @@ import numpy as np
 import torch as th
 
 from sb3_genpolicy.common.transitions.returns import returns_to_go
+from sb3_genpolicy.common.transitions.time_windows import frame_indices, plan_rows
 from sb3_genpolicy.common.transitions.transitions import Transitions
 from sb3_genpolicy.common.utils import tree_map
 
@@ -19,7 +20,8 @@ _SHORT_INDICES = 2**30
 
 class Rows(NamedTuple):
     """
-    Some rows. Observations may be dictionaries.
+    Some rows. Observations may be dictionaries. Where a policy sees several, they are (n_rows, history, \\*observation_shape);
+    where it plans several actions, these are (n_rows, chunk_length * action_dim).
 
     :param observations: (n_rows, \\*observation_shape)
     :param actions: (n_rows, action_dim)
@@ -86,6 +88,10 @@ class RowStore:
     :param discounts: (n_rows, 1) or None
     :param to_go: (n_rows, 1), discounted rewards from the row to its episode's end; None where nobody asks for them
     :param steps_left: (n_rows,), steps until then, as floats; likewise
+    :param frames: (n_states, history), see :func:`~sb3_genpolicy.common.transitions.time_windows.frame_indices`; None where an
+        observation is seen alone
+    :param plans: (n_rows, chunk_length), see :func:`~sb3_genpolicy.common.transitions.time_windows.plan_rows`; None where an
+        action is taken alone
     """
 
     states: Any
@@ -96,6 +102,8 @@ class RowStore:
     discounts: th.Tensor | None
     to_go: th.Tensor | None = None
     steps_left: th.Tensor | None = None
+    frames: th.Tensor | None = None
+    plans: th.Tensor | None = None
 
     @property
     def n_rows(self) -> int:
@@ -108,22 +116,37 @@ class RowStore:
         :return: copies of these rows
         """
 
-        def take(array: th.Tensor, indices: th.Tensor) -> th.Tensor:
-            if not pinned:
-                # Images with transposed axes would otherwise keep the memory layout in which they are stored
-                return array.index_select(0, indices).contiguous()
-            out = th.empty((len(indices), *array.shape[1:]), dtype=array.dtype, pin_memory=True)
-            return th.index_select(array, 0, indices, out=out)
-
         following = self.next_rows[rows].long()
         return Rows(
-            tree_map(lambda array: take(array, rows), self.states),
-            take(self.actions, rows),
-            tree_map(lambda array: take(array, following), self.states),
-            take(self.dones, rows),
-            take(self.rewards, rows),
-            None if self.discounts is None else take(self.discounts, rows),
+            self.observations_at(rows, pinned),
+            self.actions_at(rows, pinned),
+            self.observations_at(following, pinned),
+            _take(self.dones, rows, pinned),
+            _take(self.rewards, rows, pinned),
+            None if self.discounts is None else _take(self.discounts, rows, pinned),
         )
+
+    def observations_at(self, indices: th.Tensor, pinned: bool = False) -> Any:
+        """
+        :param indices: into ``states``, (n,)
+        :param pinned: whether they are put into page-locked memory
+        :return: what is seen there, (n, \\*observation_shape), or (n, history, \\*observation_shape)
+        """
+        if self.frames is None:
+            return tree_map(lambda array: _take(array, indices, pinned), self.states)
+        seen = self.frames[indices].long()
+        return tree_map(lambda array: _take(array, seen.flatten(), pinned).unflatten(0, seen.shape), self.states)
+
+    def actions_at(self, rows: th.Tensor, pinned: bool = False) -> th.Tensor:
+        """
+        :param rows: indices, (n,)
+        :param pinned: whether they are put into page-locked memory
+        :return: actions from there on, (n, chunk_length * action_dim)
+        """
+        if self.plans is None:
+            return _take(self.actions, rows, pinned)
+        planned = self.plans[rows].long()
+        return _take(self.actions, planned.flatten(), pinned).reshape(len(rows), -1)
 
     def to(self, device: th.device) -> "RowStore":
         """
@@ -131,6 +154,14 @@ class RowStore:
         :return: the rows there
         """
         return RowStore(**{entry.name: _move(getattr(self, entry.name), device) for entry in fields(self)})
+
+
+def _take(array: th.Tensor, indices: th.Tensor, pinned: bool) -> th.Tensor:
+    if not pinned:
+        # Images with transposed axes would otherwise keep the memory layout in which they are stored
+        return array.index_select(0, indices).contiguous()
+    out = th.empty((len(indices), *array.shape[1:]), dtype=array.dtype, pin_memory=True)
+    return th.index_select(array, 0, indices, out=out)
 
 
 def as_tensor(array: np.ndarray) -> th.Tensor:
@@ -144,20 +175,34 @@ def as_tensor(array: np.ndarray) -> th.Tensor:
         return th.from_numpy(array)
 
 
-def store_of(data: Transitions, rewards: np.ndarray, n_steps: int, gamma: float, returns: bool = False) -> RowStore:
+def store_of(
+    data: Transitions,
+    rewards: np.ndarray,
+    n_steps: int,
+    gamma: float,
+    returns: bool = False,
+    history: int = 1,
+    chunk_length: int = 1,
+) -> RowStore:
     """
     :param data: the dataset
     :param rewards: (n_rows,), transformed
     :param n_steps: steps whose rewards are summed, >= 1
     :param gamma: discount factor
     :param returns: whether returns until the end of episodes are computed too
+    :param history: number of observations that are seen together, >= 1
+    :param chunk_length: number of actions that are planned together, >= 1
     :return: its rows, in the memory that it is in, with actions in the environment's units
     """
     next_rows, dones, discounts = data.next_rows, data.terminals, None
     if n_steps > 1:
         rewards, next_rows, dones, discounts = n_step_returns(data, rewards, n_steps, gamma)
-    if not data.memory_mapped and data.n_rows < _SHORT_INDICES:
-        next_rows = next_rows.astype(np.int32)
+    frames = None if history == 1 else frame_indices(data, history)
+    plans = None if chunk_length == 1 else plan_rows(data, chunk_length)
+    if data.n_rows < _SHORT_INDICES:
+        frames, plans = (None if indices is None else indices.astype(np.int32) for indices in (frames, plans))
+        if not data.memory_mapped:
+            next_rows = next_rows.astype(np.int32)
     to_go = returns_to_go(data, rewards, gamma) if returns else None
     return RowStore(
         tree_map(as_tensor, data.states),
@@ -168,6 +213,8 @@ def store_of(data: Transitions, rewards: np.ndarray, n_steps: int, gamma: float,
         None if discounts is None else as_tensor(discounts.reshape(-1, 1)),
         None if to_go is None else as_tensor(to_go.rewards.astype(np.float32).reshape(-1, 1)),
         None if to_go is None else as_tensor(to_go.steps_left.astype(np.float32)),
+        None if frames is None else as_tensor(frames),
+        None if plans is None else as_tensor(plans),
     )
 
 

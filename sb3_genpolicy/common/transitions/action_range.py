@@ -143,24 +143,25 @@ class ActionRange(nn.Module):
 
     def scale(self, actions: th.Tensor) -> th.Tensor:
         """
-        :param actions: (n, action_dim), in the environment's units
+        :param actions: (n, action_dim), in the environment's units, or (n, n_steps * action_dim) of several steps
         :return: the same, -1 and 1 at the ends of the range, not clamped
         """
         dtype = th.promote_types(actions.dtype, th.as_tensor(self.ends[0]).dtype)
-        low, high = self._tensors(dtype, actions.device)
+        low, high = self._tensors(dtype, actions)
         return 2.0 * (actions - low) / (high - low) - 1.0
 
     def unscale(self, scaled: th.Tensor) -> th.Tensor:
         """
-        :param scaled: (n, action_dim), -1 and 1 at the ends of the range
+        :param scaled: (n, action_dim), or (n, n_steps * action_dim) of several steps, -1 and 1 at the ends of the range
         :return: in the environment's units, not clipped
         """
-        low, high = self._tensors(scaled.dtype, scaled.device)
+        low, high = self._tensors(scaled.dtype, scaled)
         return low + 0.5 * (scaled + 1.0) * (high - low)
 
-    def _tensors(self, dtype: th.dtype, device: th.device) -> tuple[th.Tensor, th.Tensor]:
-        low, high = (th.as_tensor(end).to(dtype).to(device) for end in self.ends)
-        return low, high
+    def _tensors(self, dtype: th.dtype, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        low, high = (th.as_tensor(end).to(dtype).to(actions.device) for end in self.ends)
+        n_steps = actions.shape[-1] // len(low)
+        return (low, high) if n_steps == 1 else (low.repeat(n_steps), high.repeat(n_steps))
 
     def log_scale(self) -> float:
         """
@@ -171,7 +172,7 @@ class ActionRange(nn.Module):
 
     def scale_array(self, actions: np.ndarray) -> np.ndarray:
         """
-        :param actions: (n, \\*shape) or (\\*shape,), in the environment's units
+        :param actions: (..., \\*shape), in the environment's units
         :return: the same, -1 and 1 at the ends of the range
         """
         low, high = (end.reshape(self.action_space.shape) for end in self.ends)
@@ -179,7 +180,7 @@ class ActionRange(nn.Module):
 
     def unscale_array(self, scaled: np.ndarray) -> np.ndarray:
         """
-        :param scaled: (n, \\*shape) or (\\*shape,), -1 and 1 at the ends of the range
+        :param scaled: (..., \\*shape), -1 and 1 at the ends of the range
         :return: in the environment's units and its dtype, each in the space by ``space.contains``
         """
         low, high = (end.reshape(self.action_space.shape) for end in self.ends)

@@ -36,7 +36,7 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
     parameters for the same seed.
 
     :param observation_space: observation space
-    :param action_space: action space
+    :param action_space: action space; of plans, that of their part which is executed: the rest has no value
     :param net_arch: widths of the hidden layers
     :param features_extractor: network that extracts features
     :param features_dim: number of features
@@ -70,7 +70,8 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         self.share_features_extractor = share_features_extractor
         self.options = options
         self.n_critics = options.n_critics
-        widths = [features_dim + get_action_dim(action_space), *net_arch, options.n_quantiles or 1]
+        self.action_dim = get_action_dim(action_space)
+        widths = [features_dim + self.action_dim, *net_arch, options.n_quantiles or 1]
         # Initialised network by network, as in SB3, so that the same seed gives the same parameters
         drawn = [[nn.Linear(n_in, n_out) for n_in, n_out in pairwise(widths)] for _ in range(self.n_critics)]
         self.layers = nn.ModuleList(BatchedLinear(list(layers)) for layers in zip(*drawn, strict=True))
@@ -85,7 +86,7 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         self.usual_action: UsualAction | None = None
         if options.relative_actions:
             self.usual_action = UsualAction(
-                features_dim, get_action_dim(action_space), net_arch, activation_fn, options.layer_norm, options.dropout
+                features_dim, self.action_dim, net_arch, activation_fn, options.layer_norm, options.dropout
             )
 
     def stand_on(self, value_net: NormalizedModel) -> None:
@@ -192,9 +193,26 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         :param actions: (batch_size, action_dim), scaled
         :return: the gradient of Q, as the options aggregate it, in the actions, (batch_size, action_dim); no gradient passes
         """
-        if self.usual_action is None:
-            return self.slopes_of_given(features, actions)
-        return self.slopes_of_given(features, self.given(features, actions)) / self.usual_action.deviation.detach()
+        slopes = self.slopes_of_given(features, self.given(features, actions))
+        if self.usual_action is not None:
+            slopes = slopes / self.usual_action.deviation.detach()
+        return self.of_whole_plans(slopes, actions)
+
+    def executed(self, actions: th.Tensor) -> th.Tensor:
+        """
+        :param actions: (batch_size, action_dim), or whole plans
+        :return: the part that has a value, (batch_size, action_dim)
+        """
+        return actions if actions.shape[1] == self.action_dim else actions[:, : self.action_dim]
+
+    def of_whole_plans(self, slopes: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        :param slopes: of Q in what has a value, (batch_size, action_dim)
+        :param actions: whose, perhaps whole plans
+        :return: in all of these, of their shape: Q does not change with the rest
+        """
+        n_further = actions.shape[1] - self.action_dim
+        return slopes if n_further == 0 else th.nn.functional.pad(slopes, (0, n_further))
 
     def slopes_of_given(self, features: th.Tensor, given: th.Tensor) -> th.Tensor:
         """
@@ -234,6 +252,7 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         :param usual: see :meth:`usual_actions`, where they are known already
         :return: what networks see of the actions: these, or how far they are from the usual ones, (batch_size, action_dim)
         """
+        actions = self.executed(actions)
         if self.usual_action is None:
             return actions
         if usual is None:
