@@ -14,7 +14,7 @@ from gymnasium.wrappers import FrameStackObservation
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_genpolicy import BC, GMPG, GMPO, ReBRAC, SafeHands, fit_action_limits
+from sb3_genpolicy import BC, GMPG, GMPO, IQLCritic, ReBRAC, SafeHands, fit_action_limits
 from sb3_genpolicy.common.policies.named import FlowPolicy
 from sb3_genpolicy.common.policies.planning import Memory, blended
 from sb3_genpolicy.evaluation.acting import Acting
@@ -209,6 +209,25 @@ def test_densities_of_plans_integrate_to_one(name):
     with th.no_grad():
         density = model.policy.log_prob(states, th.as_tensor(grid, dtype=th.float32)).exp()
     assert float(density.sum()) * ((high - low) / n) ** 2 == pytest.approx(1.0, abs=0.02)
+
+
+def test_returns_have_the_steps_of_a_plan_that_are_executed():
+    options = dict(policy_kwargs=dict(**TINY, chunk_length=4, execute_length=3), gamma=0.9, device="cpu", seed=0)
+    data = make_arrays()
+    model = GMPO("FlowPolicy", None, dataset=data, critic="iql", reward_transform=None, **options)
+    model.read_dataset()
+    batch = model.replay_buffer.rows(th.tensor([0]))
+    assert float(batch.rewards) == pytest.approx(float(data["rewards"][:3] @ [1.0, 0.9, 0.81]), rel=1e-5)
+    assert float(batch.discounts) == pytest.approx(0.9**3)
+    longer = GMPO("FlowPolicy", None, dataset=data, critic=IQLCritic(n_steps=4), reward_transform=None, **options)
+    longer.read_dataset()
+    assert float(longer.replay_buffer.rows(th.tensor([0])).discounts) == pytest.approx(0.9**4)
+    # By default returns go on at random, but not before the third step
+    goes_on = GMPO("FlowPolicy", None, dataset=data, reward_transform=None, **options)
+    goes_on.read_dataset()
+    rows, buffer = th.zeros(50, dtype=th.long), goes_on.replay_buffer
+    samples, _ = buffer.with_lambda_returns(rows, buffer.rows(rows), th.rand(50))
+    assert float(samples.discounts.max()) == pytest.approx(0.9**3)
 
 
 # Learning

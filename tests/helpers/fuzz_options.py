@@ -123,5 +123,9 @@ POLICY_OPTIONS = dict(
     n_critics=outside(1, whole=True, but=(None,)),
     share_features_extractor=FLAG,
     behaviour_model=FLAG,
+    chunk_length=outside(1, whole=True),
+    execute_length=outside(1, 1, whole=True, but=(None,)),
+    history=outside(1, whole=True),
+    plan_blending=outside(0.0, but=(None,)),
 )
 OPTIONS_OF = dict(GMPO={**OPTIONS, **OF_GMPO}, GMPG={**OPTIONS, **OF_GMPG})
