@@ -2,7 +2,7 @@
 Chunks of actions and a memory against single steps: a ball in a maze with two ways to the goal, of which only the position is
 seen, from demonstrations that are recorded here. The demonstrator takes either way, and pauses now and then.
 
-    python -m benchmarks.planning [--seeds 5] [--steps 4000] [--algo bc gmpo] [--results benchmarks/results/planning.jsonl]
+    python -m benchmarks.planning [--seeds 5] [--steps 4000] [--algo bc gmpo] [--results FILE]
     python -m benchmarks.planning --report
 
 Needs the extra `[robotics]` of gymnasium (gymnasium-robotics). Every finished run is a line of the results, and is not done twice.
