@@ -14,12 +14,15 @@ from gymnasium.wrappers import FrameStackObservation
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_genpolicy import BC, GMPG, GMPO, IQLCritic, ReBRAC, SafeHands, fit_action_limits
+from sb3_genpolicy import BC, GMPG, GMPO, IQLCritic, ReBRAC, SafeHands, fit_action_limits, learn_side_by_side
+from sb3_genpolicy.common.policies.critics import PolicyCritic
 from sb3_genpolicy.common.policies.named import FlowPolicy
 from sb3_genpolicy.common.policies.planning import Memory, blended
+from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.evaluation.acting import Acting
 from sb3_genpolicy.evaluation.judges import read_for
 from tests.helpers.arrays import make_arrays
+from tests.helpers.every_method import METHODS
 
 TINY = dict(net_arch=[8])
 
@@ -192,23 +195,40 @@ def test_critics_value_what_is_executed_alone():
     assert th.equal(slopes[:, 6:], th.zeros(5, 2, dtype=th.float64))
 
 
-@pytest.mark.parametrize("name", ["FlowPolicy", "GaussianPolicy"])
-def test_densities_of_plans_integrate_to_one(name):
+def test_a_penalty_is_of_what_is_executed():
+    options = dict(policy_kwargs=dict(**TINY, chunk_length=3, execute_length=2), seed=0, device="cpu")
+    model = GMPO("FlowPolicy", None, dataset=make_arrays(), critic=PolicyCritic(penalty=1.0), **options)
+    model.read_dataset()
+    rows = th.arange(6)
+    following = model.replay_buffer.next_actions(rows)
+    assert following[0].isfinite().all()
+
+    def loss(next_actions):
+        batch = Batch.of(model.replay_buffer.rows(rows), rows, th.Generator().manual_seed(0), next_actions=next_actions)
+        return float(model.critics.losses(batch, 0.9).critic_loss.detach())
+
+    tail, head = following.clone(), following.clone()
+    tail[:, 4:] += 0.5
+    head[:, :4] += 0.5
+    assert loss(tail) == loss(following)
+    assert abs(loss(head) - loss(following)) > 1e-3
+
+
+@pytest.mark.parametrize(("name", "reach"), [("FlowPolicy", 3.0), ("GaussianPolicy", 1.0)])
+def test_densities_of_plans_integrate_to_one(name, reach):
     data = make_arrays(action_dim=1)
+    # In units of the environment that are not those of scaled actions
+    data["actions"] = 0.3 * data["actions"] + 0.2
     model = BC(name, None, dataset=data, policy_kwargs=dict(**TINY, chunk_length=2), seed=0, device="cpu").learn(5)
-    low, high = (2.0 * end[0] for end in (model.policy.action_range.ends))
-    # A flow's density reaches beyond the range; a midpoint rule on a square around it
-    low, high = (low, high) if name == "FlowPolicy" else model.policy.action_range.ends
-    low, high = float(np.squeeze(low)), float(np.squeeze(high))
-    if name == "FlowPolicy":
-        low, high = 3.0 * low, 3.0 * high
+    low, high = (float(np.squeeze(end)) for end in model.policy.action_range.ends)
+    # A flow's density goes beyond the range
+    middle, half = 0.5 * (low + high), 0.5 * reach * (high - low)
     n = 160
-    line = low + (high - low) * (np.arange(n) + 0.5) / n
+    line = middle + half * (2.0 * (np.arange(n) + 0.5) / n - 1.0)
     grid = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2, 1)
-    states = th.zeros(len(grid), 3)
     with th.no_grad():
-        density = model.policy.log_prob(states, th.as_tensor(grid, dtype=th.float32)).exp()
-    assert float(density.sum()) * ((high - low) / n) ** 2 == pytest.approx(1.0, abs=0.02)
+        density = model.policy.log_prob(th.zeros(len(grid), 3), th.as_tensor(grid, dtype=th.float32)).exp()
+    assert float(density.sum()) * (2.0 * half / n) ** 2 == pytest.approx(1.0, abs=0.02)
 
 
 def test_returns_have_the_steps_of_a_plan_that_are_executed():
@@ -449,3 +469,28 @@ def test_what_cannot_be_told_of_plans_is_refused():
     second, _ = hands.predict(observation, state, np.array([False]), deterministic=True)
     assert first.shape == second.shape == (1, 2)
     assert state is not None
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_plans(name):
+    method, horizon = METHODS[name], dict(chunk_length=3, execute_length=2, history=2)
+    options = dict(dataset=make_arrays(), policy_kwargs=dict(**TINY, **horizon), batch_size=16, seed=0, device="cpu")
+    model = method(next(iter(method.policy_aliases)), None, **options).learn(6)
+    shown, state, executed = observations_of(3, seed=1), None, []
+    plan, _ = model.predict_chunk(shown[0], None, np.array([True]), deterministic=True)
+    for step in range(3):
+        action, state = model.predict(shown[step], state, np.array([step == 0]), deterministic=True)
+        executed.append(action[0])
+    np.testing.assert_array_equal(executed[:2], plan[0, :2])
+    # The third is of a new plan, from what was seen by then
+    stack = np.concatenate([shown[1], shown[2]], axis=1)
+    np.testing.assert_allclose(executed[2], model.policy.plan(stack, deterministic=True)[0, 0], atol=1e-6)
+
+
+def test_models_that_plan_learn_side_by_side_as_alone():
+    options = dict(dataset=make_arrays(), policy_kwargs=dict(**TINY, chunk_length=3, history=2), batch_size=16, device="cpu")
+    together = [GMPO("FlowPolicy", None, seed=seed, **options) for seed in (0, 1)]
+    learn_side_by_side(together, 6)
+    alone = GMPO("FlowPolicy", None, seed=1, **options).learn(6)
+    for name, parameter in together[1].policy.state_dict().items():
+        np.testing.assert_allclose(parameter, alone.policy.state_dict()[name], atol=1e-6, err_msg=name)
