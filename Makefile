@@ -3,12 +3,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-SOURCES = sb3_genpolicy/ tests/ examples/ benchmarks/ docs/conf.py
+SOURCES = sb3_genpolicy/ tests/ examples/ benchmarks/ docs/
+# Markdown that a repository's page shows
+FRONT = README.md CHANGELOG.md CONTRIBUTING.md benchmarks/README.md sb3_genpolicy/data/README.md
 
 # Two test files at a time
 TOGETHER = -n 2 --dist loadfile
 
-.PHONY: venv demo test test-slow pytest mypy type lint format check-codestyle commit-checks doc clean clean-doc
+.PHONY: venv demo test test-slow pytest mypy type lint format check-codestyle commit-checks doc linkcheck clean clean-doc
 
 venv: $(VENV)/.installed
 
@@ -48,7 +50,13 @@ check-codestyle: venv
 commit-checks: format type lint
 
 doc: venv
+	$(BIN)/python -m codespell_lib $(FRONT) docs examples sb3_genpolicy
 	$(BIN)/python -m sphinx -W -b html docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html $(FRONT)
+
+# Addresses on the network, which only a machine with one can look at
+linkcheck: venv
+	$(BIN)/python -m sphinx -b linkcheck docs docs/_build/linkcheck
 
 clean-doc:
 	rm -rf docs/_build

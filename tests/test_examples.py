@@ -22,6 +22,7 @@ SHORT = {
     "record_dataset.py": ["--online-steps", "210", "--steps", "850", "--gradient-steps", "5", "--folder", "out"],
     "sb3_replay_buffer.py": ["--online-steps", "210", "--steps", "20"],
     "several_processes.py": ["--steps", "20"],
+    "two_ways.py": ["--steps", "20", "--path", "two_ways.svg"],
     "callbacks_and_tensorboard.py": ["--steps", "20", "--folder", "out"],
 }
 
@@ -52,6 +53,10 @@ def test_example_runs(name, tmp_path):
         assert (tmp_path / "out" / "sac.png").stat().st_size > 10_000
     if name == "own_arrays.py":
         assert finished.stdout.count("heat with") == 3
+    if name == "two_ways.py":
+        # The data are as announced, whatever the policies have learnt in so few steps
+        assert "the data: two ways: 50 % left, 50 % right" in finished.stdout
+        assert "GMPO: which is better" in (tmp_path / "two_ways.svg").read_text()
     if name == "several_processes.py":
         assert (tmp_path / "gmpo_several_processes.zip").exists()
     if name == "minari_dataset.py":
