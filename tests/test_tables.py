@@ -8,6 +8,8 @@ import pytest
 from gymnasium import spaces
 
 from sb3_genpolicy import load_dataset
+from sb3_genpolicy.common.datasets.info import dataset_info
+from sb3_genpolicy.data.__main__ import main
 from tests.helpers.data_formats import flat_columns, make_episodes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* cut off is left out")
@@ -217,3 +219,19 @@ def test_other_sources_have_no_use_for_columns():
         load_dataset(flat_columns(make_episodes()), rewards="r")
     with pytest.raises(ValueError, match=r"Dataset 'pendulum-mixed' has no use for order="):
         load_dataset("pendulum-mixed", order="time")
+
+
+def test_the_command_line_names_columns_too(tmp_path, capsys):
+    path = as_csv(frame(), tmp_path)
+    words = [str(path), "--episode", "patient", "--order", "hour", "--rewards", "reward", "--terminals", "died"]
+    words += ["--observations", "pulse", "pressure", "lactate", "--actions", "fluid", "drug"]
+    assert main(["info", *words]) == 0
+    assert capsys.readouterr().out.strip() == str(dataset_info(load_dataset(path, **OPTIONS))).strip()
+    assert main(["info", *words, "--action-bounds", "-9,-8", "9,8"]) == 0
+    assert "Box([-9. -8.], [9. 8.]" in capsys.readouterr().out
+    assert main(["info", *words[:-1], "drag"]) == 1
+    assert "Did you mean 'drug'" in capsys.readouterr().err
+    everything_ends = [{"died": "true"}.get(word, word) for word in words]
+    assert main(["info", *everything_ends]) == 0
+    expected = dataset_info(load_dataset(path, **{**OPTIONS, "terminals": True}))
+    assert capsys.readouterr().out.strip() == str(expected).strip()

@@ -15,6 +15,16 @@ from gymnasium import spaces
 # Negative numbers, also several (-1,-2,-0.5) and such as -1e3 or -inf, which argparse takes for flags
 _NEGATIVE = re.compile(r"-(\d|\.\d|inf)[^=]*", re.IGNORECASE)
 
+# Options that name one column
+_COLUMNS = {
+    "episode": "column that numbers or names episodes",
+    "order": "column by which the steps of an episode are sorted",
+    "rewards": "column of the rewards",
+    "terminals": "column that says where the environment ended an episode; true or false: all of them or none",
+    "timeouts": "column that says where an episode was cut off",
+    "subset": "which of the subsets that a file has, as train",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
@@ -63,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("LOW", "HIGH"),
         help="actions were logged between these, as -1 1: bring them to their bounds",
     )
+    columns = info.add_argument_group("columns", "of tables and of other tools' files, which do not say it of themselves")
+    for name, meaning in _COLUMNS.items():
+        columns.add_argument(f"--{name}", metavar="NAME", help=meaning)
+    for name in ("observations", "actions"):
+        columns.add_argument(f"--{name}", nargs="+", metavar="NAME", help=f"columns that the {name} are")
+    columns.add_argument("--success-at-end", action="store_true", help="every episode is a success: its last step earns 1")
     info.add_argument("--reference-scores", nargs=2, metavar=("LOW", "HIGH"), help="returns that count as scores of 0 and 100")
     return parser
 
@@ -90,6 +106,7 @@ def _info(options: argparse.Namespace) -> None:
         action_space=_action_space(options),
         reference_scores=None if scores is None else _pair("--reference-scores", scores),
         action_transforms=_transforms(options),
+        **_columns(options),
     )
     info = dataset_info(data)
     print(info)
@@ -98,13 +115,22 @@ def _info(options: argparse.Namespace) -> None:
         print(f"drawn into {picture}")
 
 
+def _columns(options: argparse.Namespace) -> dict[str, Any]:
+    """What was said of columns, as :func:`~sb3_genpolicy.common.datasets.load_dataset` takes it."""
+    names = (*_COLUMNS, "observations", "actions")
+    columns = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if columns.get("terminals") in ("true", "false"):
+        columns["terminals"] = columns["terminals"] == "true"
+    return {**columns, **({"success_at_end": True} if options.success_at_end else {})}
+
+
 def _action_space(options: argparse.Namespace) -> spaces.Box | None:
     from sb3_genpolicy.common.datasets import dataset_spaces
 
     if options.action_bounds is None:
         return None
     low, high = (_numbers("--action-bounds", bound) for bound in options.action_bounds)
-    shape: Any = dataset_spaces(options.source[0], check_actions=False)[1].shape
+    shape: Any = (len(options.actions),) if options.actions else dataset_spaces(options.source[0], False)[1].shape
     n_dims = int(np.prod(shape))
     for bound in (low, high):
         if len(bound) not in (1, n_dims):
