@@ -73,6 +73,7 @@ def test_the_default_is_one_step_of_advantages():
         n_quantiles=None,
         dropped_quantiles=0,
         passes=10.0,
+        chunk_length=None,
         advantage=True,
     )
     assert DEFAULT_CRITIC.trace == 0.95 and DEFAULT_CRITIC.learns_advantage and not DEFAULT_CRITIC.follows_policy

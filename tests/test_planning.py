@@ -242,6 +242,12 @@ def test_returns_have_the_steps_of_a_plan_that_are_executed():
     longer = GMPO("FlowPolicy", None, dataset=data, critic=IQLCritic(n_steps=4), reward_transform=None, **options)
     longer.read_dataset()
     assert float(longer.replay_buffer.rows(th.tensor([0])).discounts) == pytest.approx(0.9**4)
+    whole = GMPO("FlowPolicy", None, dataset=data, critic=IQLCritic(chunk_length=4), reward_transform=None, **options)
+    whole.read_dataset()
+    assert whole.critic.action_dim == 8
+    assert float(whole.replay_buffer.rows(th.tensor([0])).discounts) == pytest.approx(0.9**4)
+    with pytest.raises(ValueError, match="chunk_length=5 is more than the 4 actions that the policy plans"):
+        GMPO("FlowPolicy", None, dataset=data, critic=IQLCritic(chunk_length=5), **options)
     # By default returns go on at random, but not before the third step
     goes_on = GMPO("FlowPolicy", None, dataset=data, reward_transform=None, **options)
     goes_on.read_dataset()

@@ -55,7 +55,7 @@ def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
         model.reward_function,
         chosen.learnt,
         # Actions that are valued together are followed by what comes after all of them
-        max(n_steps, horizon.execute_length),
+        max(n_steps, horizon.valued_length),
         model.critic_gamma,
         trace,
         chosen.drawn,

@@ -116,7 +116,8 @@ class CriticPolicy(PlanningPolicy):
         ):
             check_flag(name, flag)
         check_activation("critic_activation_fn", critic_activation_fn)
-        horizon = Horizon.of(chunk_length, execute_length, history)
+        self.critic_options = resized(make_critic(critic), n_critics)
+        horizon = Horizon.of(chunk_length, execute_length, history, self.critic_options.chunk_length)
         super().__init__(
             horizon.seen(observation_space),
             horizon.planned(action_space),
@@ -135,7 +136,6 @@ class CriticPolicy(PlanningPolicy):
             self.optimizer_kwargs = {"fused": True}
         self.net_arch = net_arch
         self.critic_activation_fn = critic_activation_fn
-        self.critic_options = resized(make_critic(critic), n_critics)
         self.n_critics = self.critic_options.n_critics
         self.share_features_extractor = share_features_extractor
         self.normalize_observations = normalize_observations
@@ -242,7 +242,7 @@ class CriticPolicy(PlanningPolicy):
         :param features_extractor: an extractor to share; a new one by default
         :return: a new Q
         """
-        valued = self.horizon.executed(self.planning.action_space)
+        valued = self.horizon.valued(self.planning.action_space)
         return CriticEnsemble(
             **{**self.network_kwargs(features_extractor), "action_space": valued},
             net_arch=self._critic_widths("qf"),

@@ -29,20 +29,23 @@ class Horizon:
     How far a policy looks back and plans ahead.
 
     :param chunk_length: number of actions that are planned together
-    :param execute_length: of these, how many are executed before it plans anew; their value is what critics know
+    :param execute_length: of these, how many are executed before it plans anew
     :param history: number of observations that are seen together
+    :param valued_length: of the actions planned, how many critics value together
     """
 
     chunk_length: int = 1
     execute_length: int = 1
     history: int = 1
+    valued_length: int = 1
 
     @classmethod
-    def of(cls, chunk_length: int, execute_length: int | None, history: int) -> "Horizon":
+    def of(cls, chunk_length: int, execute_length: int | None, history: int, valued_length: int | None = None) -> "Horizon":
         """
         :param chunk_length: number of actions that are planned together
         :param execute_length: how many of them are executed; None: all
         :param history: number of observations that are seen together
+        :param valued_length: how many of them critics value; None: those that are executed
         :return: the checked options
         :raises ValueError: if one is out of range
         """
@@ -51,7 +54,14 @@ class Horizon:
         if execute_length is None:
             execute_length = chunk_length
         check_number("execute_length", execute_length, low=1, high=chunk_length, whole=True)
-        return cls(chunk_length, execute_length, history)
+        if valued_length is None:
+            valued_length = execute_length
+        elif valued_length > chunk_length:
+            raise ValueError(
+                f"The critic's chunk_length={valued_length} is more than the {chunk_length} actions that the policy plans: "
+                "give policy_kwargs=dict(chunk_length=...) as many."
+            )
+        return cls(chunk_length, execute_length, history, valued_length)
 
     @property
     def is_one_step(self) -> bool:
@@ -72,12 +82,12 @@ class Horizon:
         """
         return planned_space(space, self.chunk_length)
 
-    def executed(self, space: spaces.Box) -> spaces.Box:
+    def valued(self, space: spaces.Box) -> spaces.Box:
         """
         :param space: of the environment's actions
-        :return: of the part of a plan that is executed
+        :return: of the part of a plan that critics value
         """
-        return planned_space(space, self.execute_length)
+        return planned_space(space, self.valued_length)
 
 
 @dataclass(frozen=True)

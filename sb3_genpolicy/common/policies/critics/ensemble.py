@@ -36,7 +36,7 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
     parameters for the same seed.
 
     :param observation_space: observation space
-    :param action_space: action space; of plans, that of their part which is executed: the rest has no value
+    :param action_space: action space; of plans, that of the part which is valued
     :param net_arch: widths of the hidden layers
     :param features_extractor: network that extracts features
     :param features_dim: number of features
@@ -198,7 +198,7 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
             slopes = slopes / self.usual_action.deviation.detach()
         return self.of_whole_plans(slopes, actions)
 
-    def executed(self, actions: th.Tensor) -> th.Tensor:
+    def valued(self, actions: th.Tensor) -> th.Tensor:
         """
         :param actions: (batch_size, action_dim), or whole plans
         :return: the part that has a value, (batch_size, action_dim)
@@ -252,7 +252,7 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         :param usual: see :meth:`usual_actions`, where they are known already
         :return: what networks see of the actions: these, or how far they are from the usual ones, (batch_size, action_dim)
         """
-        actions = self.executed(actions)
+        actions = self.valued(actions)
         if self.usual_action is None:
             return actions
         if usual is None:

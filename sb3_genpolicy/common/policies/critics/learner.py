@@ -180,7 +180,7 @@ class Critics(Transient):
             losses["density_penalty"] = penalty
         if usual is not None:
             assert self.critic.usual_action is not None
-            losses["usual_action_loss"] = self.critic.usual_action.losses(usual, self.critic.executed(batch.actions)).mean()
+            losses["usual_action_loss"] = self.critic.usual_action.losses(usual, self.critic.valued(batch.actions)).mean()
         return losses
 
     def _targets(self, batch: Batch, gamma: float) -> th.Tensor:
@@ -199,7 +199,7 @@ class Critics(Transient):
         else:
             values = self.critic_target.pooled_quantiles(batch.next_observations, actions)
         if self.options.penalty and batch.next_actions is not None:
-            distance = self.critic.executed(actions - batch.next_actions).square().sum(dim=1, keepdim=True)
+            distance = self.critic.valued(actions - batch.next_actions).square().sum(dim=1, keepdim=True)
             # Not a number where no next action was logged
             values = values - self.options.penalty * distance.nan_to_num(nan=0.0)
         return values

@@ -49,6 +49,9 @@ class CriticOptions(ABC):
     :param passes: how often, in the mean, each row of the dataset is learnt from, > 0. Over so many passes, and not less than
         8,000 updates, the learning rate of Q and V falls linearly to 0; then they stay as they are, and the policy goes on.
         Online they learn at the whole rate. None: they learn as long as the policy does.
+    :param chunk_length: how many actions of a plan Q values together, from 1 to the policy's ``chunk_length``, where it
+        plans several; returns have at least so many steps. More than are executed (decoupled lengths) let values travel
+        further in one step, of plans that were logged as valued. Default: those that are executed.
     :raises ValueError: for a value out of range, and for options that do not go together
     """
 
@@ -65,6 +68,7 @@ class CriticOptions(ABC):
     n_quantiles: int | None = None
     dropped_quantiles: int = 0
     passes: float | None = None
+    chunk_length: int | None = None
 
     #: Whether targets are values of actions that the policy takes, so that the critics are trained as long as the policy is
     follows_policy: ClassVar[bool] = False
@@ -78,6 +82,7 @@ class CriticOptions(ABC):
         "relative_actions",
         "net_arch",
         "n_quantiles",
+        "chunk_length",
     )
 
     def __post_init__(self) -> None:
@@ -102,6 +107,8 @@ class CriticOptions(ABC):
         check_number(f"{name}: dropped_quantiles", self.dropped_quantiles, low=0, whole=True)
         if self.passes is not None:
             check_number(f"{name}: passes", self.passes, low=0.0, low_open=True)
+        if self.chunk_length is not None:
+            check_number(f"{name}: chunk_length", self.chunk_length, low=1, whole=True)
         self._check_widths(name)
         self._check_quantiles(name)
         if self.aggregation == "lower_bound" and self.n_critics == 1:
