@@ -35,7 +35,8 @@ def load_rows(path: Path, low: np.ndarray, high: np.ndarray) -> dict[str, th.Ten
     """
     Rows (s, a, r, s', terminated), episode after episode, from an npz file with the arrays observations, actions, rewards,
     next_observations and terminals; or the embedded one, where an episode of ``lengths`` is stored with its last observation.
-    Actions are scaled from [low, high] to [-1, 1], and rewards such that the returns of the episodes span 1000.
+    Actions are scaled from [low, high] to [-1, 1] (the package takes the data's own range where that is narrower), and rewards
+    such that the returns of the episodes span 1000.
     """
     arrays = dict(np.load(path))
     if "lengths" in arrays:
@@ -83,9 +84,8 @@ class VelocityField(nn.Module):
 
 def matching_loss(field: VelocityField, observations: th.Tensor, actions: th.Tensor, generator: th.Generator) -> th.Tensor:
     """
-    Flow matching on straight lines (the paper's I-CFM, without its extra noise): || v(t, x_t, s) - (a - z) ||^2 at a random
-    point x_t = t a + (1 - t) z of the line from noise z to the action a, which is passed with velocity a - z. One loss for
-    each row, (batch_size,).
+    Flow matching on straight lines (I-CFM without extra noise), for each row: || v(t, x_t, s) - (a - z) ||^2 at a
+    random point x_t = t a + (1 - t) z of the line from noise z to the action a, which is passed with velocity a - z.
     """
     t = th.rand((len(actions), 1), generator=generator)
     z = th.randn(actions.shape, generator=generator)

@@ -1,11 +1,12 @@
 """
 GMPO in one file: the whole method, to be read from top to bottom beside the paper. It needs torch, numpy and gymnasium alone.
 
-    python examples/gmpo_in_one_file.py --data mine.npz --env-id Hopper-v5
+    python examples/gmpo_in_one_file.py                                       # on the embedded Pendulum data
+    python examples/gmpo_in_one_file.py --data mine.npz --env-id Hopper-v5    # on yours
 
 Paper: "Revisiting Generative Policies: A Simpler Reinforcement Learning Algorithmic Perspective" (arXiv 2412.01245), section
 4.1: a generative policy is matched to the dataset's actions, each weighted by the exponential of its advantage. Critics are
-those of implicit Q-learning (arXiv 2110.06169). Time runs from t = 0, noise, to t = 1, an action.
+those of implicit Q-learning (IQL, arXiv 2110.06169). Time runs from t = 0, noise, to t = 1, an action.
 
 The package's ``GMPO("FlowPolicy", critic="iql", beta=1.0)`` takes the same steps: tests/test_one_file.py compares the numbers.
 """
@@ -27,8 +28,8 @@ BATCH_SIZE = 256
 LEARNING_RATE = 1e-3
 GAMMA, EXPECTILE = 0.99, 0.7  # discount factor, and expectile of V (as published for locomotion)
 TAU, ACTOR_TAU = 0.01, 0.001  # how fast the target networks of Q follow, and the averaged actor, which acts
-LARGEST_WEIGHT = 100.0
-SAMPLING_STEPS = 5
+LARGEST_WEIGHT = 100.0  # of a row, lest a few of them be all that is learnt from
+SAMPLING_STEPS = 5  # of acting
 FREQUENCIES = 2.0 * math.pi * th.logspace(math.log10(0.25), math.log10(4.0), 8)  # of the time: low, so that few steps will do
 
 
@@ -36,7 +37,8 @@ def load_rows(path: Path, low: np.ndarray, high: np.ndarray) -> dict[str, th.Ten
     """
     Rows (s, a, r, s', terminated), episode after episode, from an npz file with the arrays observations, actions, rewards,
     next_observations and terminals; or the embedded one, where an episode of ``lengths`` is stored with its last observation.
-    Actions are scaled from [low, high] to [-1, 1], and rewards such that the returns of the episodes span 1000.
+    Actions are scaled from [low, high] to [-1, 1] (the package takes the data's own range where that is narrower), and rewards
+    such that the returns of the episodes span 1000.
     """
     arrays = dict(np.load(path))
     if "lengths" in arrays:
@@ -84,9 +86,8 @@ class VelocityField(nn.Module):
 
 def matching_loss(field: VelocityField, observations: th.Tensor, actions: th.Tensor, generator: th.Generator) -> th.Tensor:
     """
-    Flow matching on straight lines (the paper's I-CFM, without its extra noise): || v(t, x_t, s) - (a - z) ||^2 at a random
-    point x_t = t a + (1 - t) z of the line from noise z to the action a, which is passed with velocity a - z. One loss for
-    each row, (batch_size,): the objective weights rows.
+    Flow matching on straight lines (I-CFM without extra noise), for each row: || v(t, x_t, s) - (a - z) ||^2 at a
+    random point x_t = t a + (1 - t) z of the line from noise z to the action a, which is passed with velocity a - z.
     """
     t = th.rand((len(actions), 1), generator=generator)
     z = th.randn(actions.shape, generator=generator)
@@ -109,7 +110,7 @@ def sample(field: VelocityField, observations: th.Tensor, z: th.Tensor, steps: i
 
 
 def expectile_loss(u: th.Tensor, expectile: float) -> th.Tensor:
-    """|expectile - 1[u < 0]| u^2, equation 5 of implicit Q-learning."""
+    """|expectile - 1[u < 0]| u^2, whose mean over targets u + V is least where V is their expectile."""
     return th.where(u < 0, 1.0 - expectile, expectile) * u.square()
 
 
@@ -147,13 +148,13 @@ class GMPO:
         """The losses of V, Q and the policy, scalars."""
         s, s_next = self.normalized(batch["observations"]), self.normalized(batch["next_observations"])
         a, s_a = batch["actions"], th.cat([s, batch["actions"]], dim=1)
-        # Implicit Q-learning. V: an upper expectile of Q over the dataset's actions, so that no other action is ever valued
+        # V: an upper expectile of Q over the dataset's actions, so that no other action is ever valued (IQL, equation 5)
         with th.no_grad():
             q = th.minimum(*(target_q(s_a) for target_q in self.target_qs))
             y = batch["rewards"] + GAMMA * (1.0 - batch["terminals"]) * self.v(s_next)
         advantage = q - self.v(s)
         v_loss = expectile_loss(advantage, EXPECTILE).mean()
-        # Q: towards r + gamma V(s'), where an episode that was only cut off goes on (equation 6)
+        # Q: towards r + gamma V(s'), where an episode that was only cut off goes on (IQL, equation 6)
         q_loss = th.stack([(q_net(s_a) - y).square().mean() for q_net in self.qs]).sum()
         # GMPO, section 4.1. The optimum of E_pi[Q] - KL(pi || mu) / beta is pi = mu exp(beta (Q - V)) up to a factor; the
         # policy nearest to it in KL(optimum || pi) has the largest likelihood on the data with these weights, for which the
