@@ -229,8 +229,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=EMBEDDED, help="an npz file; default: the embedded Pendulum data")
     parser.add_argument("--env-id", default="Pendulum-v1", help="where the policy is evaluated")
     parser.add_argument("--beta", type=float, default=1.0, help="inverse temperature: how much an advantage counts")
-    parser.add_argument("--pretraining-steps", type=int, default=10_000)
-    parser.add_argument("--steps", type=int, default=2_000, help="of the policy; each takes as long as several of the others")
+    parser.add_argument("--pretraining-steps", type=int, default=9_600)
+    parser.add_argument("--steps", type=int, default=2_400, help="of the policy; each takes as long as several of the others")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     th.set_num_threads(1)  # networks this small gain little from a second one

@@ -239,20 +239,20 @@ def quick(one_file, monkeypatch, **constants):
 
 
 def test_gmpo_learns_pendulum(gmpo_file, monkeypatch):
-    """Four seeds came to -254 to -279."""
+    """Four seeds came to -253 to -355, and 500 steps later to -254 to -279."""
     agent = gmpo_file.GMPO(quick(gmpo_file, monkeypatch, LARGEST_WEIGHT=10.0), beta=8.0, hidden=64)
-    trained(agent, 2000)
-    assert sampled_return(gmpo_file, agent) > -400.0 > BEHAVIOUR
+    trained(agent, 1500)
+    assert sampled_return(gmpo_file, agent) > BEHAVIOUR + 150.0
 
 
 def test_gmpg_learns_pendulum(gmpg_file, monkeypatch):
-    """The clone of two seeds had -844 and -886, the policy -256 and -259."""
+    """The clones of two seeds had -890 and -984, the policies -335 and -277."""
     agent = gmpg_file.GMPG(quick(gmpg_file, monkeypatch, POLICY_LEARNING_RATE=2e-3), beta=3.0, hidden=64)
-    trained(agent, 1500)
+    trained(agent, 1000)
     assert sampled_return(gmpg_file, agent) < BEHAVIOUR + 50.0
     agent.begin_second_phase()
     trained(agent, 150)
-    assert sampled_return(gmpg_file, agent) > -400.0
+    assert sampled_return(gmpg_file, agent) > BEHAVIOUR + 150.0
 
 
 @pytest.mark.slow
