@@ -15,6 +15,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 SHORT = {
     "bandit_2d.py": ["--pretraining-steps", "20", "--gmpo-steps", "5", "--gmpg-steps", "2"],
     "densities_2d.py": ["--steps", "20", "--resolution", "20"],
+    "gmpo_in_one_file.py": ["--steps", "3", "--hidden", "16"],
+    "gmpg_in_one_file.py": ["--pretraining-steps", "3", "--steps", "1"],
     "demo.py": ["--steps", "3", "--episodes", "2", "--folder", "out"],
     "own_arrays.py": ["--steps", "20"],
     "go_on_online.py": ["--offline-steps", "20", "--online-steps", "20", "--episodes", "1"],
@@ -51,6 +53,8 @@ def test_example_runs(name, tmp_path):
         # Four copies at a time: the last episode of two of them is cut off
         assert "850 (" in finished.stdout and "validation/" in finished.stdout
         assert (tmp_path / "out" / "sac.png").stat().st_size > 10_000
+    if name.endswith("in_one_file.py"):
+        assert "48000 rows, 240 episodes, returns -642.7" in finished.stdout and "sampled -" in finished.stdout
     if name == "own_arrays.py":
         assert finished.stdout.count("heat with") == 3
     if name == "two_ways.py":
