@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.datasets import DatasetSource
@@ -68,7 +69,13 @@ class LookedAt:
         :param states: numbers of observations; those of rows come first
         :return: observations, batch first
         """
-        return tree_map(lambda array: np.asarray(array[states]), self.data.states)
+        space = self.data.observation_space
+
+        def part(array: np.ndarray, of: spaces.Space) -> np.ndarray:
+            # A record has a column for a number alone, an environment has none
+            return np.asarray(array[states]).reshape(-1, *(of.shape or ()))
+
+        return tree_map(part, self.data.states, space.spaces if isinstance(space, spaces.Dict) else space)
 
     def flat_actions(self, rows: np.ndarray) -> np.ndarray:
         """
