@@ -9,6 +9,7 @@ import torch as th
 from matplotlib.figure import Figure
 
 from sb3_genpolicy.common.algorithms.value_watch import room_for
+from sb3_genpolicy.common.datasets.picture import panel
 from sb3_genpolicy.common.transitions.returns import returns_to_go
 from sb3_genpolicy.common.transitions.rewards import transform_rewards
 from sb3_genpolicy.reporting.densities import LOGGED, POLICY
@@ -101,18 +102,15 @@ class CriticChecks:
         :return: caption and figure of values against what followed, and of advantages
         """
         drawn = []
-        figure = Figure(figsize=(4.6, 3.3), layout="constrained")
-        axis = figure.subplots()
+        figure, axis = panel()
         axis.plot(self.values, self.followed, ".", color=POLICY, markersize=3, alpha=0.5)
         ends = [min(self.values.min(), self.followed.min()), max(self.values.max(), self.followed.max())]
         axis.plot(ends, ends, "--", color="black", linewidth=0.8)
         axis.set(xlabel="V", ylabel="discounted return that followed")
-        axis.spines[["top", "right"]].set_visible(False)
         drawn.append(
             ("V of each row, and the return that followed: a critic that is right is on the line in the mean", figure)
         )
-        figure = Figure(figsize=(4.6, 3.3), layout="constrained")
-        axis = figure.subplots()
+        figure, axis = panel()
         named = {"logged": self.q_logged - self.values, "policy": self.q_acted - self.values}
         both = np.concatenate(list(named.values()))
         low, high = np.quantile(both, [0.005, 0.995])
@@ -121,7 +119,6 @@ class CriticChecks:
             axis.hist(values, list(bins), color=color, alpha=0.6, label=name)
         axis.set(xlabel="Q - V", ylabel="states")
         axis.legend(frameon=False, fontsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
         drawn.append(("advantages that the critics see in logged actions and in the policy's", figure))
         return drawn
 

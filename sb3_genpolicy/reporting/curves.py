@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sb3_genpolicy.common.datasets.picture import panel
 from sb3_genpolicy.common.transitions.transitions import normalized_score
 
 #: Stands where there is no number
@@ -29,8 +30,10 @@ HOW_TO_EVALUATE = (
     "without a simulator an OfflineSelectionCallback."
 )
 # These come first, in this order; then losses, then the others
-_FIRST = ("kl", "weight_kl", "effective_sample_size", "beta", "weight_clamped")
-_LEFT_OUT = {"n_updates", "learning_rate", "critic_learning_rate", "phase"}
+_FIRST = ("value", "difference", "normalized_score", "kl", "weight_kl", "effective_sample_size", "beta", "weight_clamped")
+# Who logs what is drawn, by its name in legends
+_SOURCES = {"batches": "train/", "held-out rows": "validation/", "judged by logged data": "offline/"}
+_LEFT_OUT = {"is_known", "n_updates", "learning_rate", "critic_learning_rate", "phase"}
 _TRAINING, _HELD_OUT, _PHASE = "#3b6fb6", "#d1782f", "0.6"
 
 
@@ -59,6 +62,11 @@ class Curves:
     source: str = ""
     frame: pd.DataFrame = field(default_factory=pd.DataFrame)
     evaluations: Evaluations | None = None
+
+    @property
+    def are_judged_by_data(self) -> bool:
+        """Whether policies were judged by logged data while they learnt."""
+        return "offline/value" in self.frame
 
     def last(self, name: str) -> float | None:
         """
@@ -146,7 +154,7 @@ def logged_figures(curves: Curves, held_kl: float | None) -> list[tuple[str, Fig
     :param held_kl: divergence that is held; None where none is
     :return: name and figure of everything that a training logs of itself; what is of held-out rows beside what is of the batch
     """
-    names = [name.partition("/")[2] for name in curves.frame if str(name).startswith(("train/", "validation/"))]
+    names = [name.partition("/")[2] for name in curves.frame if str(name).startswith(tuple(_SOURCES.values()))]
     found = []
     for name in sorted(dict.fromkeys(names), key=_order):
         if name in _LEFT_OUT:
@@ -166,21 +174,21 @@ def _order(name: str) -> tuple[int, str]:
 def _logged_figure(frame: pd.DataFrame, name: str, held: float | None) -> Figure | None:
     drawn = {
         label: pd.to_numeric(frame[key], errors="coerce").dropna()
-        for label, key in (("batches", f"train/{name}"), ("held-out rows", f"validation/{name}"))
+        for label, key in ((label, f"{source}{name}") for label, source in _SOURCES.items())
         if key in frame
     }
     drawn = {label: values for label, values in drawn.items() if len(values)}
     if not drawn:
         return None
     figure, axis = _panel()
-    for (label, values), color in zip(drawn.items(), (_TRAINING, _HELD_OUT), strict=False):
-        color = _HELD_OUT if label == "held-out rows" else color
+    for label, values in drawn.items():
+        color = _HELD_OUT if label == "held-out rows" else _TRAINING
         axis.plot(values.index, values, ".-" if len(values) < 30 else "-", color=color, linewidth=1.2, label=label)
     if held is not None:
         axis.axhline(held, color="black", linestyle="--", linewidth=0.8, label="held")
     for step in _changes_of_phase(frame):
         axis.axvline(step, color=_PHASE, linestyle=":", linewidth=1)
-    if len(drawn) > 1 or held is not None:
+    if len(drawn) > 1 or held is not None or "batches" not in drawn:
         axis.legend(frameon=False, fontsize=8)
     if all((values > 0).all() and values.max() > 100.0 * values.min() for values in drawn.values()):
         axis.set_yscale("log")
@@ -196,10 +204,8 @@ def _changes_of_phase(frame: pd.DataFrame) -> Iterable[float]:
 
 
 def _panel() -> tuple[Figure, Any]:
-    figure = Figure(figsize=(4.6, 2.9), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = panel(2.9)
     axis.set_xlabel("gradient steps")
-    axis.spines[["top", "right"]].set_visible(False)
     return figure, axis
 
 

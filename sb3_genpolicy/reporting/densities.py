@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from sb3_genpolicy.common.datasets.picture import panel
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.evaluation.acting import Acting, policy_actions
 from sb3_genpolicy.evaluation.support import log_density, why_no_density
@@ -125,8 +126,7 @@ def densities_figure(looked: LookedAt, behaviour: Behaviour | None, actions: Act
     :return: with one dimension densities, where they are known, else histograms; with more a point for each action, in the two
         dimensions that vary most, and around them, of two dimensions, where nine tenths of the actions are
     """
-    figure = Figure(figsize=(4.6, 3.3), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = panel()
     exact: dict[str, Callable[[Any, np.ndarray], np.ndarray]] = {}
     if why_no_density(looked.acting) is None:
         exact["policy"] = _density_of(looked)
@@ -139,7 +139,6 @@ def densities_figure(looked: LookedAt, behaviour: Behaviour | None, actions: Act
     else:
         _draw_plane(axis, actions, named, exact, drawn_dimensions(looked))
     axis.legend(frameon=False, fontsize=8)
-    axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -170,7 +169,7 @@ def _draw_line(axis: Any, actions: Actions, samples: dict[str, np.ndarray], exac
         else:
             is_logged = name == "logged nearby"
             options = dict(alpha=0.45) if is_logged else dict(histtype="step", linewidth=1.5)
-            axis.hist(drawn[:, 0], _BINS, (low, high), density=True, color=_COLORS[name], label=name, **options)
+            axis.hist(drawn[:, 0], bins=_BINS, range=(low, high), density=True, color=_COLORS[name], label=name, **options)
     axis.axvline(actions.deterministic[0], color="black", linestyle="--", linewidth=1, label="deterministic")
     axis.set(xlabel="action", ylabel="density")
 

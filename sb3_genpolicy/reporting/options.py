@@ -238,7 +238,7 @@ def what_it_is(model: OfflineAlgorithm) -> dict[str, str]:
         "method": f"{type(model).__name__} (--algo {name} of the zoo)",
         "policy": f"{type(model.policy).__name__}, {n_parameters:,} parameters act",
         "dataset": model.dataset_name or "without a name",
-        "environment": env_id_of(model.env) or "none: spaces are the dataset's",
+        "environment": env_id_of(model.env) or "none given",
         "gradient steps": f"{steps}, {model.batch_size:,} rows each",
         "discount": f"{model.gamma:g}",
         "observations": on_one_line(model.observation_space),

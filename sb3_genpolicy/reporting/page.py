@@ -21,7 +21,8 @@ th, td { padding: 0.25rem 0.6rem; text-align: right; white-space: nowrap; border
 th:first-child, td:first-child, td.text { text-align: left; } td.text { white-space: normal; }
 td { vertical-align: top; } thead th { border-bottom: 2px solid var(--soft); vertical-align: bottom; }
 td small { display: block; color: var(--soft); }
-img { max-width: 100%; } code, pre { background: var(--panel); } pre { padding: 0.7rem; overflow-x: auto; }
+img { max-width: 100%; } code, pre { background: var(--panel); }
+pre { padding: 0.7rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 .grid { display: grid; gap: 0.6rem; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); }
 .grid img { width: 100%; } figure { margin: 0; } figcaption { font-size: 0.88rem; color: var(--soft); }
 .said { border-left: 3px solid var(--mark); background: var(--panel); padding: 0.5rem 0.8rem; }

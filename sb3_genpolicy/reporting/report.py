@@ -184,7 +184,7 @@ def _data(looked: LookedAt | str) -> list[str]:
 
 def _curves(model: OfflineAlgorithm, curves: Curves) -> list[str]:
     parts = [_heading("curves")]
-    if curves.evaluations is None:
+    if curves.evaluations is None and not curves.are_judged_by_data:
         parts.append(page.said(HOW_TO_EVALUATE))
     pictures = []
     if curves.evaluations is not None:

@@ -46,4 +46,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_evaluation(line: dict[str, float | str]) -> bool:
-    return any(name.startswith("eval/") for name in line)
+    return any(name.startswith(("eval/", "offline/")) for name in line)
