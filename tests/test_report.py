@@ -23,6 +23,7 @@ from sb3_genpolicy import (
     BestEpisodes,
     FittedQOptions,
     HeldOutEpisodes,
+    IQLCritic,
     OfflineEvalCallback,
     OneStepCritic,
     evaluate_offline,
@@ -195,7 +196,9 @@ def test_the_verdict_and_its_table(reported, page):
 def gaussians():
     """A policy and a clone whose densities are normal distributions, truncated."""
     own = dict(dataset=DATASET, policy_kwargs=SMALL, batch_size=64, seed=0, learning_rate=3e-3, actor_tau=0.1)
-    model = IQL("GaussianPolicy", transforms=[HELD_OUT], beta=0.5, weight_clamp=20.0, **own).learn(80)
+    weighed = dict(beta=0.5, weight_clamp=20.0, critic=IQLCritic(gamma=0.9))
+    model = IQL("GaussianPolicy", transforms=[HELD_OUT], **weighed, **own).learn(80)
+    assert model.horizon_ratio > 2.0
     # Farther than it has come
     model.policy.actor_ema.layers[-1].bias.data += 0.6
     return model, BC("GaussianPolicy", **own).learn(80)
