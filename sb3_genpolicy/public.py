@@ -48,6 +48,7 @@ from sb3_genpolicy.iql import IQL as IQL
 from sb3_genpolicy.qgpo import QGPO as QGPO
 from sb3_genpolicy.qgpo import SupportCritic as SupportCritic
 from sb3_genpolicy.rebrac import ReBRAC as ReBRAC
+from sb3_genpolicy.reporting.report import report as report
 from sb3_genpolicy.safety.limits import ActionLimits as ActionLimits
 from sb3_genpolicy.safety.limits import fit_action_limits as fit_action_limits
 from sb3_genpolicy.safety.safe_hands import SafeHands as SafeHands

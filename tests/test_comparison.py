@@ -7,7 +7,6 @@ import re
 import signal
 import threading
 import time
-from html.parser import HTMLParser
 
 import gymnasium as gym
 import numpy as np
@@ -30,6 +29,7 @@ from sb3_genpolicy.zoo.comparison.statistics import probability_of_improvement, 
 from sb3_genpolicy.zoo.comparison.trainings import Conditions
 from sb3_genpolicy.zoo.storage import open_storage
 from tests.helpers.arrays import SMALL
+from tests.helpers.pages import Page
 from tests.helpers.stuck_comparison import STUCK
 from tests.helpers.warm_processes import WarmProcess
 
@@ -362,35 +362,6 @@ def test_two_processes_divide_the_runs_and_one_is_killed(tmp_path):
 
 
 # What is told of it
-
-
-class Page(HTMLParser):
-    """Addresses that a page refers to, and the texts of its tables' cells."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.addresses, self.tables, self._cell = [], {}, None
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        self.addresses += [values[name] for name in ("src", "href", "data", "action", "poster", "srcset") if name in values]
-        assert tag not in ("script", "link", "iframe", "object", "embed", "base")
-        if tag == "table":
-            self._rows = self.tables[values["id"]] = []
-        elif tag == "tr":
-            self._rows.append([])
-        elif tag in ("td", "th"):
-            self._rows[-1].append("")
-            self._cell = self._rows[-1]
-
-    def handle_endtag(self, tag):
-        if tag in ("td", "th"):
-            self._cell = None
-
-    def handle_data(self, data):
-        if self._cell is not None:
-            self._cell[-1] += data
 
 
 def test_the_page_stands_alone(compared):

@@ -2,6 +2,8 @@
 The picture of an evaluation: values with their intervals, and how they were learnt.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +23,36 @@ def draw_evaluation(found: Any, path: str | Path) -> Path:
     :raises ValueError: if nothing can be written there
     """
     path = check_picture_path(path)
-    kinds = list(dict.fromkeys(line.kind for line in found.estimates if line.value is not None))
-    figure = Figure(figsize=(5.5 * (len(kinds) + 1), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(kinds) + 1, squeeze=False)[0]
-    for kind, ax in zip(kinds, axes, strict=False):
-        _draw_estimates(ax, [line for line in found.estimates if line.kind == kind and line.value is not None])
-        ax.set_title(f"{kind} ({found.gamma:g})" if kind == "discounted" else kind)
-    _draw_curve(axes[-1], found, kinds)
+    panels = _panels(found)
+    figure = Figure(figsize=(5.5 * len(panels), 3.6), layout="constrained")
+    for draw_panel, ax in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
+        draw_panel(ax)
     figure.suptitle(f"{found.policy} on {found.dataset}: {found.verdict.word}")
     figure.savefig(path, dpi=150)
     return path
+
+
+def draw_evaluation_apart(found: Any) -> list[Figure]:
+    """
+    :param found: an evaluation, see :class:`~sb3_genpolicy.evaluation.result.OfflineEvaluation`
+    :return: what :func:`draw_evaluation` draws side by side, a figure for each panel
+    """
+    figures = []
+    for draw_panel in _panels(found):
+        figure = Figure(figsize=(4.6, 3.4), layout="constrained")
+        draw_panel(figure.subplots())
+        figures.append(figure)
+    return figures
+
+
+def _panels(found: Any) -> list[Callable[[Axes], None]]:
+    kinds = list(dict.fromkeys(line.kind for line in found.estimates if line.value is not None))
+    return [*(partial(_draw_kind, found=found, kind=kind) for kind in kinds), partial(_draw_curve, found=found, kinds=kinds)]
+
+
+def _draw_kind(ax: Axes, found: Any, kind: str) -> None:
+    _draw_estimates(ax, [line for line in found.estimates if line.kind == kind and line.value is not None])
+    ax.set_title(f"{kind} ({found.gamma:g})" if kind == "discounted" else kind)
 
 
 def _draw_estimates(ax: Axes, lines: list[Any]) -> None:

@@ -133,13 +133,20 @@ class IQL(OfflineAlgorithm):
         # Critics: V towards an expectile of Q, Q towards r + gamma V(s')
         critics = self.critics.losses(batch, self.critic_gamma)
         # Policy: log-density of the dataset's actions, weighted by their advantage
-        weights = exponential_weights(self.horizon_ratio * critics.advantage[:, 0], self.beta, self.weight_clamp)
+        weights = self.advantage_weights(self.horizon_ratio * critics.advantage)
         cloning_loss = self.actor.cloning_loss(batch.observations, batch.actions)
         means = dict(
             describe_weights(weights, batch.mean), cloning_loss=cloning_loss.mean(), advantage=critics.advantage.mean()
         )
         policy = Objective(dict(actor_loss=(weights * cloning_loss).mean()), ("actor",), means)
         return critics.objective(q_value=critics.q_value.mean()) + policy
+
+    def advantage_weights(self, advantage: th.Tensor) -> th.Tensor:
+        """
+        :param advantage: Q - V, (batch_size, 1)
+        :return: ``min(exp(beta advantage), weight_clamp)``, (batch_size,)
+        """
+        return exponential_weights(advantage.squeeze(1), self.beta, self.weight_clamp)
 
     def dependences(self) -> tuple[Dependence, ...]:
         return (ON_ROWS,)

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"\nThere is no command '{arguments[0]}'. {did_you_mean(arguments[0], COMMANDS)}", file=sys.stderr)
             return 1
         return 0
-    if {"-h", "--help"} & set(arguments[1:]) and arguments[0] not in ("results", "compare", "evaluate_offline"):
+    if {"-h", "--help"} & set(arguments[1:]) and arguments[0] not in ("results", "compare", "evaluate_offline", "report"):
         print(_OURS)
     try:
         run(arguments[0], arguments[1:])
@@ -51,6 +51,7 @@ Beyond rl_zoo3's flags, which follow:
                          after it. Without --env the environment is the one that the dataset names.
   -conf NAME             also a set of an offline algorithm's own: published-linear, published-cosine, published-vp
   --offline-evaluation   (train, -optimize) there is no simulator: policies are judged by the dataset
+  --report [FILE]        (train) a page about the run, report.html in its folder; `report` writes those of runs that are there
   --trust-pickle         read settings of offline algorithms that were pickled (functions and classes of your own), which can
                          run anything: only for files whose maker you trust
   --gym-packages MODULE  imported first: it may register environments, and algorithms (sb3_genpolicy.register)

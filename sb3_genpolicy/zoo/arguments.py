@@ -19,6 +19,9 @@ Arguments = list[str]
 #: As a frequency of evaluations: so many that there are ten
 BY_LENGTH = 0
 
+#: Name of a run's page
+REPORT = "report.html"
+
 _EVALUATED = ("-params", "--hyperparams", "--env-kwargs", "--eval-env-kwargs")
 _FOLDERS = ("-f", "--folder", "--log-folder", "--exp-folder", "--exp-folders")
 
@@ -235,6 +238,26 @@ def for_plots(arguments: Arguments, algo_flags: Sequence[str]) -> Arguments:
     if not names:
         names = sorted({run.key for run in runs})
     return [*without(arguments, "-e", "--env"), "-e", *names] if names else arguments
+
+
+def report_of(arguments: Arguments) -> tuple[Arguments, str | None]:
+    """
+    :param arguments: of ``train``
+    :return: the arguments without ``--report``, and its file: ``report.html`` in the run's folder where none is named, None
+        where no report is asked for
+    :raises ValueError: if there is nothing to report on
+    """
+    rest, values = _split(arguments, ("--report",))
+    if values is None:
+        return arguments, None
+    algo = value_of(arguments, "--algo") or "ppo"
+    if not is_ours(algo):
+        raise ValueError(f"--report tells of {', '.join(sorted(registered()))}, not of {algo}.")
+    if values_of(arguments, "-optimize", "--optimize-hyperparameters") is not None:
+        raise ValueError(
+            "--report tells of one training, and -optimize does many: report on the one that is done with the best."
+        )
+    return rest, values[-1] if values else REPORT
 
 
 def picture_of(arguments: Arguments) -> tuple[Arguments, Path | None]:

@@ -6,6 +6,7 @@ import runpy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import NamedTuple
 
 from sb3_genpolicy.common.datasets.suites import register_suite
@@ -19,6 +20,7 @@ from sb3_genpolicy.zoo.arguments import (
     for_training,
     import_gym_packages,
     picture_of,
+    report_of,
     values_of,
     without,
 )
@@ -40,7 +42,8 @@ def train(arguments: Arguments) -> None:
     """Train, or search for hyper-parameters (``-optimize``)."""
     import rl_zoo3.train as module
 
-    module.ExperimentManager = make_manager  # type: ignore[assignment,misc]
+    arguments, page = report_of(arguments)
+    module.ExperimentManager = partial(make_manager, page=page)  # type: ignore[assignment,misc]
     with command_line("train", for_training(arguments)):
         module.train()
 
@@ -121,6 +124,13 @@ def evaluate_offline(arguments: Arguments) -> None:
     offline_evaluation.main(without(arguments, "--gym-packages"))
 
 
+def report(arguments: Arguments) -> None:
+    """A page about a run that is there."""
+    from sb3_genpolicy.zoo import run_report
+
+    run_report.main(without(arguments, "--gym-packages"))
+
+
 COMMANDS: dict[str, Command] = {
     "train": Command(train, "train from a dataset, or search for hyper-parameters (-optimize)"),
     "enjoy": Command(enjoy, "watch a trained policy act"),
@@ -131,6 +141,7 @@ COMMANDS: dict[str, Command] = {
     "results": Command(table_of_results, "normalised scores in the paper's layout: table, curves, intervals"),
     "compare": Command(compare, "methods under equal conditions, shared among processes, and a page about them"),
     "evaluate_offline": Command(evaluate_offline, "what policies are worth, from logged data alone, and which is best"),
+    "report": Command(report, "a page about runs or models that are there"),
     "push_to_hub": Command(push_to_hub, "publish a trained policy with its card"),
     "load_from_hub": Command(load_from_hub, "fetch a trained policy"),
 }

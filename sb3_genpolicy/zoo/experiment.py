@@ -34,8 +34,9 @@ from sb3_genpolicy.common.datasets.suites import suite_scores
 from sb3_genpolicy.common.utils import attributes
 from sb3_genpolicy.evaluation.callbacks import OfflineSelectionCallback
 from sb3_genpolicy.generative import PATHS
+from sb3_genpolicy.reporting.report import report
 from sb3_genpolicy.zoo.algorithms import is_ours
-from sb3_genpolicy.zoo.arguments import BY_LENGTH
+from sb3_genpolicy.zoo.arguments import BY_LENGTH, REPORT
 from sb3_genpolicy.zoo.callbacks import CsvLog, LastEvalCallback
 from sb3_genpolicy.zoo.environments import NO_SIMULATOR, entry_names, original_env_id
 from sb3_genpolicy.zoo.modules import module_of
@@ -48,16 +49,22 @@ from sb3_genpolicy.zoo.tasks import published_task
 _EVALUATIONS = 10
 
 
-def make_manager(args: argparse.Namespace, algo: str, *positional: Any, **named: Any) -> ExperimentManager:
+def make_manager(
+    args: argparse.Namespace, algo: str, *positional: Any, page: str | None = None, **named: Any
+) -> ExperimentManager:
     """
     :param args: flags of ``train``
     :param algo: the algorithm
+    :param page: file of a report on one of our algorithms, see ``report_of``; None for none
     :param positional: see ``ExperimentManager``
     :param named: see ``ExperimentManager``
     :return: our manager for our algorithms, rl_zoo3's for the others
     """
-    manager = OfflineExperimentManager if is_ours(algo) else ExperimentManager
-    return manager(args, algo, *positional, **named)
+    if not is_ours(algo):
+        return ExperimentManager(args, algo, *positional, **named)
+    manager = OfflineExperimentManager(args, algo, *positional, **named)
+    manager.page = page
+    return manager
 
 
 class OfflineExperimentManager(ExperimentManager):
@@ -66,6 +73,9 @@ class OfflineExperimentManager(ExperimentManager):
 
     Its parameters are those of ``ExperimentManager``, of which ``env_id`` may be an id that was registered for a dataset.
     """
+
+    #: File of a report that is written after the training, None for none
+    page: str | None = None
 
     def __init__(self, args: argparse.Namespace, algo: str, env_id: str, *positional: Any, **named: Any):
         super().__init__(args, algo, env_id, *positional, **named)
@@ -216,6 +226,13 @@ class OfflineExperimentManager(ExperimentManager):
             self.args.path = {cls: name for name, cls in PATHS.items()}.get(type(path), type(path).__name__)
         self.args.command = shlex.join(["python", *sys.orig_argv[1:]])
         super()._save_config(saved_hyperparams)
+
+    def save_trained_model(self, model: BaseAlgorithm) -> None:
+        super().save_trained_model(model)
+        if self.page is not None:
+            folder = Path(self.save_path)
+            path = folder / REPORT if self.page == REPORT else Path(self.page)
+            print(f"Report: {report(cast(OfflineAlgorithm, model), path, logs=folder, command=self.args.command)}")
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         # Its critics are in the file that is loaded

@@ -17,6 +17,7 @@ from sb3_genpolicy.evaluation.evaluate import evaluate_offline
 from sb3_genpolicy.evaluation.fitted_q import FittedQOptions
 from sb3_genpolicy.evaluation.verdict import UNKNOWN
 from sb3_genpolicy.generative.checks import did_you_mean
+from sb3_genpolicy.reporting.report import report
 from sb3_genpolicy.zoo.arguments import Arguments
 from sb3_genpolicy.zoo.runs import find_runs
 
@@ -36,7 +37,7 @@ def main(arguments: Arguments) -> None:
         raise ValueError(f"evaluate_offline does not know '{unknown[0]}'. {did_you_mean(unknown[0], flags)}")
     if options.num_threads > 0:
         th.set_num_threads(options.num_threads)
-    files = [str(file) for name in options.models for file in _files_of(Path(name))]
+    files = [str(file) for name in options.models for file in files_of(Path(name))]
     dataset = options.dataset[0] if options.dataset and len(options.dataset) == 1 else options.dataset
     how: dict[str, Any] = dict(
         deterministic=options.deterministic,
@@ -63,10 +64,17 @@ def main(arguments: Arguments) -> None:
     if options.picture is not None:
         # Of several policies the best
         evaluations[0].picture(options.picture)
+    if options.report is not None:
+        best = files[0] if len(files) == 1 else evaluations[0].policy
+        print(f"Report: {report(best, options.report, dataset, offline_evaluation=evaluations[0])}")
 
 
-def _files_of(path: Path) -> list[Path]:
-    """A file itself; of a folder of the zoo's runs their models."""
+def files_of(path: Path) -> list[Path]:
+    """
+    :param path: a file, or a folder
+    :return: a file itself; of a folder of the zoo's runs their models
+    :raises ValueError: if there is none
+    """
     if not path.is_dir():
         if not path.is_file() and not path.with_suffix(".zip").is_file():
             raise ValueError(f"There is no model {path}: give the zip file of a model, or a folder of runs.")
@@ -96,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--level", type=float, default=0.9, help="probability of the intervals")
     parser.add_argument("--csv", metavar="FILE", help="write the table into a file")
     parser.add_argument("--picture", metavar="FILE", help="draw the evaluation, of several models that of the best")
+    parser.add_argument("--report", metavar="FILE", help="write a page about the model, of several about the best")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--num-threads", type=int, default=-1, help="threads of PyTorch")

@@ -23,6 +23,7 @@ from sb3_genpolicy.common.algorithms.begin_together import begin_together, check
 from sb3_genpolicy.common.algorithms.callbacks import GradientStepProgressBar
 from sb3_genpolicy.common.algorithms.filling import fill_replay_buffer
 from sb3_genpolicy.common.algorithms.held_out import HeldOutRows
+from sb3_genpolicy.common.algorithms.kept_log import KeptLog
 from sb3_genpolicy.common.algorithms.option_checks import check_base_options
 from sb3_genpolicy.common.algorithms.prepare_updates import prepare_updates
 from sb3_genpolicy.common.algorithms.space_checks import check_continuous_actions, check_model_spaces, take_env
@@ -215,6 +216,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.collects = False
         self.held_out: HeldOutRows | None = None
         self.value_watch = ValueWatch()
+        #: What was logged since the last training began
+        self.kept_log = KeptLog()
         self.critics = Critics(self.policy, self)
         critic_hooks.check_critic(self)
         # As SB3's algorithms have them: model.actor, model.critic, ...
@@ -308,6 +311,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.random.prepare(self.replay_buffer, self.seed, self.num_timesteps)
         self.descent.means.clear()
         prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if self.kept_log not in self.logger.output_formats:
+            self.logger.output_formats.append(self.kept_log)
         prepare_updates(self)
         begin_together(self)
         return prepared

@@ -56,7 +56,7 @@ class ValueWatch(Transient):
             self._rows, self._bounds = _watched_rows(buffer.store), _return_bounds(buffer.store, gamma)
         low, high = self._allowed(buffer, env, gamma)
         batch = buffer.rows(self._rows, env)
-        room = max((_TIMES - 1.0) * max(abs(low), abs(high)), _UNTRAINED)
+        room = room_for(low, high)
         for name, value in policy.values_of(batch).items():
             least, largest = (float(extreme) for extreme in value.aminmax())
             beyond = largest if largest > high + room else least
@@ -80,6 +80,15 @@ class ValueWatch(Transient):
         # The wrapper clips the reward of a step
         bounds = buffer.normalized_rewards(env, bounds * (1.0 - gamma)) / (1.0 - gamma)
         return min(float(bounds[0]), 0.0), max(float(bounds[1]), 0.0)
+
+
+def room_for(low: float, high: float) -> float:
+    """
+    :param low: the least value that is possible
+    :param high: the largest
+    :return: by how much values may go beyond these, lest they be called diverged
+    """
+    return max((_TIMES - 1.0) * max(abs(low), abs(high)), _UNTRAINED)
 
 
 def _watched_rows(store: RowStore) -> th.Tensor:

@@ -95,10 +95,18 @@ class DatasetInfo:
         return np.stack([low - same, high + same])
 
     def __str__(self) -> str:
+        lines = self.lines()
+        width = max(map(len, lines)) + 2
+        return "\n".join(f"{key:<{width}}" + value.replace("\n", "\n" + width * " ") for key, value in lines.items())
+
+    def lines(self) -> dict[str, str]:
+        """
+        :return: what is told of it -> in words
+        """
         n_terminated = int(self.terminated.sum())
         least, mean, largest = self.reward_range
         best = int(self.returns.argmax())
-        lines = {
+        return {
             "name": self.name or "none",
             "environment": self.env_id or "not said",
             "observations": _in_short(self.observation_space),
@@ -112,8 +120,6 @@ class DatasetInfo:
             "rewards": f"mean {mean:.4g}, from {least:.4g} to {largest:.4g}",
             **self._action_lines(),
         }
-        width = max(map(len, lines)) + 2
-        return "\n".join(f"{key:<{width}}" + value.replace("\n", "\n" + width * " ") for key, value in lines.items())
 
     def _action_lines(self) -> dict[str, str]:
         ranges = [f"{low:.3g} to {high:.3g}" for low, high in self.action_range.T]
@@ -141,6 +147,14 @@ class DatasetInfo:
         from sb3_genpolicy.common.datasets.picture import draw
 
         return draw(self)
+
+    def figures(self) -> "list[Figure]":
+        """
+        :return: its panels, a figure each, for pages on which they stand one below the other
+        """
+        from sb3_genpolicy.common.datasets.picture import draw_apart
+
+        return draw_apart(self)
 
     def save_picture(self, path: str | Path) -> None:
         """

@@ -95,15 +95,34 @@ def draw(info: Drawn) -> Figure:
     )
     # What is between dollars would be taken for a formula
     figure.suptitle(f"{name}: {steps}, {episodes}".replace("$", r"\$"), fontsize=13)
-    _draw_returns_in_order(axes[0, 0], info)
-    _draw_returns(axes[0, 1], info)
-    _draw_lengths(axes[0, 2], info)
-    _draw_rewards(axes[1, 0], info)
-    _draw_actions(axes[1, 1], info)
-    _draw_saturation(axes[1, 2], info)
-    for axis in axes.flat:
+    for draw_panel, axis in zip(PANELS, axes.flat, strict=True):
+        draw_panel(axis, info)
         axis.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def draw_apart(info: Drawn) -> list[Figure]:
+    """
+    :param info: what a dataset holds
+    :return: what :func:`draw` draws side by side, a figure for each panel
+    """
+    figures = []
+    for draw_panel in PANELS:
+        figure, axis = panel()
+        draw_panel(axis, info)
+        figures.append(figure)
+    return figures
+
+
+def panel(height: float = 3.4) -> tuple[Figure, Any]:
+    """
+    :param height: in inches
+    :return: a figure for a page, and its axes. Its margins are fixed, since finding them costs as much as drawing.
+    """
+    figure = Figure(figsize=(4.6, height))
+    axis = figure.add_axes((0.17, 0.56 / height, 0.8, 1.0 - 0.86 / height))
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
 
 
 def _kinds(info: Drawn) -> tuple[list[tuple[np.ndarray, str, str]], str]:
@@ -250,3 +269,7 @@ def _label(axis: Any, whole: bool = False) -> None:
         formatter = ScalarFormatter()
         formatter.set_powerlimits((-4, 6))
         axis.set_major_formatter(formatter)
+
+
+#: What is drawn, in this order
+PANELS = (_draw_returns_in_order, _draw_returns, _draw_lengths, _draw_rewards, _draw_actions, _draw_saturation)

@@ -1,14 +1,12 @@
 """
-Pictures of a comparison, as texts that a page can hold.
+Pictures of a comparison.
 """
 
-import base64
-import io
 import math
 from collections.abc import Iterable
 
 import pandas as pd
-from matplotlib import colormaps, rc_context
+from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
@@ -19,17 +17,6 @@ from sb3_genpolicy.zoo.scores import Scores
 _COLUMNS = 3
 # That matplotlib names C0, C1, ...
 _COLORS = 10
-
-
-def data_uri(figure: Figure) -> str:
-    """
-    :param figure: a figure
-    :return: a ``data:`` address that holds it, which asks for nothing else; the same figure gives the same text
-    """
-    drawn = io.BytesIO()
-    with rc_context({"svg.hashsalt": "sb3_genpolicy"}):
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(drawn.getvalue()).decode()
 
 
 def curves_figure(curves: pd.DataFrame, scores: Scores) -> Figure | None:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 import pandas as pd
 
 from sb3_genpolicy.common.files.whole_files import whole_file
-from sb3_genpolicy.zoo.comparison import page
+from sb3_genpolicy.reporting import page
+from sb3_genpolicy.reporting.drawings import data_uri
 from sb3_genpolicy.zoo.comparison.evaluation import EVALUATION_SEED
 from sb3_genpolicy.zoo.comparison.frames import CLONING
-from sb3_genpolicy.zoo.comparison.pictures import curves_figure, data_uri, profiles_figure
+from sb3_genpolicy.zoo.comparison.pictures import curves_figure, profiles_figure
 from sb3_genpolicy.zoo.comparison.shared_work import Comparison
 from sb3_genpolicy.zoo.comparison.statistics import Statistics, statistics_of
 from sb3_genpolicy.zoo.results import behaviour_score

@@ -16,9 +16,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_genpolicy import GMPO
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.generative.checks import check_number
+from sb3_genpolicy.reporting.versions import versions
 from sb3_genpolicy.zoo.comparison.evaluation import acting_milliseconds, reference_scores_for, scores_of
 from sb3_genpolicy.zoo.comparison.methods import Contender, Pretraining
-from sb3_genpolicy.zoo.comparison.versions import versions
 
 
 @dataclass(frozen=True)
