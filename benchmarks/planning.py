@@ -5,7 +5,7 @@ seen, from demonstrations that are recorded here. The demonstrator takes either 
     python -m benchmarks.planning [--seeds 5] [--steps 4000] [--algo bc gmpo] [--results FILE]
     python -m benchmarks.planning --report
 
-Needs the extra `[robotics]` of gymnasium (gymnasium-robotics). Every finished run is a line of the results, and is not done twice.
+Needs gymnasium-robotics. Every finished run is a line of the results, and is not done twice.
 """
 
 import argparse

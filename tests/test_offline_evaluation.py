@@ -2,17 +2,21 @@
 Evaluations on real data, as a user makes them: what they say, what they withhold, and who judges.
 """
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_genpolicy import BC, FittedQOptions, HeldOutEpisodes, choose_policy, evaluate_offline, load_dataset
+from sb3_genpolicy.evaluation.acting import Acting
 from sb3_genpolicy.evaluation.evaluate import ask_about
 from sb3_genpolicy.evaluation.judges import judging_episodes, opened
 from sb3_genpolicy.evaluation.question import find_horizon
 from sb3_genpolicy.evaluation.support import fit_behaviour
+from sb3_genpolicy.evaluation.weighing import Densities, log_ratios
 
 PENDULUM = "pendulum-mixed"
 QUICK = FittedQOptions(n_members=3, net_arch=(64, 64), steps=400, first_steps=300, tau=0.05)
@@ -171,3 +175,43 @@ def test_what_is_no_model_is_refused(narrow):
         evaluate_offline(3, narrow)
     with pytest.raises(TypeError, match="has no option 'dataste'"):
         evaluate_offline(3, dataste=narrow)
+
+
+def test_observations_that_are_one_number_each():
+    rng = np.random.default_rng(0)
+    seen, timeouts = rng.integers(0, 5, 240), np.zeros(240, np.float32)
+    timeouts[19::20] = 1.0
+    columns = dict(
+        observations=seen,
+        next_observations=np.roll(seen, -1),
+        actions=rng.uniform(-1.0, 1.0, (240, 1)).astype(np.float32),
+        rewards=np.ones(240, np.float32),
+        terminals=np.zeros(240, np.float32),
+        timeouts=timeouts,
+        observation_space=spaces.Discrete(5),
+    )
+    clone = BC("MlpPolicy", None, dataset=columns, policy_kwargs=dict(net_arch=[16]), seed=0, device="cpu").learn(20)
+    quick = FittedQOptions(n_members=2, net_arch=(16,), steps=40, first_steps=40)
+    found = evaluate_offline(clone, columns, behaviour=clone, options=quick, n_resamples=100)
+    # Every step earns 1, whatever is done
+    assert found.estimate(of="behaviour").value == pytest.approx(100.0, abs=0.5)
+
+
+def test_densities_are_of_what_a_policy_sees_behind_vec_normalize():
+    data = load_dataset(PENDULUM).select_episodes(np.arange(4))
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]), norm_reward=False)
+    options = dict(policy_kwargs=dict(net_arch=[16], normalize_observations=False), seed=0, device="cpu")
+    model = BC("FlowPolicy", env, dataset=data, **options).learn(20)
+    question, _ = ask_about([model], data, 0.99, 1000, 0)
+    rows = np.arange(0, 200, 7)
+    of_actions = Densities(None, np.zeros(question.data.n_rows))
+    found = log_ratios(question, Acting(model), of_actions, rows)
+    observations = (question.data.observations[rows] - env.obs_rms.mean) / np.sqrt(env.obs_rms.var + env.epsilon)
+    actions = th.as_tensor(question.data.actions[rows])
+    with th.no_grad():
+        expected = model.policy.log_prob(th.as_tensor(observations, dtype=th.float32), actions)
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+    # Which is something else than of observations as they come
+    with th.no_grad():
+        raw = model.policy.log_prob(th.as_tensor(question.data.observations[rows]), actions)
+    assert np.abs(found - raw.numpy()).max() > 0.1

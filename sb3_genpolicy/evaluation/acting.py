@@ -43,18 +43,26 @@ class Acting(NamedTuple):
         :param observations: batch first, as the environment gives them, or stacks of them for a policy that sees several
         :return: actions in the environment's units, (batch_size, \\*action_shape)
         """
-        policy = self.policy
-        wrapper = self.model.get_vec_normalize_env() if isinstance(self.model, BaseAlgorithm) else None
+        policy, seen = self.policy, self.seen(observations)
         if not horizon_of(policy).is_one_step:
-            if wrapper is not None:
-                raise ValueError(
-                    "A policy that sees several observations behind a VecNormalize cannot be evaluated here: train it without "
-                    "the wrapper (policies standardise observations themselves)."
-                )
-            return policy.plan(observations, self.deterministic)
-        if wrapper is not None:
-            observations = wrapper.normalize_obs(observations)
-        return self.model.predict(observations, deterministic=self.deterministic)[0]
+            return policy.plan(seen, self.deterministic)
+        return self.model.predict(seen, deterministic=self.deterministic)[0]
+
+    def seen(self, observations: Any) -> Any:
+        """
+        :param observations: batch first, as the environment gives them, or stacks of them for a policy that sees several
+        :return: as the policy gets them, normalised where it was trained behind a VecNormalize
+        :raises ValueError: for stacks behind a VecNormalize
+        """
+        wrapper = self.model.get_vec_normalize_env() if isinstance(self.model, BaseAlgorithm) else None
+        if wrapper is None:
+            return observations
+        if horizon_of(self.policy).history > 1:
+            raise ValueError(
+                "A policy that sees several observations behind a VecNormalize cannot be evaluated here: train it without "
+                "the wrapper (policies standardise observations themselves)."
+            )
+        return wrapper.normalize_obs(observations)
 
 
 def check_policy(model: Any) -> None:

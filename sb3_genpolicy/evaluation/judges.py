@@ -5,6 +5,7 @@ Which episodes judge: where some were held out, those that trained no policy.
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,15 @@ def read_for(models: Sequence[Any], dataset: DatasetSource | None) -> Transition
         reference_scores=trained.reference_scores if known and trained is not None else None,
         action_transforms=action_transforms(trained.transforms) if trained is not None else (),
     )
-    return with_stacks(fit_to_spaces(data, first.observation_space, first.action_space), horizon.history)
+    data = with_stacks(fit_to_spaces(data, first.observation_space, first.action_space), horizon.history)
+    return replace(data, states=_shaped(data.states, data.observation_space))
+
+
+def _shaped(states: Any, space: spaces.Space) -> Any:
+    """As policies take them: records have a column where an observation is one number."""
+    if isinstance(space, spaces.Dict):
+        return {key: _shaped(states[key], part) for key, part in space.spaces.items()}
+    return states.reshape(len(states), *(space.shape or ()))
 
 
 #: Names under which sources keep the logarithm of the density by which an action was drawn

@@ -125,7 +125,7 @@ def measure_support(ask: Question, acting: Acting, behaviour: Any, seed: int) ->
     below, up_to = (np.searchsorted(np.sort(of_logged), of_drawn, side=side) / len(of_logged) for side in ("left", "right"))
     kl = None
     if why_no_density(acting) is None:
-        own = log_density(acting.policy, observations, drawn)
+        own = log_density(acting.policy, acting.seen(observations), drawn)
         ratios = own - of_drawn
         kl = float(ratios.mean()) if np.isfinite(ratios).all() else math.inf
     quantile = float(0.5 * (below + up_to).mean())
@@ -138,7 +138,7 @@ def _matching_loss(acting: Acting, observations: Any, actions: np.ndarray, seed:
     policy = acting.model.policy
     if not hasattr(policy.actor_ema, "cloning_loss") or getattr(policy, "takes_noise", False):
         return None
-    tensors = policy.obs_to_tensor(observations)[0]
+    tensors = policy.obs_to_tensor(acting.seen(observations))[0]
     shaped = actions.reshape(-1, *policy.action_space.shape)
     scaled = th.as_tensor(policy.scale_action(shaped), device=policy.device).float().flatten(1)
     generator = th.Generator(policy.device).manual_seed(seed)

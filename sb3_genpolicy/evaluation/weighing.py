@@ -74,7 +74,7 @@ def weighed_estimates(
     chosen = some_of(ask.data, np.arange(ask.data.n_episodes), _WEIGHED_ROWS, seed=0)
     rows = ask.data.rows_of(chosen)
     ratios = np.zeros(ask.data.n_rows)
-    ratios[rows] = _log_ratios(ask, acting, densities, rows)
+    ratios[rows] = log_ratios(ask, acting, densities, rows)
     lines = []
     for kind, name in enumerate(names):
         weights = step_weights(ask, ratios, ask.gamma if kind == DISCOUNTED else 1.0).of(chosen)
@@ -111,10 +111,17 @@ def _line(kind: str, method: str, found: Weighted, level: float, note: str) -> E
     return Estimate(kind, "policy", method, found.value, found.value - half, found.value + half, note)
 
 
-def _log_ratios(ask: Question, acting: Acting, densities: Densities, rows: np.ndarray) -> np.ndarray:
+def log_ratios(ask: Question, acting: Acting, densities: Densities, rows: np.ndarray) -> np.ndarray:
+    """
+    :param ask: what is asked
+    :param acting: the policy, with a density
+    :param densities: of the logged actions
+    :param rows: of the judging data, (n,)
+    :return: (n,), how much more likely the policy is to do what was logged, logarithms
+    """
     observations = tree_map(lambda array: array[rows], ask.data.states)
     actions = np.asarray(ask.data.actions[rows]).reshape(len(rows), -1)
-    own = log_density(acting.policy, observations, actions)
+    own = log_density(acting.policy, acting.seen(observations), actions)
     if densities.logged is not None:
         return own - densities.logged[rows]
     return own - log_density(densities.behaviour, observations, actions)
@@ -123,7 +130,7 @@ def _log_ratios(ask: Question, acting: Acting, densities: Densities, rows: np.nd
 def _foreseen_size(ask: Question, acting: Acting, densities: Densities) -> float:
     """As if logarithms of the ratios were normal and steps independent, up to where discounted rewards come from."""
     rows = np.linspace(0, ask.data.n_rows - 1, min(_PILOT, ask.data.n_rows)).astype(int)
-    ratios = _log_ratios(ask, acting, densities, rows)
+    ratios = log_ratios(ask, acting, densities, rows)
     ratios = ratios[np.isfinite(ratios)]
     if len(ratios) < 2:
         return 0.0
