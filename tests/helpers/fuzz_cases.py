@@ -236,6 +236,10 @@ OF_POLICY = dict(
     n_critics=of(1, 2, 3),
     share_features_extractor=st.booleans(),
     behaviour_model=st.booleans(),
+    chunk_length=of(1, 1, 3),
+    execute_length=of(None, 1),
+    history=of(1, 1, 2),
+    plan_blending=of(None, 0.1),
 )
 
 

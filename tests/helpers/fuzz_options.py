@@ -124,7 +124,7 @@ POLICY_OPTIONS = dict(
     share_features_extractor=FLAG,
     behaviour_model=FLAG,
     chunk_length=outside(1, whole=True),
-    execute_length=outside(1, 1, whole=True, but=(None,)),
+    execute_length=outside(1, 3, whole=True, but=(None,)),
     history=outside(1, whole=True),
     plan_blending=outside(0.0, but=(None,)),
 )
