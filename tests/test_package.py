@@ -67,3 +67,21 @@ def test_paths_of_release_0_1_lead_to_the_modules():
     assert pickle.loads(b"csb3_genpolicy.common.rewards\nAffineReward\n.") is sb3_genpolicy.AffineReward
     with pytest.raises(AttributeError, match="has no attribute 'FlowPolice'"):
         importlib.import_module("sb3_genpolicy.common.policies").FlowPolice  # noqa: B018
+
+
+#: What an import of every public name does not need, each of them a good part of a second
+HEAVY = ("scipy", "pandas", "matplotlib.pyplot", "pyarrow", "h5py", "torchdiffeq", "torch.export", "torch.onnx.ops")
+HEAVY += ("optuna", "rl_zoo3", "onnx", "mujoco", "huggingface_hub", "tensorflow", "sb3_genpolicy.zoo")
+
+
+def test_an_import_brings_nothing_heavy_along():
+    """What is loaded beyond Stable-Baselines3, which may itself load some (benchmarks/import_time.py measures it)."""
+    program = f"""
+import sys
+import stable_baselines3
+before = set(sys.modules)
+import sb3_genpolicy.public
+print([name for name in {HEAVY} if name in sys.modules and name not in before])
+"""
+    found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"

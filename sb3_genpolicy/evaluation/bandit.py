@@ -4,14 +4,16 @@ Which policy to try next, where a few real episodes are allowed.
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from sb3_genpolicy.evaluation.choose import PolicyChoice
 from sb3_genpolicy.evaluation.verdict import UNKNOWN
 from sb3_genpolicy.generative.checks import check_choice, check_number, named_options
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # Draws by which probabilities are estimated
 _DRAWS = 4_000
@@ -150,10 +152,12 @@ class PolicyBandit:
         """The policy of the highest expected return, by all that is known."""
         return max(self.names, key=lambda name: self.belief(name).mean)
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self) -> "DataFrame":
         """
         :return: a row for each policy, the best first: mean, standard deviation, episodes, probability that it is the best
         """
+        import pandas as pd
+
         drawn = self._names_by_draws(_DRAWS)
         rows = [
             {"policy": name, **self.belief(name)._asdict(), "probability": drawn.count(name) / len(drawn)}

@@ -52,7 +52,7 @@ class Transitions(Mapping[str, Any]):
     rewards: np.ndarray
     terminals: np.ndarray
     timeouts: np.ndarray
-    observation_space: spaces.Space
+    observation_space: spaces.Space[Any]
     action_space: spaces.Box
     name: str | None = None
     env_id: str | None = None
