@@ -54,7 +54,8 @@ class PolicyBandit:
     :param deviations: name -> standard deviation of that
     :param noise: standard deviation of the return of one episode about its policy's mean, > 0; it is only the beginning, what
         is seen takes over
-    :param seed: of its draws
+    :param seed: of its draws, a whole number >= 0
+    :raises ValueError: if policies or numbers do not fit together, or are out of range
     """
 
     @named_options
@@ -75,7 +76,7 @@ class PolicyBandit:
     def from_choice(cls, choice: PolicyChoice, seed: int = 0) -> "PolicyBandit":
         """
         :param choice: policies that were evaluated; undiscounted values have to be known of one at least
-        :param seed: of the draws
+        :param seed: of the draws, a whole number >= 0
         :return: a bandit that begins with these estimates. Of policies of which nothing can be told it expects what the
             behaviour earns, give or take all that there is between the policies.
         :raises ValueError: if time limits are not known, so that no return of an episode is

@@ -47,7 +47,7 @@ class OfflineEvaluation:
     """
     :param policy: what is evaluated, in words
     :param dataset: by what
-    :param gamma: discount factor
+    :param gamma: discount factor, in [0, 1)
     :param level: the probability that intervals have
     :param n_rows: rows that judged
     :param n_episodes: episodes that judged

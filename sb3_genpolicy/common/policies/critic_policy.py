@@ -188,6 +188,10 @@ class CriticPolicy(PlainPolicy):
         raise NotImplementedError
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """
+        :return: an extractor as the options say
+        :raises ValueError: if it cannot be built with them, with a sentence that names them
+        """
         beginning = f"features_extractor_class={self.features_extractor_class.__name__} cannot be built"
         if self.features_extractor_kwargs:
             beginning += f" with features_extractor_kwargs={self.features_extractor_kwargs}"
@@ -199,7 +203,7 @@ class CriticPolicy(PlainPolicy):
     def make_optimizer(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> Optimizer:
         """
         :param parameters: of a network
-        :param learning_rate: the optimizer's
+        :param learning_rate: the optimizer's at the start, > 0
         :return: an optimizer as the options say
         :raises ValueError: if it cannot be built with them
         """
@@ -359,6 +363,11 @@ class CriticPolicy(PlainPolicy):
     # Acting
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """
+        :param obs: observations as tensors, (batch_size, \\*observation_shape), or a dictionary of such
+        :param deterministic: whether actions are the deterministic ones
+        :return: actions scaled to [-1, 1], (batch_size, action_dim)
+        """
         return self._predict(obs, deterministic=deterministic)
 
     def predict(
@@ -371,9 +380,9 @@ class CriticPolicy(PlainPolicy):
         """
         Get the policy action from an observation, as SB3's policies do.
 
-        :param observation: the input observation
+        :param observation: (n, \\*observation_shape) or one without n, or a dictionary of such
         :param state: not used, as there is no recurrence
-        :param episode_start: not used
+        :param episode_start: not used, of any shape
         :param deterministic: whether to act without drawing random numbers
         :return: the action, in the action space by ``space.contains``, and ``state``
         """
@@ -396,7 +405,7 @@ class CriticPolicy(PlainPolicy):
         Rescale the action to [-1, 1], between the ends of the range that the policy models.
 
         :param action: in the environment's units, (n, \\*action_shape)
-        :return: scaled action
+        :return: the scaled action, (n, \\*action_shape)
         """
         return self.action_range.scale_array(action)
 
@@ -405,6 +414,6 @@ class CriticPolicy(PlainPolicy):
         Rescale the action from [-1, 1] to the environment's units.
 
         :param scaled_action: (n, \\*action_shape), between the ends of the range that the policy models
-        :return: the action, of the space's type and within its bounds
+        :return: the action, (n, \\*action_shape), of the space's type and within its bounds
         """
         return self.action_range.unscale_array(scaled_action)

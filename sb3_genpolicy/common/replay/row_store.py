@@ -149,7 +149,7 @@ def store_of(data: Transitions, rewards: np.ndarray, n_steps: int, gamma: float,
     :param data: the dataset
     :param rewards: (n_rows,), transformed
     :param n_steps: steps whose rewards are summed, >= 1
-    :param gamma: discount factor
+    :param gamma: discount factor, in [0, 1]
     :param returns: whether returns until the end of episodes are computed too
     :return: its rows, in the memory that it is in, with actions in the environment's units
     """
@@ -194,7 +194,7 @@ def n_step_returns(data: Transitions, rewards: np.ndarray, n_steps: int, gamma: 
     :param data: the dataset
     :param rewards: (n_rows,), transformed
     :param n_steps: steps, >= 1
-    :param gamma: discount factor
+    :param gamma: discount factor, in [0, 1]
     :return: the returns
     """
     ends = data.ends | (data.terminals > 0)

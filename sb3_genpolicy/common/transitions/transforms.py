@@ -88,6 +88,7 @@ class RescaleActions(ActionTransform):
 
     :param low: what the action space's lower bound was logged as
     :param high: what its upper bound was logged as, > ``low``
+    :raises ValueError: if it is not above ``low``
     """
 
     low: float | tuple[float, ...] = -1.0
