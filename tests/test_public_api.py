@@ -2,7 +2,7 @@
 What the package offers at its top: each name is described as it is called, with shapes, units or ranges, errors and sources.
 
 Rules that a docstring can break: its ``:param x:`` name the signature's parameters, no more and no fewer; a result is
-described where there is one; what is raised is named where something is; arrays have shapes; the words for a method name a source.
+described where there is one; what is raised is named where something is; arrays have shapes; a method names its source.
 """
 
 import ast
