@@ -10,7 +10,7 @@ FRONT = README.md CHANGELOG.md CONTRIBUTING.md benchmarks/README.md sb3_genpolic
 # Two test files at a time
 TOGETHER = -n 2 --dist loadfile
 
-.PHONY: venv demo test test-slow pytest mypy type lint format check-codestyle commit-checks doc linkcheck clean clean-doc
+.PHONY: venv demo dist test test-slow pytest mypy type lint format check-codestyle commit-checks doc linkcheck clean clean-doc
 
 venv: $(VENV)/.installed
 
@@ -20,7 +20,7 @@ $(VENV)/.installed: setup.cfg constraints.txt
 	touch $@
 
 demo: venv
-	$(BIN)/python examples/demo.py
+	$(BIN)/python -m sb3_genpolicy.demo
 
 test: venv
 	$(BIN)/python -m pytest -m "not slow" $(TOGETHER)
@@ -58,8 +58,14 @@ doc: venv
 linkcheck: venv
 	$(BIN)/python -m sphinx -b linkcheck docs docs/_build/linkcheck
 
+# A wheel and an sdist in dist/, each in an environment of its own
+dist: venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt build
+	rm -rf build dist
+	$(BIN)/python -m build
+
 clean-doc:
 	rm -rf docs/_build
 
 clean: clean-doc
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -45,6 +45,8 @@ def test_example_runs(name, tmp_path):
     assert finished.returncode == 0, finished.stderr
     if name == "demo.py":
         assert "Behaviour (the data)        54.4" in finished.stdout
+        # Shown on the way, before the second training
+        assert finished.stdout.index(" 1 steps, ") < finished.stdout.index("Behaviour cloning: ")
         assert (tmp_path / "out" / "demo.png").stat().st_size > 10_000 and (tmp_path / "out" / "gmpo_pendulum.zip").exists()
     if name == "callbacks_and_tensorboard.py":
         assert "went on from step 4 to step 20" in finished.stdout

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_genpolicy import GMPG, GMPO
 from sb3_genpolicy.common.files import labels
@@ -145,3 +146,25 @@ def _rows(space, n):
         return {key: _rows(part, n) for key, part in space.spaces.items()}
     rng = np.random.default_rng(0)
     return rng.integers(0, 9, (n, *space.shape)) if space.dtype.kind == "i" else rng.normal(size=(n, *space.shape))
+
+
+def test_what_the_changelog_says_brings_its_settings_back():
+    changelog = (Path(__file__).parent.parent / "CHANGELOG.md").read_text()
+    line = changelog.split("as 0.1 had it (GMPG takes the same):", 1)[1].split("```")[1].removeprefix("python\n")
+    old = GMPO.load(FOLDER / "gmpo_flow")
+    env = make_vec_env("Pendulum-v1")
+    for algorithm, written_by_0_1 in (("GMPO", old), ("GMPG", GMPG.load(FOLDER / "gmpg_dict"))):
+        new = eval(line.replace("GMPO", algorithm).strip(), dict(GMPO=GMPO, GMPG=GMPG, env=env))
+        # GMPG's file was given a divergence, which no default of then held
+        for name in ("beta", "episode_kl", "weight_clamp", *(["target_kl"] if algorithm == "GMPO" else [])):
+            assert getattr(new, name) == getattr(written_by_0_1, name), (algorithm, name)
+        assert new.policy.critic_options == written_by_0_1.policy.critic_options
+        assert new.policy.candidate_temperature == written_by_0_1.policy.candidate_temperature
+        # Theirs say so by the range itself, which is the whole space
+        assert not new.policy.normalize_actions
+        default = type(new)("FlowPolicy", env)
+        assert (
+            new.target_kl is None
+            and default.target_kl is not None
+            and default.policy.critic_options != new.policy.critic_options
+        )

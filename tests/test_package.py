@@ -3,10 +3,14 @@ What the package promises of itself: a core without SB3, data that ship with it,
 """
 
 import importlib
+import json
 import pickle
 import subprocess
 import sys
 from importlib import metadata, resources
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import pytest
 
@@ -35,7 +39,16 @@ def test_embedded_data_is_small_and_ships():
 
 
 def test_version_is_the_installed_one():
+    from_folder = json.loads(metadata.distribution("sb3_genpolicy").read_text("direct_url.json") or "{}").get("url", "")
+    if from_folder and not Path(sb3_genpolicy.__file__).is_relative_to(url2pathname(urlparse(from_folder).path)):
+        pytest.skip("installed from another folder than the one that is tested")
     assert metadata.version("sb3_genpolicy") == sb3_genpolicy.__version__
+
+
+def test_changelog_begins_with_the_version():
+    changelog = (Path(__file__).parent.parent / "CHANGELOG.md").read_text()
+    first = next(line for line in changelog.splitlines() if line.startswith("## "))
+    assert first.split()[1] == sb3_genpolicy.__version__
 
 
 def test_paths_of_release_0_1_lead_to_the_modules():
@@ -54,3 +67,21 @@ def test_paths_of_release_0_1_lead_to_the_modules():
     assert pickle.loads(b"csb3_genpolicy.common.rewards\nAffineReward\n.") is sb3_genpolicy.AffineReward
     with pytest.raises(AttributeError, match="has no attribute 'FlowPolice'"):
         importlib.import_module("sb3_genpolicy.common.policies").FlowPolice  # noqa: B018
+
+
+#: What an import of every public name does not need, each of them a good part of a second
+HEAVY = ("scipy", "pandas", "matplotlib.pyplot", "pyarrow", "h5py", "torchdiffeq", "torch.export", "torch.onnx.ops")
+HEAVY += ("optuna", "rl_zoo3", "onnx", "mujoco", "huggingface_hub", "tensorflow", "sb3_genpolicy.zoo")
+
+
+def test_an_import_brings_nothing_heavy_along():
+    """What is loaded beyond Stable-Baselines3, which may itself load some (benchmarks/import_time.py measures it)."""
+    program = f"""
+import sys
+import stable_baselines3
+before = set(sys.modules)
+import sb3_genpolicy.public
+print([name for name in {HEAVY} if name in sys.modules and name not in before])
+"""
+    found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"

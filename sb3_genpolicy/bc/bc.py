@@ -56,7 +56,7 @@ class BC(OfflineAlgorithm):
         :class:`~sb3_genpolicy.common.policies.deterministic_policy.DirectPolicy`; options that need critics are refused
     :param verbose: Verbosity level: 0 for no output, 1 for info messages (such as device or wrappers used),
         2 for debug messages
-    :param seed: Seed for the pseudo random generators
+    :param seed: seed of all pseudo random generators, a whole number >= 0; None: not repeatable
     :param device: Device (cpu, cuda, ...) on which the code should run, also where the dataset lives
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     """

@@ -11,7 +11,11 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from sb3_genpolicy.common.deprecation import KNOWN, Deprecation
+
 _COMMON = "sb3_genpolicy.common"
+_OLD_PATHS = Deprecation("an import by a path of release 0.1", "the present path", since="0.2")
+KNOWN.append(_OLD_PATHS)
 # Folder -> what came into it, with its new name where that is another
 _MOVED = {
     "files": "model_files plain_json plain_names>labels tensor_files whole_files essential_settings",
@@ -57,7 +61,8 @@ class _Moved(MetaPathFinder, Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         path = _PATHS[spec.name]
         warnings.warn(
-            f"{spec.name} is {path} since release 0.2: import it from there, or from sb3_genpolicy where that has it.",
+            f"{spec.name} is {path} since release 0.2: import it from there, or from sb3_genpolicy where that has it. "
+            f"Release {_OLD_PATHS.gone} will be without the old path in programs; files that name it are read for good.",
             DeprecationWarning,
             stacklevel=2,
         )

@@ -4,14 +4,16 @@ Which policy to try next, where a few real episodes are allowed.
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from sb3_genpolicy.evaluation.choose import PolicyChoice
 from sb3_genpolicy.evaluation.verdict import UNKNOWN
 from sb3_genpolicy.generative.checks import check_choice, check_number, named_options
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # Draws by which probabilities are estimated
 _DRAWS = 4_000
@@ -52,7 +54,8 @@ class PolicyBandit:
     :param deviations: name -> standard deviation of that
     :param noise: standard deviation of the return of one episode about its policy's mean, > 0; it is only the beginning, what
         is seen takes over
-    :param seed: of its draws
+    :param seed: of its draws, a whole number >= 0
+    :raises ValueError: if policies or numbers do not fit together, or are out of range
     """
 
     @named_options
@@ -73,7 +76,7 @@ class PolicyBandit:
     def from_choice(cls, choice: PolicyChoice, seed: int = 0) -> "PolicyBandit":
         """
         :param choice: policies that were evaluated; undiscounted values have to be known of one at least
-        :param seed: of the draws
+        :param seed: of the draws, a whole number >= 0
         :return: a bandit that begins with these estimates. Of policies of which nothing can be told it expects what the
             behaviour earns, give or take all that there is between the policies.
         :raises ValueError: if time limits are not known, so that no return of an episode is
@@ -150,10 +153,12 @@ class PolicyBandit:
         """The policy of the highest expected return, by all that is known."""
         return max(self.names, key=lambda name: self.belief(name).mean)
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self) -> "DataFrame":
         """
         :return: a row for each policy, the best first: mean, standard deviation, episodes, probability that it is the best
         """
+        import pandas as pd
+
         drawn = self._names_by_draws(_DRAWS)
         rows = [
             {"policy": name, **self.belief(name)._asdict(), "probability": drawn.count(name) / len(drawn)}

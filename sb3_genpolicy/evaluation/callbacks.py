@@ -39,13 +39,13 @@ class OfflineSelectionCallback(EventCallback):
     :param best_model_save_path: folder in which the best model is saved as ``best_model.zip``; None: it is not saved
     :param log_path: folder in which all evaluations are kept as ``offline_evaluations.npz``; None: they are not
     :param deterministic: whether ``predict(deterministic=True)`` is evaluated
-    :param gamma: discount factor. Default: the algorithm's.
-    :param n_actions: actions drawn for every state
+    :param gamma: discount factor, in [0, 1). Default: the algorithm's.
+    :param n_actions: number of actions drawn for every state, >= 1
     :param max_rows: rows at most
     :param behaviour_steps: gradient steps of the model of the behaviour policy, which is fitted once
     :param options: of fitted Q evaluation. Default: fewer steps than for an evaluation alone.
     :param guards: what an evaluation has to pass for something to be told
-    :param seed: of the evaluations
+    :param seed: of the evaluations, a whole number >= 0
     :param verbose: 1 to say when there is a new best policy, 2 to print every evaluation
     """
 

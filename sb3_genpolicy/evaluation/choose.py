@@ -5,10 +5,9 @@ Which of several policies is best, from logged data.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -22,6 +21,9 @@ from sb3_genpolicy.evaluation.judges import Candidate
 from sb3_genpolicy.evaluation.result import OfflineEvaluation
 from sb3_genpolicy.evaluation.verdict import UNKNOWN, Guards
 from sb3_genpolicy.generative.checks import named_arguments
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +45,12 @@ class PolicyChoice:
         name = next(iter(self.evaluations))
         return None if self.evaluations[name].verdict.word == UNKNOWN else name
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self) -> "DataFrame":
         """
         :return: a row for each policy, the best first
         """
+        import pandas as pd
+
         rows = []
         for name, found in self.evaluations.items():
             value, difference = found.estimate(), found.estimate(of="difference")

@@ -105,7 +105,7 @@ def evaluate_offline(
     :param dataset: the logged data, see :func:`~sb3_genpolicy.common.datasets.load_dataset`. Default: the model's own.
     :param deterministic: whether ``predict(deterministic=True)`` is evaluated, in place of what the policy samples
     :param gamma: discount factor, in [0, 1). Default: the algorithm's.
-    :param n_actions: actions drawn for every state, of a policy that acts by chance
+    :param n_actions: number of actions drawn for every state, >= 1, of a policy that acts by chance
     :param max_rows: of larger datasets so many rows are taken, in whole episodes drawn at random
     :param behaviour: a model of the behaviour policy that has a density (a ``BC`` that was trained). Default: a flow that is
         fitted to the judging episodes in ``behaviour_steps``. (Those inside GMPO and GMPG clone better episodes more often.)
@@ -118,7 +118,7 @@ def evaluate_offline(
     :param guards: what an evaluation has to pass, lest the verdict be that it cannot be told
     :param level: probability of the intervals, in (0, 1)
     :param n_resamples: of the bootstrap over episodes
-    :param seed: of everything; torch's own random state stays as it was
+    :param seed: of everything, a whole number >= 0; torch's own random state stays as it was
     :param device: where the evaluation's networks are
     :param progress_bar: whether to show them
     :return: estimates, verdict and what they rest on; print it

@@ -45,12 +45,12 @@ class FittedQOptions:
     How fitted Q evaluation learns.
 
     :param n_members: K, networks that learn each from an own resample of the episodes; 2 or more
-    :param net_arch: widths of the hidden layers, each followed by a layer norm
+    :param net_arch: widths of the hidden layers, >= 1, each followed by a layer norm
     :param steps: gradient steps towards the policy's values, at most
     :param first_steps: gradient steps towards the behaviour's values, before these
     :param batch_size: rows of each step, of each member
-    :param learning_rate: Adam's at the start; it falls to a tenth
-    :param tau: the rate at which the target copy follows
+    :param learning_rate: Adam's at the start, > 0; it falls to a tenth
+    :param tau: the rate at which the target copy follows, in (0, 1]
     :param held_out: share of the episodes that no member learns from, for the error by which it stops, in (0, 1)
     """
 

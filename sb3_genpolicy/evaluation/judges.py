@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -118,6 +117,8 @@ def found_log_probs(dataset: Any, n_rows: int) -> np.ndarray | None:
             with np.load(dataset) as arrays:
                 found = _first_of(arrays)
         elif str(dataset).endswith(HDF5_SUFFIXES):
+            import h5py
+
             with h5py.File(dataset) as file:
                 found = _first_of(file)
     if found is None:

@@ -5,15 +5,16 @@ What an evaluation says, as a table, in words and as a picture.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, NamedTuple
 
 from sb3_genpolicy.common.transitions.transitions import normalized_score
 from sb3_genpolicy.evaluation.fitted_q import Look
 from sb3_genpolicy.evaluation.support import Support
 from sb3_genpolicy.evaluation.values import EpisodeValues
 from sb3_genpolicy.evaluation.verdict import Verdict
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 #: What is estimated, by the number of its kind
 KINDS = ("discounted", "undiscounted")
@@ -46,7 +47,7 @@ class OfflineEvaluation:
     """
     :param policy: what is evaluated, in words
     :param dataset: by what
-    :param gamma: discount factor
+    :param gamma: discount factor, in [0, 1)
     :param level: the probability that intervals have
     :param n_rows: rows that judged
     :param n_episodes: episodes that judged
@@ -102,10 +103,12 @@ class OfflineEvaluation:
         low, high = self.reference_scores
         return 100.0 * value / (high - low) if of == "difference" else float(normalized_score(value, (low, high)))
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self) -> "DataFrame":
         """
         :return: a row for each estimate; scores are of undiscounted ones
         """
+        import pandas as pd
+
         rows = []
         for line in self.estimates:
             is_total = line.kind == KINDS[1]

@@ -16,11 +16,12 @@ class Guards:
     """
     What an evaluation has to pass, lest it says that it cannot tell.
 
-    :param fewest_episodes: of which the difference is a mean
+    :param fewest_episodes: number of episodes of which the difference has to be a mean, >= 0
     :param largest_error: of the held-out Bellman error, in standard deviations of what Q should be. Chance in rewards and
         steps is a part of it, so that it is not 0 where Q is right
     :param largest_outside: share of the policy's actions beyond the rim of the data, in [0, 1]
-    :param largest_disagreement: how many times as much the networks disagree about the policy's actions as about the logged
+    :param largest_disagreement: how many times as much the networks may disagree about the policy's actions as about the
+        logged, >= 0
     :param largest_drift: by how much the value still changed in the last quarter of the steps, in half widths of its interval
     :param fewest_effective: effective number of episodes below which importance sampling is withheld
     """

@@ -3,10 +3,10 @@ Importance sampling of a policy, where its weights leave enough episodes a say.
 """
 
 import math
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import norm
 
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.evaluation.acting import Acting
@@ -107,7 +107,7 @@ def _weighed(ask: Question, weights: Weights, chosen: np.ndarray, fitted: Fitted
 
 
 def _line(kind: str, method: str, found: Weighted, level: float, note: str) -> Estimate:
-    half = float(norm.ppf(0.5 + 0.5 * level)) * found.error
+    half = NormalDist().inv_cdf(0.5 + 0.5 * level) * found.error
     return Estimate(kind, "policy", method, found.value, found.value - half, found.value + half, note)
 
 

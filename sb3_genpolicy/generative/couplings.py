@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch as th
-from scipy.optimize import linear_sum_assignment
 
 from sb3_genpolicy.generative.checks import check_number
 
@@ -64,6 +63,9 @@ class OptimalTransportCoupling(Coupling):
         self.condition_weight = condition_weight
 
     def __call__(self, x0: th.Tensor, x1: th.Tensor, condition: th.Tensor) -> th.Tensor:
+        # Half a second that an import of the package would take longer, for whom no batch is paired
+        from scipy.optimize import linear_sum_assignment
+
         with th.no_grad():
             cost = th.cdist(x1, x0).square()
             if condition.shape[1] > 0 and self.condition_weight > 0.0:

@@ -17,7 +17,8 @@ from sb3_genpolicy.generative.checks import check_choice, check_number, with_nam
 from sb3_genpolicy.generative.draws import Source, draw
 from sb3_genpolicy.generative.inversion import invert, jacobian, jacobian_products
 from sb3_genpolicy.generative.paths import Path
-from sb3_genpolicy.generative.solvers import TABLEAUS, Sampler, Velocity, odeint, odeint_adjoint, step_functions
+from sb3_genpolicy.generative.schedules import TABLEAUS
+from sb3_genpolicy.generative.solvers import Sampler, Velocity, odeint, odeint_adjoint, step_functions
 
 Method = Literal["continuous", "hutchinson", "discrete"]
 METHODS: tuple[Method, ...] = ("continuous", "hutchinson", "discrete")

@@ -98,7 +98,7 @@ class GenerativeModel(nn.Module):
         :param coefficients: the path's scalars at ``t``, where they are known; computed by default
         :return: the prediction, (batch_size, dim)
         """
-        output = self.network(t, x, condition)
+        output: th.Tensor = self.network(t, x, condition)
         if prediction == self.prediction:
             return output
         coefficients = self.path(t) if coefficients is None else coefficients
@@ -142,11 +142,12 @@ class GenerativeModel(nn.Module):
             # In units of noise, which do not grow without bound near the data
             prediction, output = "noise", -self.path(t).sigma * output
         target = {"velocity": velocity, "noise": x0, "data": x1}[prediction]
-        losses = weight * (output - target).square().sum(dim=1)
+        losses: th.Tensor = weight * (output - target).square().sum(dim=1)
         compared = _COMPARED[self.loss]
         if compared == prediction:
             return losses
-        return losses * error_scale(prediction, compared, self.path(t)).square()[:, 0]
+        scale: th.Tensor = error_scale(prediction, compared, self.path(t))
+        return losses * scale.square()[:, 0]
 
     def is_frozen(self, condition: th.Tensor) -> bool:
         """

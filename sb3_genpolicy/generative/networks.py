@@ -148,7 +148,8 @@ class _ResidualBlock(nn.Module):
 
     def forward(self, x: th.Tensor, encoding: th.Tensor) -> th.Tensor:
         h = self.activation(self.first(x)) + self.activation(self.encoding(encoding))
-        return self.shortcut(x) + self.activation(self.second(h))
+        out: th.Tensor = self.shortcut(x) + self.activation(self.second(h))
+        return out
 
 
 NETWORKS: dict[str, type[nn.Module]] = {"mlp": ConditionalMLP, "unet": UShapedMLP}

@@ -47,7 +47,7 @@ def kept(
     known: dict[Any, Schedule] = {}
 
     @functools.wraps(make)
-    def schedule(path: Path, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Schedule:
+    def schedule(path: Path, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Schedule:
         attributes = vars(path)
         if not all(isinstance(value, (int, float, str)) for value in attributes.values()):
             return make(path, *args, **kwargs)

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch as th
-import torchdiffeq
 
 from sb3_genpolicy.generative.checks import check_choice, check_number, with_named_options
 from sb3_genpolicy.generative.paths import LinearPath, Path, PathCoefficients
@@ -165,6 +164,9 @@ def _dpm_solver(field: Field, x: th.Tensor, sampler: Sampler, path: Path) -> th.
 
 
 def _adaptive(field: Field, x: th.Tensor, sampler: Sampler, path: Path, reverse: bool) -> th.Tensor:
+    # Brings scipy.integrate along, which other solvers do without
+    import torchdiffeq
+
     def slope(s: th.Tensor, x: th.Tensor) -> th.Tensor:
         t, dt_ds = sampler.times(path, s.reshape(1, 1))
         return dt_ds * field(TimePoint(t, path(t)), x)
@@ -173,12 +175,15 @@ def _adaptive(field: Field, x: th.Tensor, sampler: Sampler, path: Path, reverse:
     # A step ends where the way ends: past it there is no field. Every row keeps the tolerance, not only their mean.
     options = {"step_t": ends[1:], "norm": _largest_row}
     try:
-        return torchdiffeq.odeint(slope, x, ends, rtol=sampler.rtol, atol=sampler.atol, method="dopri5", options=options)[-1]
+        states: th.Tensor = torchdiffeq.odeint(
+            slope, x, ends, rtol=sampler.rtol, atol=sampler.atol, method="dopri5", options=options
+        )
     except AssertionError as error:
         raise ValueError(
             f"dopri5 found no step so short that it keeps rtol={sampler.rtol:g} and atol={sampler.atol:g}, which {x.dtype} "
             "may not allow: raise them, or take a solver of fixed steps."
         ) from error
+    return states[-1]
 
 
 def _largest_row(error: th.Tensor) -> th.Tensor:
@@ -214,6 +219,8 @@ def odeint_adjoint(
             "Take one of them, or gradient='backprop'."
         )
 
+    import torchdiffeq
+
     def slope(s: th.Tensor, state: tuple[th.Tensor, th.Tensor]) -> tuple[th.Tensor, th.Tensor]:
         t, dt_ds = sampler.times(path, s)
         return dt_ds * velocity(t.reshape(1, 1), *state), th.zeros_like(state[1])
@@ -226,7 +233,7 @@ def odeint_adjoint(
         return between.sum().sign() * TIME_GRIDS[sampler.time_grid].knots(sampler.steps, from_data).to(between)
 
     options = {"step_t": ends[1:]} if sampler.solver == "dopri5" else {"grid_constructor": knots}
-    states, _ = torchdiffeq.odeint_adjoint(
+    found: tuple[th.Tensor, th.Tensor] = torchdiffeq.odeint_adjoint(
         slope,
         (x, condition),
         ends,
@@ -236,7 +243,7 @@ def odeint_adjoint(
         options=options,
         adjoint_params=tuple(parameters),
     )
-    return states[-1]
+    return found[0][-1]
 
 
 class SDEStep(NamedTuple):

@@ -72,7 +72,7 @@ class GMPG(PretrainingAlgorithm):
     :param learning_rate: learning rate of the first phase; can be a function of the current progress remaining (from 1 to 0)
     :param batch_size: rows of the dataset for each gradient step
     :param tau: the soft update coefficient of the target critics (between 0 and 1)
-    :param gamma: the discount factor
+    :param gamma: the discount factor, in [0, 1]
     :param beta: inverse temperature, >= 0: what a nat of divergence from the behaviour policy may buy is 1 / beta units of
         the transformed reward; given, it is fixed. Default: it is found, so that ``target_kl`` is held. Published values
         multiply Q while the log ratio is divided by d ln 2, with d action dimensions (or d numbers of the state, in the
@@ -125,13 +125,13 @@ class GMPG(PretrainingAlgorithm):
         as ``float32``; ``bfloat16``, layers in 8 bits but for the last ones, about half the time of large batches
     :param capture: on a CUDA device, whether a whole update, drawing the batch included, is recorded once as a CUDA graph and
         replayed: the same numbers without the time that Python and single kernels take
-    :param stats_window_size: Window size for the rollout logging when the model goes on online
+    :param stats_window_size: number of episodes that the rollout log is a mean of, when the model goes on online
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: Additional arguments to be passed to the policy on creation,
         see :class:`~sb3_genpolicy.common.policies.generative_policy.GenerativePolicy`
     :param verbose: Verbosity level: 0 for no output, 1 for info messages (such as device or wrappers used),
         2 for debug messages
-    :param seed: Seed for the pseudo random generators
+    :param seed: seed of all pseudo random generators, a whole number >= 0; None: not repeatable
     :param device: Device (cpu, cuda, ...) on which the code should run, also where the dataset lives
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     """
@@ -382,7 +382,7 @@ class GMPG(PretrainingAlgorithm):
         """
         :param values: Qs or advantages, (batch_size,)
         :param batch: the rows that they are of
-        :param q_values: the Qs that ``normalize_q`` refers to, ``values`` by default
+        :param q_values: the Qs that ``normalize_q`` refers to, (batch_size,), ``values`` by default
         :return: beta times the values, in nats, (batch_size,)
         """
         return self.scale_of(values if q_values is None else q_values, batch) * values
@@ -391,7 +391,7 @@ class GMPG(PretrainingAlgorithm):
         """
         :param q_values: the Qs that ``normalize_q`` refers to, (batch_size,)
         :param batch: the rows that they are of
-        :return: what they are multiplied by to be in nats, a scalar
+        :return: what they are multiplied by to be in nats, a scalar of shape ()
         """
         if not self.normalize_q:
             return self.current_beta * self.horizon_ratio

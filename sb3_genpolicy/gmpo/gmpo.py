@@ -62,7 +62,7 @@ class GMPO(PretrainingAlgorithm):
     :param learning_rate: learning rate of actor and critics; can be a function of the current progress remaining (from 1 to 0)
     :param batch_size: rows of the dataset for each gradient step
     :param tau: the soft update coefficient of the target critics (between 0 and 1)
-    :param gamma: the discount factor
+    :param gamma: the discount factor, in [0, 1]
     :param beta: inverse temperature of the weights, >= 0, in units of the transformed reward; given, it is fixed. 0 clones the
         behaviour policy. Default: it is found, so that ``target_kl`` is held. Advantages of critics that look less far ahead
         than ``gamma`` are multiplied by how many times, so that beta means the same for all critics.
@@ -107,13 +107,13 @@ class GMPO(PretrainingAlgorithm):
         as ``float32``; ``bfloat16``, layers in 8 bits but for the last ones, about half the time of large batches
     :param capture: on a CUDA device, whether a whole update, drawing the batch included, is recorded once as a CUDA graph and
         replayed: the same numbers without the time that Python and single kernels take
-    :param stats_window_size: Window size for the rollout logging when the model goes on online
+    :param stats_window_size: number of episodes that the rollout log is a mean of, when the model goes on online
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: Additional arguments to be passed to the policy on creation,
         see :class:`~sb3_genpolicy.common.policies.generative_policy.GenerativePolicy`
     :param verbose: Verbosity level: 0 for no output, 1 for info messages (such as device or wrappers used),
         2 for debug messages
-    :param seed: Seed for the pseudo random generators
+    :param seed: seed of all pseudo random generators, a whole number >= 0; None: not repeatable
     :param device: Device (cpu, cuda, ...) on which the code should run, also where the dataset lives
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     """

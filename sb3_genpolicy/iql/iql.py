@@ -40,7 +40,7 @@ class IQL(OfflineAlgorithm):
         Default: as GMPO's, for 100,000 steps (paper: 3e-4, for a million)
     :param batch_size: rows of the dataset for each gradient step
     :param tau: the soft update coefficient of the target critics (between 0 and 1; paper: 0.005)
-    :param gamma: the discount factor
+    :param gamma: the discount factor, in [0, 1]
     :param beta: inverse temperature of the weights, >= 0, in units of the transformed reward (paper: 3 for locomotion, 10 for
         AntMaze, 0.5 for Adroit). 0 clones the behaviour policy.
     :param weight_clamp: largest weight of a sample, > 0 (paper: 100)
@@ -59,13 +59,13 @@ class IQL(OfflineAlgorithm):
         (``env.get_dataset()``).
     :param precision: of matrix products while training: ``float32``, ``tf32`` or ``bfloat16``
     :param capture: on a CUDA device, whether a whole update is recorded once as a CUDA graph and replayed
-    :param stats_window_size: Window size for the rollout logging when the model goes on online
+    :param stats_window_size: number of episodes that the rollout log is a mean of, when the model goes on online
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: Additional arguments to be passed to the policy on creation, see
         :class:`~sb3_genpolicy.common.policies.deterministic_policy.DirectPolicy`
     :param verbose: Verbosity level: 0 for no output, 1 for info messages (such as device or wrappers used),
         2 for debug messages
-    :param seed: Seed for the pseudo random generators
+    :param seed: seed of all pseudo random generators, a whole number >= 0; None: not repeatable
     :param device: Device (cpu, cuda, ...) on which the code should run, also where the dataset lives
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     """

@@ -45,13 +45,13 @@ class QGPO(PretrainingAlgorithm):
     :param learning_rate: learning rate of all networks; can be a function of the current progress remaining (from 1 to 0)
     :param batch_size: rows of the dataset for each gradient step
     :param tau: the soft update coefficient of the target critics (between 0 and 1)
-    :param gamma: the discount factor
+    :param gamma: the discount factor, in [0, 1]
     :param beta: inverse temperature, > 0, in units of the transformed reward, of the energy and of the critics' softmax
     :param n_actions: K, actions of the behaviour model for each state, >= 2 (published: 16)
     :param redraw_actions: whether they are drawn anew for every batch, or, as published, once for the whole dataset (faster,
         and 2 n_rows \\* n_actions \\* action_dim floats of memory)
     :param pretraining_steps: updates of the first phase, >= 1. Default: half of the first call of ``learn``.
-    :param actor_tau: the soft update coefficient of the averaged behaviour model, which acts and gives the actions
+    :param actor_tau: the soft update coefficient of the averaged behaviour model, which acts and gives the actions, in (0, 1]
     :param critic: by which networks, an object: see :class:`~sb3_genpolicy.common.algorithms.support.SupportCritic`
     :param reward_transform: ``locomotion`` (the default: returns of the dataset span 1000), ``antmaze`` (reward - 1),
         ``none`` (or None), an object (``AffineReward``, ``ReturnRange``) or a function of an array of rewards
@@ -61,13 +61,13 @@ class QGPO(PretrainingAlgorithm):
         environment carries (``env.get_dataset()``).
     :param precision: of matrix products while training: ``float32``, ``tf32`` or ``bfloat16``
     :param capture: on a CUDA device, whether a whole update is recorded once as a CUDA graph and replayed
-    :param stats_window_size: Window size for the rollout logging when the model goes on online
+    :param stats_window_size: number of episodes that the rollout log is a mean of, when the model goes on online
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: Additional arguments to be passed to the policy on creation,
         see :class:`~sb3_genpolicy.common.policies.generative_policy.GenerativePolicy`
     :param verbose: Verbosity level: 0 for no output, 1 for info messages (such as device or wrappers used),
         2 for debug messages
-    :param seed: Seed for the pseudo random generators
+    :param seed: seed of all pseudo random generators, a whole number >= 0; None: not repeatable
     :param device: Device (cpu, cuda, ...) on which the code should run, also where the dataset lives
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     """

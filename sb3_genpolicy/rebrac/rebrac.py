@@ -44,7 +44,7 @@ class ReBRAC(OfflineAlgorithm):
     :param learning_rate: learning rate of all networks; can be a function of the current progress remaining (from 1 to 0)
     :param batch_size: rows of the dataset for each gradient step
     :param tau: the soft update coefficient of the target critics (between 0 and 1)
-    :param gamma: the discount factor
+    :param gamma: the discount factor, in [0, 1]
     :param actor_penalty: of the squared distance from the logged action, summed over dimensions of actions scaled to [-1, 1],
         >= 0 (published: 0.0005 to 1; TD3+BC's alpha is 1 / (actor_penalty action_dim))
     :param normalize_q: whether Q is divided by the batch's mean of abs(Q) in the policy's loss
@@ -65,13 +65,13 @@ class ReBRAC(OfflineAlgorithm):
         environment carries (``env.get_dataset()``).
     :param precision: of matrix products while training: ``float32``, ``tf32`` or ``bfloat16``
     :param capture: on a CUDA device, whether a whole update is recorded once as a CUDA graph and replayed
-    :param stats_window_size: Window size for the rollout logging when the model goes on online
+    :param stats_window_size: number of episodes that the rollout log is a mean of, when the model goes on online
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: Additional arguments to be passed to the policy on creation,
         see :class:`~sb3_genpolicy.common.policies.deterministic_policy.DirectPolicy`
     :param verbose: Verbosity level: 0 for no output, 1 for info messages (such as device or wrappers used),
         2 for debug messages
-    :param seed: Seed for the pseudo random generators
+    :param seed: seed of all pseudo random generators, a whole number >= 0; None: not repeatable
     :param device: Device (cpu, cuda, ...) on which the code should run, also where the dataset lives
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     """

@@ -6,14 +6,16 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
 from sb3_genpolicy.common.datasets.picture import panel
 from sb3_genpolicy.common.transitions.transitions import normalized_score
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Stands where there is no number
 NOTHING = "\N{EN DASH}"
@@ -51,6 +53,13 @@ class Evaluations(NamedTuple):
     std: np.ndarray | None
 
 
+def _frame(*rows: Any, **index: Any) -> "pd.DataFrame":
+    # Imported late: pandas takes longer than all else of this package
+    import pandas as pd
+
+    return pd.DataFrame(*rows, **index)
+
+
 @dataclass(frozen=True)
 class Curves:
     """
@@ -60,7 +69,7 @@ class Curves:
     """
 
     source: str = ""
-    frame: pd.DataFrame = field(default_factory=pd.DataFrame)
+    frame: "pd.DataFrame" = field(default_factory=lambda: _frame())
     evaluations: Evaluations | None = None
 
     @property
@@ -96,7 +105,7 @@ def find_curves(model: Any, logs: Path | None) -> Curves:
     stored = Curves() if folder is None else _of_folder(folder)
     if not lines:
         return stored
-    frame = pd.DataFrame([line for _, line in lines], index=[step for step, _ in lines])
+    frame = _frame([line for _, line in lines], index=[step for step, _ in lines])
     return Curves("the training, in this process", frame, stored.evaluations or _logged_evaluations(frame))
 
 
@@ -107,11 +116,13 @@ def _folder_of_logger(model: Any) -> Path | None:
 
 
 def _of_folder(folder: Path) -> Curves:
-    frame, evaluations = pd.DataFrame(), None
+    import pandas as pd
+
+    frame, evaluations = _frame(), None
     found = [name for name in (PROGRESS, EVALUATIONS) if (folder / name).is_file()]
     if PROGRESS in found and (folder / PROGRESS).stat().st_size:
         frame = pd.read_csv(folder / PROGRESS)
-        frame = frame.set_index(frame[_STEPS].ffill().astype(int)) if _STEPS in frame else pd.DataFrame()
+        frame = frame.set_index(frame[_STEPS].ffill().astype(int)) if _STEPS in frame else _frame()
         evaluations = _logged_evaluations(frame)
     if EVALUATIONS in found:
         with np.load(folder / EVALUATIONS) as stored:
@@ -120,7 +131,7 @@ def _of_folder(folder: Path) -> Curves:
     return Curves(" and ".join(str(folder / name) for name in found), frame, evaluations)
 
 
-def _logged_evaluations(frame: pd.DataFrame) -> Evaluations | None:
+def _logged_evaluations(frame: "pd.DataFrame") -> Evaluations | None:
     if "eval/mean_reward" not in frame:
         return None
     means = frame["eval/mean_reward"].dropna()
@@ -171,7 +182,9 @@ def _order(name: str) -> tuple[int, str]:
     return len(_FIRST) + ("loss" not in name), name
 
 
-def _logged_figure(frame: pd.DataFrame, name: str, held: float | None) -> Figure | None:
+def _logged_figure(frame: "pd.DataFrame", name: str, held: float | None) -> Figure | None:
+    import pandas as pd
+
     drawn = {
         label: pd.to_numeric(frame[key], errors="coerce").dropna()
         for label, key in ((label, f"{source}{name}") for label, source in _SOURCES.items())
@@ -195,7 +208,7 @@ def _logged_figure(frame: pd.DataFrame, name: str, held: float | None) -> Figure
     return figure
 
 
-def _changes_of_phase(frame: pd.DataFrame) -> Iterable[float]:
+def _changes_of_phase(frame: "pd.DataFrame") -> Iterable[float]:
     if "train/phase" not in frame:
         return []
     phases = frame["train/phase"].dropna()

@@ -101,7 +101,7 @@ def report(
     :param logs: folder of ``progress.csv`` or ``evaluations.npz``. Default: what was logged in this process, and the folder of
         the model's logger.
     :param command: what was run. Default: Python that makes the model again.
-    :param seed: of all draws
+    :param seed: of all draws, >= 0
     :return: the page
     :raises TypeError: if the model is none of this package
     :raises ValueError: if a dataset or folder that is given cannot be read, or a file is of no model

@@ -171,11 +171,11 @@ class SafeHands:
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """
-        :param observation: the input observation
+        :param observation: (n_envs, \\*observation_shape) or one without n_envs, or a dictionary of such
         :param state: handed on to the model
         :param episode_start: (n_envs,), where an episode begins
         :param deterministic: handed on to the model
-        :return: actions within the limits, and the model's state
+        :return: actions within the limits, (n_envs, \\*action_shape) or one, and the model's state
         :raises UnsafeAction: where that is what is to be done
         :raises ValueError: if there are other environments than before
         """

@@ -18,7 +18,7 @@ def predict_chunk(
     Plan anew, and get the whole plan, see
     :meth:`~sb3_genpolicy.common.policies.planning_policy.PlanningPolicy.predict_chunk`.
 
-    :param observation: the input observation
+    :param observation: (n_envs, \\*observation_shape) or one without n_envs, or a dictionary of such
     :param state: what the last call of this or of ``predict`` returned
     :param episode_start: (n_envs,), where an episode begins
     :param deterministic: whether to plan without drawing random numbers

@@ -9,7 +9,7 @@ import torch as th
 from sb3_genpolicy.common.algorithms.spreads import spaced_observations
 from sb3_genpolicy.generative import DiscreteKL, Sampler
 from sb3_genpolicy.generative.kl import Conditioned, Draws
-from sb3_genpolicy.generative.solvers import TABLEAUS
+from sb3_genpolicy.generative.schedules import TABLEAUS
 
 # Rows that are looked at, evenly spaced: a policy half a nat away is told to about 0.06
 _ROWS = 256

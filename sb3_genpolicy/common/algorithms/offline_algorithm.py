@@ -66,7 +66,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     :param learning_rate: learning rate of every optimizer; can be a function of the current progress remaining (from 1 to 0)
     :param batch_size: rows of the dataset for each gradient step
     :param tau: the soft update coefficient of the target critics (between 0 and 1)
-    :param gamma: the discount factor
+    :param gamma: the discount factor, in [0, 1]
     :param actor_tau: the soft update coefficient of the averaged actor, which acts (in (0, 1]; 1: the latest parameters act)
     :param reward_transform: ``locomotion``, ``antmaze``, ``none`` (or None), an object or a function of an array of rewards,
         see :func:`~sb3_genpolicy.common.transitions.rewards.fit_reward_transform`
@@ -78,14 +78,14 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         the environment carries (``env.get_dataset()``).
     :param precision: of matrix products while training: ``float32``, ``tf32`` or ``bfloat16``
     :param capture: on a CUDA device, whether to record a whole update as one CUDA graph and replay it
-    :param stats_window_size: Window size for the rollout logging when the model goes on online
+    :param stats_window_size: number of episodes that the rollout log is a mean of, when the model goes on online
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: Additional arguments to be passed to the policy on creation
     :param critic: what Q is of and by which networks: ``iql``, ``onestep``, ``policy``, or an object with options, see
         :mod:`sb3_genpolicy.common.policies.critics.options`. Default: what made the best policies (docs/guide/critics.md).
     :param verbose: Verbosity level: 0 for no output, 1 for info messages (such as device or wrappers used),
         2 for debug messages
-    :param seed: Seed for the pseudo random generators
+    :param seed: seed of all pseudo random generators, a whole number >= 0; None: not repeatable
     :param device: Device on which the code should run, also where the dataset lives
     """
 
@@ -449,7 +449,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     def dump_logs(self) -> None:
         """
-        Write log data.
+        Write what was logged since the last time to the logger's outputs, as SB3 does.
         """
         write_log(self)
         super().dump_logs()

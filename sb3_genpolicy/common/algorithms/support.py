@@ -30,6 +30,8 @@ class SupportCritic(PolicyCritic):
     a_k of the behaviour model and ``w = softmax_k(beta Q(s', a_k))``. V is the mean of Q over the dataset's actions.
 
     The other options are those of :class:`~sb3_genpolicy.common.policies.critics.options.CriticOptions`, without quantiles.
+
+    :raises ValueError: for an option that says nothing of actions of the behaviour model
     """
 
     aggregation: Any = "minimum"

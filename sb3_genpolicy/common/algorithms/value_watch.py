@@ -46,7 +46,7 @@ class ValueWatch(Transient):
         :param policy: whose critics are looked at, in evaluation mode
         :param buffer: the rows
         :param env: VecNormalize wrapper whose statistics are applied
-        :param gamma: discount factor
+        :param gamma: discount factor, in [0, 1]
         :param logger: the log
         """
         if self.has_spoken or gamma >= 1.0 or buffer.n_from_dataset == 0:

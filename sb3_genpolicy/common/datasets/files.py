@@ -6,9 +6,8 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from sb3_genpolicy.common.datasets.arrays import ArrayWriter
@@ -18,6 +17,9 @@ from sb3_genpolicy.common.datasets.names import Columns, Known, named_columns
 from sb3_genpolicy.common.datasets.paths import HDF5_SUFFIXES, ending
 from sb3_genpolicy.common.datasets.row_reader import READ_ERRORS
 from sb3_genpolicy.common.transitions.transitions import Transitions
+
+if TYPE_CHECKING:
+    import h5py
 
 #: From a source's arrays by name to the same with more or others of them; None: they were changed in place
 Relabel = Callable[[dict[str, Any]], Mapping[str, Any] | None]
@@ -32,6 +34,8 @@ def read_file(path: Path, writer: ArrayWriter, known: Known, relabel: Relabel | 
     :return: the record, checked
     :raises ValueError: if the file is damaged or does not hold a dataset
     """
+    import h5py
+
     label, name = f"File {path}", str(path)
     try:
         if ending(path) in HDF5_SUFFIXES:
@@ -50,6 +54,8 @@ def opened_columns(path: Path) -> Iterator[Columns]:
     :return: a context with its columns, unread
     :raises ValueError: if the file is damaged
     """
+    import h5py
+
     label = f"File {path}"
     try:
         if ending(path) in HDF5_SUFFIXES:
@@ -89,7 +95,9 @@ def relabelled(arrays: dict[str, Any], relabel: Relabel, label: str) -> Mapping[
     return result
 
 
-def _hdf5_columns(file: h5py.File) -> dict[str, ArrayColumn]:
+def _hdf5_columns(file: "h5py.File") -> dict[str, ArrayColumn]:
+    import h5py
+
     columns = {}
 
     def visit(name: str, item: Any) -> None:
@@ -100,7 +108,7 @@ def _hdf5_columns(file: h5py.File) -> dict[str, ArrayColumn]:
     return columns
 
 
-def _refuse_minari(file: h5py.File, path: Path) -> None:
+def _refuse_minari(file: "h5py.File", path: Path) -> None:
     if "episode_0" in file:
         raise ValueError(f"File {path} holds the episodes of a Minari dataset: give its id, or the folder above its 'data'.")
 

@@ -75,7 +75,7 @@ def record_dataset(
     :param n_steps: number of steps, over all copies of the environment; episodes that are under way then are cut off
     :param n_episodes: number of episodes in place of ``n_steps``, shared out evenly, so that short ones do not win
     :param deterministic: whether the agent acts without its noise
-    :param seed: of the environment and the agent's noise; it is set for Python, numpy and torch
+    :param seed: of the environment and the agent's noise, a whole number >= 0; it is set for Python, numpy and torch
     :param reference_scores: returns that count as normalised scores of 0 and 100
     :param algorithm_name: name of what acted, the agent's class by default
     :param author: who records

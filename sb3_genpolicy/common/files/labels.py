@@ -129,7 +129,8 @@ class Labels:
         label = _RELEASE_0_1.get(label, label)
         if label in self._paths:
             module, _, name = self._paths[label].rpartition(".")
-            return getattr(importlib.import_module(module), name)
+            found: type = getattr(importlib.import_module(module), name)
+            return found
         if label not in self._registered:
             import_everything()
         if label not in self._registered:

@@ -144,8 +144,8 @@ def _same(first: Any, second: Any, where: str) -> bool:
     if isinstance(second, spaces.Dict):
         return list(first.spaces.items()) == list(second.spaces.items())
     if isinstance(second, (spaces.Space, Enum, tuple)):
-        return first == second and getattr(first, "dtype", None) == getattr(second, "dtype", None)
-    return encode(vars(first), where) == encode(vars(second), where)
+        return bool(first == second and getattr(first, "dtype", None) == getattr(second, "dtype", None))
+    return bool(encode(vars(first), where) == encode(vars(second), where))
 
 
 # Reading

@@ -203,6 +203,10 @@ class CriticPolicy(PlanningPolicy):
         raise NotImplementedError
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """
+        :return: an extractor as the options say
+        :raises ValueError: if it cannot be built with them, with a sentence that names them
+        """
         beginning = f"features_extractor_class={self.features_extractor_class.__name__} cannot be built"
         if self.features_extractor_kwargs:
             beginning += f" with features_extractor_kwargs={self.features_extractor_kwargs}"
@@ -214,7 +218,7 @@ class CriticPolicy(PlanningPolicy):
     def make_optimizer(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> Optimizer:
         """
         :param parameters: of a network
-        :param learning_rate: the optimizer's
+        :param learning_rate: the optimizer's at the start, > 0
         :return: an optimizer as the options say
         :raises ValueError: if it cannot be built with them
         """
@@ -377,6 +381,11 @@ class CriticPolicy(PlanningPolicy):
     # Acting
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """
+        :param obs: observations as tensors, (batch_size, \\*observation_shape), or a dictionary of such
+        :param deterministic: whether actions are the deterministic ones
+        :return: actions scaled to [-1, 1], (batch_size, action_dim)
+        """
         return self._predict(obs, deterministic=deterministic)
 
     def scale_action(self, action: np.ndarray) -> np.ndarray:
@@ -384,7 +393,7 @@ class CriticPolicy(PlanningPolicy):
         Rescale the action to [-1, 1], between the ends of the range that the policy models.
 
         :param action: in the environment's units, (n, \\*action_shape)
-        :return: scaled action
+        :return: the scaled action, (n, \\*action_shape)
         """
         return self.action_range.scale_array(action)
 
@@ -393,7 +402,7 @@ class CriticPolicy(PlanningPolicy):
         Rescale the action from [-1, 1] to the environment's units.
 
         :param scaled_action: (n, \\*action_shape), between the ends of the range that the policy models
-        :return: the action, of the space's type and within its bounds
+        :return: the action, (n, \\*action_shape), of the space's type and within its bounds
         """
         return self.action_range.unscale_array(scaled_action)
 

@@ -18,8 +18,7 @@ from sb3_genpolicy.common.policies.fixed_draws import fixed_draws, fixed_noise
 from sb3_genpolicy.common.policies.guidance import QGuide
 from sb3_genpolicy.generative import Likelihood, Path, Prediction, Sampler
 from sb3_genpolicy.generative.predictions import error_scale, to_parts
-from sb3_genpolicy.generative.schedules import TimePoint, kept
-from sb3_genpolicy.generative.solvers import TABLEAUS
+from sb3_genpolicy.generative.schedules import TABLEAUS, TimePoint, kept
 
 # Two halves of draws are two modes if their means are so many times as far apart as draws spread around them, along the line
 # between the means, and either has so large a share. Of 32 draws of a Gaussian 0.1 to 2 % are told to be two modes (in 1 to 17

@@ -10,8 +10,6 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
-from torch._decomp import core_aten_decompositions
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from sb3_genpolicy.common.policies.candidates import choose_candidates, draw_by_expectile
 from sb3_genpolicy.common.policies.critics import CriticEnsemble
@@ -118,6 +116,9 @@ class TracedSlopes(nn.Module):
     def __init__(self, critic: CriticEnsemble):
         super().__init__()
         self.critic = critic
+        from torch._decomp import core_aten_decompositions
+        from torch.fx.experimental.proxy_tensor import make_fx
+
         n_actions = critic.action_dim
         n_features = next(critic.layers.parameters()).shape[1] - n_actions
         example = th.zeros(_TRACED_ROWS, n_features), th.zeros(_TRACED_ROWS, n_actions)

@@ -113,7 +113,7 @@ def write_program(
 
 def _trace(
     acting: nn.Module, example: tuple[th.Tensor, ...], inputs: "list[_Input]", parts: Sequence[object]
-) -> th.onnx.ONNXProgram:
+) -> "th.onnx.ONNXProgram":
     batch = th.export.Dim("batch")
     try:
         program = th.onnx.export(

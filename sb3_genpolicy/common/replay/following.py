@@ -55,7 +55,7 @@ def lambda_returns(
     :param rows: indices, (batch_size,), on the store's device
     :param uniform: a draw from [0, 1) for each row
     :param return_lambda: in (0, 1]; 1 goes on to the end
-    :param gamma: discount factor
+    :param gamma: discount factor, in [0, 1]
     :param least_steps: steps that every return has, as far as its episode goes: those of the actions that are valued together
     :return: what the rows are followed by, and whether they are rows of the dataset, (batch_size,): of others it is nothing
     """

@@ -188,7 +188,7 @@ def store_of(
     :param data: the dataset
     :param rewards: (n_rows,), transformed
     :param n_steps: steps whose rewards are summed, >= 1
-    :param gamma: discount factor
+    :param gamma: discount factor, in [0, 1]
     :param returns: whether returns until the end of episodes are computed too
     :param history: number of observations that are seen together, >= 1
     :param chunk_length: number of actions that are planned together, >= 1
@@ -241,7 +241,7 @@ def n_step_returns(data: Transitions, rewards: np.ndarray, n_steps: int, gamma: 
     :param data: the dataset
     :param rewards: (n_rows,), transformed
     :param n_steps: steps, >= 1
-    :param gamma: discount factor
+    :param gamma: discount factor, in [0, 1]
     :return: the returns
     """
     ends = data.ends | (data.terminals > 0)

@@ -114,7 +114,7 @@ def discounted_returns_so_far(data: Transitions, rewards: np.ndarray, gamma: flo
 
     :param data: the dataset
     :param rewards: (n_rows,), its rewards, or what was made of them
-    :param gamma: discount factor
+    :param gamma: discount factor, in [0, 1]
     :return: (n_rows,)
     """
     returns, total = np.zeros(data.n_rows), 0.0

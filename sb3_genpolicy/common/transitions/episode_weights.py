@@ -52,8 +52,9 @@ def tilted(returns: np.ndarray, lengths: np.ndarray, kl: float) -> np.ndarray:
     share = lengths / lengths.sum()
 
     def at(temperature: float) -> np.ndarray:
-        weights = np.exp(temperature * (returns - returns.max()))
-        return weights / (share @ weights)
+        weights: np.ndarray = np.exp(temperature * (returns - returns.max()))
+        weights = weights / (share @ weights)
+        return weights
 
     def is_too_far(weights: np.ndarray) -> bool:
         drawn = share * weights

@@ -46,12 +46,14 @@ def initial_values(first_observations: np.ndarray | None, returns: np.ndarray) -
     assert best is not None
     _, left_over, coefficients = best
     starts = range(0, len(points), _CHUNK)
-    expected = np.concatenate([_kernel(points[i : i + _CHUNK], points[chosen]) @ coefficients for i in starts])
+    expected: np.ndarray = np.concatenate([_kernel(points[i : i + _CHUNK], points[chosen]) @ coefficients for i in starts])
     expected[chosen] = targets - left_over
-    return expected + returns[chosen].mean()
+    expected = expected + returns[chosen].mean()
+    return expected
 
 
 def _kernel(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Gaussian, whose width is the square root of the number of dimensions: standardised points are about so far apart."""
-    squares = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2.0 * one @ other.T
-    return np.exp(-np.maximum(squares, 0.0) / (2.0 * one.shape[1]))
+    squares: np.ndarray = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2.0 * one @ other.T
+    kernel: np.ndarray = np.exp(-np.maximum(squares, 0.0) / (2.0 * one.shape[1]))
+    return kernel

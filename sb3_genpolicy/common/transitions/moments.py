@@ -28,4 +28,5 @@ def part_of(tree: Any, key: str | None) -> th.Tensor:
     :param key: of one of them, None where there is one alone
     :return: that tensor
     """
-    return tree if key is None else tree[key]
+    part: th.Tensor = tree if key is None else tree[key]
+    return part

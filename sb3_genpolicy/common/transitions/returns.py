@@ -29,7 +29,7 @@ def returns_to_go(data: Transitions, rewards: np.ndarray, gamma: float) -> Retur
     """
     :param data: the dataset
     :param rewards: (n_rows,), transformed
-    :param gamma: discount factor
+    :param gamma: discount factor, in [0, 1]
     :return: the returns of all rows
     """
     terminals = np.asarray(data.terminals) > 0

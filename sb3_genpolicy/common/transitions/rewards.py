@@ -35,6 +35,9 @@ _LONGEST = 1000.0
 class AffineReward:
     """
     ``scale * reward + shift``; saved with the model, so that rewards met online later are treated alike.
+
+    :param scale: what rewards are multiplied by, 1 leaves them
+    :param shift: what is added to the product, in units of the scaled reward
     """
 
     scale: float = 1.0
@@ -65,7 +68,7 @@ class ReturnRange:
     def fit(self, data: Transitions, gamma: float = 0.99) -> AffineReward:
         """
         :param data: the dataset
-        :param gamma: discount factor
+        :param gamma: discount factor, in [0, 1]
         :return: the scale of its rewards; 1 where all rewards are the same
         """
         returns = data.episode_returns()
@@ -134,7 +137,7 @@ def fit_reward_transform(transform: RewardTransform | None, data: Transitions, g
         ``antmaze``: reward - 1, for tasks that pay 1 at the goal; ``none`` or None: as they are; :class:`AffineReward`: scaled
         and shifted; or any function of an array of rewards.
     :param data: the dataset that a scale is taken from
-    :param gamma: discount factor
+    :param gamma: discount factor, in [0, 1]
     :return: the function of the rewards
     """
     check_reward_transform(transform)

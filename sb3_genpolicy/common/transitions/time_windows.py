@@ -15,7 +15,7 @@ from sb3_genpolicy.common.transitions.transitions import Transitions
 from sb3_genpolicy.common.utils import on_one_line, tree_items, tree_map
 
 
-def stacked_space(space: spaces.Space, history: int) -> spaces.Space:
+def stacked_space(space: spaces.Space[Any], history: int) -> spaces.Space[Any]:
     """
     :param space: of one observation, a Dict allowed
     :param history: number of observations, >= 1
@@ -73,7 +73,7 @@ def frame_indices(data: Transitions, history: int) -> np.ndarray:
     next_rows = np.asarray(data.next_rows)
     rows = np.flatnonzero(next_rows >= data.n_rows)
     place[next_rows[rows]], first[next_rows[rows]] = rows + 1, first[rows]
-    indices = np.maximum(place[:, None] - np.arange(history)[::-1], first[:, None])
+    indices: np.ndarray = np.maximum(place[:, None] - np.arange(history)[::-1], first[:, None])
     indices[:, -1] = own
     return indices
 
@@ -87,7 +87,8 @@ def plan_rows(data: Transitions, chunk_length: int) -> np.ndarray:
     rows = np.arange(data.n_rows)
     ends = np.where(np.asarray(data.ends) | (np.asarray(data.terminals) > 0), rows, data.n_rows)
     last = np.minimum.accumulate(ends[::-1])[::-1]
-    return np.minimum(rows[:, None] + np.arange(chunk_length), last[:, None])
+    planned: np.ndarray = np.minimum(rows[:, None] + np.arange(chunk_length), last[:, None])
+    return planned
 
 
 def with_stacks(data: Transitions, history: int) -> Transitions:

@@ -76,7 +76,8 @@ class ClipActions(ActionTransform):
     """
 
     def __call__(self, actions: np.ndarray, space: spaces.Box) -> np.ndarray:
-        return np.clip(actions, space.low, space.high)
+        clipped: np.ndarray = np.clip(actions, space.low, space.high)
+        return clipped
 
 
 @with_named_options
@@ -87,6 +88,7 @@ class RescaleActions(ActionTransform):
 
     :param low: what the action space's lower bound was logged as
     :param high: what its upper bound was logged as, > ``low``
+    :raises ValueError: if it is not above ``low``
     """
 
     low: float | tuple[float, ...] = -1.0
@@ -102,7 +104,8 @@ class RescaleActions(ActionTransform):
                 f"RescaleActions needs bounds to bring actions to, but the action space is {space}: leave it out."
             )
         low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
-        return space.low + (actions - low) / (high - low) * (space.high - space.low)
+        scaled: np.ndarray = space.low + (actions - low) / (high - low) * (space.high - space.low)
+        return scaled
 
 
 @with_named_options

@@ -52,7 +52,7 @@ class Transitions(Mapping[str, Any]):
     rewards: np.ndarray
     terminals: np.ndarray
     timeouts: np.ndarray
-    observation_space: spaces.Space
+    observation_space: spaces.Space[Any]
     action_space: spaces.Box
     name: str | None = None
     env_id: str | None = None
@@ -82,6 +82,7 @@ class Transitions(Mapping[str, Any]):
 
     @property
     def n_rows(self) -> int:
+        """Number of rows, which are transitions."""
         return len(self.rewards)
 
     @property
@@ -115,6 +116,7 @@ class Transitions(Mapping[str, Any]):
 
     @property
     def n_episodes(self) -> int:
+        """Number of episodes, those that were cut off included."""
         return len(self.episode_starts) - 1
 
     def episode_returns(self) -> np.ndarray:
@@ -135,8 +137,8 @@ class Transitions(Mapping[str, Any]):
 
     def rows_of(self, episodes: np.ndarray) -> np.ndarray:
         """
-        :param episodes: numbers of episodes, or a mask over them
-        :return: all rows of these episodes, in the record's order
+        :param episodes: numbers of episodes, (n_chosen,), or a mask over them, (n_episodes,)
+        :return: numbers of all rows of these episodes, (n_found,), in the record's order
         """
         kept = np.zeros(self.n_episodes, dtype=bool)
         kept[episodes] = True
@@ -144,7 +146,7 @@ class Transitions(Mapping[str, Any]):
 
     def select_episodes(self, episodes: np.ndarray) -> "Transitions":
         """
-        :param episodes: numbers of episodes, or a mask over them
+        :param episodes: numbers of episodes, (n_chosen,), or a mask over them, (n_episodes,)
         :return: a record of these episodes alone, in memory and without a name
         """
         return self.select_rows(self.rows_of(episodes))
@@ -153,7 +155,7 @@ class Transitions(Mapping[str, Any]):
         """
         Where rows of an episode are left out, those before them are cut off there.
 
-        :param rows: numbers of rows, ascending
+        :param rows: numbers of rows, ascending, (n_chosen,)
         :return: a record of these rows alone, in memory and without a name
         """
         position = np.full(self.n_rows, -1, dtype=np.int64)
@@ -181,7 +183,7 @@ class Transitions(Mapping[str, Any]):
 
     def where(self, row: int) -> str:
         """
-        :param row: a row of the record
+        :param row: number of a row of the record, from 0
         :return: the row in words: its number, its episode and its step within, all counted from 0
         """
         return where(row, self.episode_starts)

@@ -75,8 +75,8 @@ class Batch:
         :param samples: rows, as SB3's replay buffers give them
         :param rows: their indices, (batch_size,)
         :param generator: source of random numbers
-        :param mean: over the whole batch
-        :param next_actions: logged actions at the next observations, None where nobody asks for them
+        :param mean: from values, (..., batch_size), to their mean over the whole batch, (...)
+        :param next_actions: logged actions at the next observations, (batch_size, action_dim), None where nobody asks for them
         :param matched: rows that the policy is matched to, None where they are these
         :return: the batch
         """

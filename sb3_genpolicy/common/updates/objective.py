@@ -12,10 +12,10 @@ class Objective:
     """
     What one update descends on.
 
-    :param losses: scalars by the name that they are logged under; no two of them train the same network
+    :param losses: scalars, of shape (), by the name that they are logged under; no two of them train the same network
     :param trains: names of these networks, as the policy has them (``actor``, ``critic``, ...)
-    :param means: further scalars for the log
-    :param extras: scalars that the algorithm needs before the step, and are not logged
+    :param means: further scalars, of shape (), for the log
+    :param extras: scalars, of shape (), that the algorithm needs before the step, and are not logged
     """
 
     losses: dict[str, th.Tensor]

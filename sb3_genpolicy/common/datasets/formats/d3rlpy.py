@@ -3,13 +3,15 @@ d3rlpy's datasets: version 2's episodes by number (``ReplayBuffer.dump``), and v
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from sb3_genpolicy.common.datasets.formats.episode_rows import EpisodeRows, join_episodes
 from sb3_genpolicy.common.datasets.formats.options import ColumnOptions
+
+if TYPE_CHECKING:
+    import h5py
 
 
 def read_d3rlpy(path: Path, options: ColumnOptions, label: str) -> EpisodeRows:
@@ -22,13 +24,15 @@ def read_d3rlpy(path: Path, options: ColumnOptions, label: str) -> EpisodeRows:
     :param label: what it is called
     :return: its episodes
     """
+    import h5py
+
     options.check_used(label, ())
     with h5py.File(path, "r") as file:
         episodes = [_episode(file, number, label) for number in range(int(file["num_episodes"][()]))]
     return join_episodes(episodes, label)
 
 
-def _episode(file: h5py.File, number: int, label: str) -> dict[str, Any]:
+def _episode(file: "h5py.File", number: int, label: str) -> dict[str, Any]:
     for key in ("actions", "rewards", "terminated"):
         if f"{key}_{number}" not in file:
             raise ValueError(f"{label} has no {key} of episode {number}, though it says that it has the episode.")
@@ -53,6 +57,8 @@ def read_d3rlpy_v1(path: Path, options: ColumnOptions, label: str) -> EpisodeRow
     :param label: what it is called
     :return: its episodes: ``episode_terminals`` end them, ``terminals`` are ends of the environment's
     """
+    import h5py
+
     options.check_used(label, ())
     with h5py.File(path, "r") as file:
         arrays = {key: file[key][()] for key in ("observations", "actions", "rewards", "terminals")}

@@ -6,13 +6,15 @@ import json
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from sb3_genpolicy.common.datasets.formats.episode_rows import EpisodeRows, join_episodes
 from sb3_genpolicy.common.datasets.formats.options import ColumnOptions, check_names, check_subset, names_of
+
+if TYPE_CHECKING:
+    import h5py
 
 USED = ("observations", "subset", "terminals", "success_at_end")
 # Numbers in names, by which they are sorted
@@ -31,6 +33,8 @@ def read_robomimic(path: Path, options: ColumnOptions, label: str) -> EpisodeRow
     :return: its demonstrations, ``demo_10`` after ``demo_2``
     :raises ValueError: if it lacks what was asked for, or is misshapen
     """
+    import h5py
+
     options.check_used(label, USED)
     with h5py.File(path, "r") as file:
         demos = _demos(file, options, label)
@@ -47,7 +51,9 @@ def read_robomimic(path: Path, options: ColumnOptions, label: str) -> EpisodeRow
     return rows
 
 
-def _demos(file: h5py.File, options: ColumnOptions, label: str) -> list[str]:
+def _demos(file: "h5py.File", options: ColumnOptions, label: str) -> list[str]:
+    import h5py
+
     demos = [name for name, group in file["data"].items() if isinstance(group, h5py.Group) and "actions" in group]
     if options.subset is not None:
         filters = file.get("mask", {})
@@ -64,7 +70,9 @@ def _demos(file: h5py.File, options: ColumnOptions, label: str) -> list[str]:
     return sorted(demos, key=lambda name: [int(part) if part.isdigit() else part for part in _PART.split(name)])
 
 
-def _observation_keys(demo: h5py.Group, options: ColumnOptions, label: str) -> list[str]:
+def _observation_keys(demo: "h5py.Group", options: ColumnOptions, label: str) -> list[str]:
+    import h5py
+
     if "obs" not in demo:
         raise ValueError(
             f"{label} has no observations, only states of the simulator: make them by robomimic's `dataset_states_to_obs`."
@@ -87,7 +95,7 @@ def _observation_keys(demo: h5py.Group, options: ColumnOptions, label: str) -> l
     return numbers
 
 
-def _episode(demo: h5py.Group, keys: list[str], label: str) -> dict[str, Any]:
+def _episode(demo: "h5py.Group", keys: list[str], label: str) -> dict[str, Any]:
     episode: dict[str, Any] = {"actions": demo["actions"][()], "terminals": np.zeros(len(demo["actions"]), dtype=bool)}
     for name, group in (("observations", "obs"), ("next_observations", "next_obs")):
         if name == "next_observations" and (group not in demo or any(key not in demo[group] for key in keys)):
@@ -135,7 +143,7 @@ def _set_terminals(episodes: list[dict[str, Any]], options: ColumnOptions, label
             episode["terminals"] = np.zeros_like(episode["terminals"])
 
 
-def _env_name(group: h5py.Group) -> str | None:
+def _env_name(group: "h5py.Group") -> str | None:
     try:
         name = json.loads(group.attrs["env_args"])["env_name"]
     except (KeyError, TypeError, ValueError):

@@ -7,8 +7,6 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
-
 from sb3_genpolicy.common.datasets.row_reader import READ_ERRORS
 
 
@@ -92,6 +90,8 @@ def recognise(path: Path) -> Kind | None:
 
 
 def _hdf5(path: Path) -> Kind:
+    import h5py
+
     with h5py.File(path, "r") as file:
         keys = set(file)
         if "episode_0" in keys:

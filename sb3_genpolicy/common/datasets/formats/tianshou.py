@@ -3,14 +3,16 @@ Tianshou's replay buffers (``save_hdf5``): a ring of rows, or several, one for e
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from sb3_genpolicy.common.datasets.formats.episode_rows import EpisodeRows
 from sb3_genpolicy.common.datasets.formats.options import ColumnOptions
 from sb3_genpolicy.common.utils import tree_map
+
+if TYPE_CHECKING:
+    import h5py
 
 
 def read_tianshou(path: Path, options: ColumnOptions, label: str) -> EpisodeRows:
@@ -24,6 +26,8 @@ def read_tianshou(path: Path, options: ColumnOptions, label: str) -> EpisodeRows
     :return: its rows, oldest first, one environment after the other
     :raises ValueError: if it lacks what transitions consist of
     """
+    import h5py
+
     options.check_used(label, ())
     with h5py.File(path, "r") as file:
         rows, ring_ends = _rings(file)
@@ -56,6 +60,8 @@ def read_tianshou(path: Path, options: ColumnOptions, label: str) -> EpisodeRows
 
 
 def _tree(item: Any, label: str) -> Any:
+    import h5py
+
     if isinstance(item, h5py.Dataset):
         return item[()]
     if any(isinstance(part, h5py.Group) for part in item.values()):
@@ -63,7 +69,7 @@ def _tree(item: Any, label: str) -> Any:
     return {key: part[()] for key, part in item.items()}
 
 
-def _rings(file: h5py.File) -> tuple[np.ndarray, np.ndarray]:
+def _rings(file: "h5py.File") -> tuple[np.ndarray, np.ndarray]:
     """The rows that were written, oldest first, ring after ring, and the number of the last of each among them."""
     if "_offset" in file and "_lengths" in file:
         # `last_index` is the newest row of each environment
@@ -82,7 +88,7 @@ def _rings(file: h5py.File) -> tuple[np.ndarray, np.ndarray]:
     return (np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int64)), np.asarray(ends, dtype=np.int64)
 
 
-def _number(file: h5py.File, *names: str) -> int:
+def _number(file: "h5py.File", *names: str) -> int:
     for name in names:
         if name in file.attrs:
             return int(file.attrs[name])

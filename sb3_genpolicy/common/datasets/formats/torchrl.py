@@ -3,13 +3,15 @@ TorchRL's storages in HDF5 (``H5StorageCheckpointer``): a group for each traject
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from sb3_genpolicy.common.datasets.formats.episode_rows import EpisodeRows, join_episodes
 from sb3_genpolicy.common.datasets.formats.options import ColumnOptions, check_names, names_of
+
+if TYPE_CHECKING:
+    import h5py
 
 # Keys of the TED layout that are no observations
 _OTHERS = ("action", "reward", "done", "terminated", "truncated", "collector", "is_init", "step_count", "episode_reward")
@@ -26,6 +28,8 @@ def read_torchrl(path: Path, options: ColumnOptions, label: str) -> EpisodeRows:
     :return: its trajectories
     :raises ValueError: if it lacks what transitions consist of
     """
+    import h5py
+
     options.check_used(label, ("observations",))
     with h5py.File(path, "r") as file:
         names = sorted((name for name in file if name.startswith("traj_")), key=lambda name: int(name[5:]))
@@ -39,7 +43,7 @@ def read_torchrl(path: Path, options: ColumnOptions, label: str) -> EpisodeRows:
     return join_episodes(episodes, label, kept)
 
 
-def _written(file: h5py.File, lengths: list[int]) -> list[int]:
+def _written(file: "h5py.File", lengths: list[int]) -> list[int]:
     """Steps of each trajectory that were written: a storage that is not full goes on with empty rows."""
     if "is_full" not in file or bool(file["is_full"][()]):
         return lengths
@@ -49,7 +53,9 @@ def _written(file: h5py.File, lengths: list[int]) -> list[int]:
     return [max(0, min(length, used - int(start) % capacity)) for start, length in zip(starts, lengths, strict=True)]
 
 
-def _episode(group: h5py.Group, n_steps: int, options: ColumnOptions, label: str) -> dict[str, Any]:
+def _episode(group: "h5py.Group", n_steps: int, options: ColumnOptions, label: str) -> dict[str, Any]:
+    import h5py
+
     there = [key for key in group if key not in _OTHERS and isinstance(group[key], h5py.Dataset)]
     asked = names_of(options.observations)
     if asked is not None:

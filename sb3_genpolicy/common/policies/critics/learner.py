@@ -116,7 +116,7 @@ class Critics(Transient):
         what they led to.
 
         :param batch: rows of the dataset
-        :param gamma: discount factor
+        :param gamma: discount factor, in [0, 1]
         :return: both losses, and the values that the policy's weights need
         """
         losses_of = self._losses_of_advantage if self.options.learns_advantage else self._losses_of_q

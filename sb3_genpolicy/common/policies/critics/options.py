@@ -236,6 +236,7 @@ class PolicyCritic(CriticOptions):
     :param density_penalty: FAC's (arXiv 2602.18015): ``density_penalty w Q(s, a)`` with ``a`` from the policy is added to the
         loss of Q, ``w = clip(1 - mu(a|s) / mu(a_logged|s), 0, 1)`` by exact densities of the behaviour model mu, >= 0. Needs
         an algorithm with a behaviour model; while that is cloned, the penalty rests.
+    :raises ValueError: for ``passes``, for quantiles without ``aggregation="mean"``, and numbers out of range
     """
 
     penalty: float = 0.0
