@@ -322,6 +322,8 @@ def reconciled(options):
         options["kl_estimator"] = "path"
     if estimator != "adjoint":
         options.pop("adjoint", None)
+    if estimator not in (None, "pathwise", "adjoint", "reinforce"):
+        options.pop("heed_disagreement", None)
     if estimator == "matching" or options.get("beta") == 0.0:
         options.pop("target_kl", None)
     if estimator == "reinforce_softmax" and options.get("n_actions") == 1:
