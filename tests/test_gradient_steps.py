@@ -159,7 +159,7 @@ def test_who_listens_to_a_step_is_still_called():
             theirs = optimizers[0].step
             optimizers[0].step = lambda: heard.append("step") or theirs()
 
-    after_steps(step_all, n_steps=3, change=listen, fused=True)
+    after_steps(step_all, n_steps=3, change=listen, rates=3 * [1e-3], fused=True)
     assert sorted(heard) == 3 * ["hook"] + 3 * ["step"]
 
 
