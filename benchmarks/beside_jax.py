@@ -61,8 +61,8 @@ def work(widths: list[int]) -> None:
         return {name: float(means[name]) for name in LOSSES}
 
     with matmul_precision("float32", model.device):
-        calls = {"update": lambda: model.train(1, BATCH), "losses": losses}
-        serve({**calls, "bare": bare.run, "bare products": bare.multiply}, said)
+        calls = {"update": lambda: model.train(1, BATCH), "bare": bare.run, "bare products": bare.multiply}
+        serve(calls, said, {"losses": losses})
 
 
 def in_turn(workers: dict[str, Worker], args: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
@@ -77,7 +77,7 @@ def in_turn(workers: dict[str, Worker], args: argparse.Namespace) -> dict[tuple[
     start = time.perf_counter()
     for _ in range(args.turns):
         for (side, name), n_together in TIMED.items():
-            seconds, _ = workers[side].call(name, max(1, args.steps // n_together))
+            seconds = workers[side].call(name, max(1, args.steps // n_together))
             timed[side, name] += [one / n_together for one in seconds]
         if time.perf_counter() - start > args.seconds:
             break
@@ -97,7 +97,7 @@ def learning_curve(workers: dict[str, Worker], n_updates: int) -> list[dict[str,
                 worker.call("update", n_before)
                 worker.call("losses", 1)
             worker.call("update", n_calls)
-        found.append({side: worker.call("losses", 1)[1] for side, worker in workers.items()})
+        found.append({side: worker.call("losses", 1) for side, worker in workers.items()})
     return found
 
 

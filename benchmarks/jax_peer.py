@@ -170,7 +170,7 @@ def main() -> None:
     model.step()
     # Processor time since the process began, imports and compilation included
     said = dict(name=f"JAX {jax.__version__}", first_update=time.process_time())
-    serve({"update": model.step, "scan": model.scan, "losses": model.losses}, said)
+    serve({"update": model.step, "scan": model.scan}, said, {"losses": model.losses})
 
 
 if __name__ == "__main__":

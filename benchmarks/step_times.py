@@ -97,7 +97,7 @@ def in_turn(workers: list[Worker], name: str, args: argparse.Namespace) -> tuple
     start, n_turns = time.perf_counter(), 0
     while n_turns < args.turns and (n_turns == 0 or time.perf_counter() - start < args.seconds):
         for worker, seconds in zip(workers, both, strict=True):
-            seconds += worker.call(name, args.steps * CALLS.get(name, 1))[0]
+            seconds += worker.call(name, args.steps * CALLS.get(name, 1))
         n_turns += 1
     return n_turns, both
 

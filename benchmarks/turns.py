@@ -15,24 +15,27 @@ from typing import Any
 import numpy as np
 
 
-def serve(calls: Mapping[str, Callable[[], Any]], said: Any = None) -> None:
+def serve(calls: Mapping[str, Callable[[], Any]], said: Any, answers: Mapping[str, Callable[[], Any]] | None = None) -> None:
     """
-    What each process does: it reads a name and a count, and answers with the seconds of each call.
+    What each process does: it reads a name and a count, and answers with the seconds of each call, or with what an answer is.
 
-    :param calls: by name
-    :param said: what it says of itself first
+    :param calls: what is timed, by name
+    :param said: what the process says of itself first
+    :param answers: what is asked for and not timed, by name; they return what JSON can hold
     """
     print(json.dumps([said, list(calls)]), flush=True)
     for line in sys.stdin:
         name, n_calls = json.loads(line)
+        if answers is not None and name in answers:
+            print(json.dumps(answers[name]()), flush=True)
+            continue
         # Time of the processor: waiting for other programs does not count
-        seconds, results = [], []
+        seconds = []
         for _ in range(n_calls):
             start = time.process_time()
-            result = calls[name]()
+            calls[name]()
             seconds.append(time.process_time() - start)
-            results.append(result)
-        print(json.dumps(dict(seconds=seconds, last=results[-1] if results else None), default=float), flush=True)
+        print(json.dumps(seconds), flush=True)
 
 
 class Worker:
@@ -60,17 +63,16 @@ class Worker:
             sys.exit(f"A process has ended, with exit status {self.process.wait()}.")
         return json.loads(line)
 
-    def call(self, name: str, n_calls: int) -> tuple[list[float], Any]:
+    def call(self, name: str, n_calls: int) -> Any:
         """
-        :param name: of what is called
-        :param n_calls: how often
-        :return: seconds of each call, and what the last one returned
+        :param name: of what is timed, or asked for
+        :param n_calls: how often it is called
+        :return: seconds of each call, or the answer
         """
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps([name, n_calls]) + "\n")
         self.process.stdin.flush()
-        answer = self._answer()
-        return answer["seconds"], answer["last"]
+        return self._answer()
 
     def end(self) -> None:
         """End the process."""
