@@ -11,9 +11,7 @@ take more than ``--seconds``, there are fewer turns of it.
 """
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +24,7 @@ import torch as th
 from gymnasium import spaces
 
 import sb3_genpolicy
+from benchmarks.turns import Worker, serve
 from sb3_genpolicy import GMPG, GMPO
 
 OBS_DIM, ACTION_DIM, ROWS, BATCH_SIZE = 11, 3, 100_000, 256
@@ -67,56 +66,22 @@ def work() -> None:
     """What each of the two processes does: it reads a name and a count, and answers with the seconds of each call."""
     th.set_num_threads(1)
     steps = sides()
-    print(json.dumps([str(Path(sb3_genpolicy.__file__).resolve().parent.parent), list(steps)]), flush=True)
-    for line in sys.stdin:
-        name, n_calls = json.loads(line)
-        seconds = []
-        for _ in range(n_calls):
-            start = time.process_time()
-            steps[name]()
-            seconds.append(time.process_time() - start)
-        print(json.dumps(seconds), flush=True)
+    serve(steps, str(Path(sb3_genpolicy.__file__).resolve().parent.parent))
 
 
-class Worker:
+def worker_of(tree: Path, folder: str) -> Worker:
     """
-    A process with one of the trees.
-
     :param tree: a folder with ``sb3_genpolicy``
-    :param folder: where it runs
+    :param folder: where the process runs
+    :return: a process with that tree
     """
-
-    def __init__(self, tree: Path, folder: str):
-        # A safe path has neither the current folder nor this file's, whose neighbours have names of libraries
-        environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, os.path.abspath(__file__), "--worker"],
-            env=environment,
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        found, self.names = self._answer()
-        if Path(found) != tree.resolve():
-            sys.exit(f"sb3_genpolicy was to be that of {tree}, and is that of {found}.")
-
-    def _answer(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"A process of the two has ended, with exit status {self.process.wait()}.")
-        return json.loads(line)
-
-    def seconds(self, name: str, n_calls: int) -> list[float]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([name, n_calls]) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def end(self) -> None:
-        self.process.terminate()
-        self.process.wait()
+    # The other tree need not have the benchmarks that this one has
+    paths = [tree, Path(__file__).resolve().parent.parent]
+    worker = Worker([sys.executable, os.path.abspath(__file__), "--worker"], folder, paths)
+    if Path(worker.said) != tree.resolve():
+        worker.end()
+        sys.exit(f"sb3_genpolicy was to be that of {tree}, and is that of {worker.said}.")
+    return worker
 
 
 def in_turn(workers: list[Worker], name: str, args: argparse.Namespace) -> tuple[int, list[list[float]]]:
@@ -128,11 +93,11 @@ def in_turn(workers: list[Worker], name: str, args: argparse.Namespace) -> tuple
     """
     both: list[list[float]] = [[] for _ in workers]
     for worker in workers:
-        worker.seconds(name, WARM_UP)
+        worker.call(name, WARM_UP)
     start, n_turns = time.perf_counter(), 0
     while n_turns < args.turns and (n_turns == 0 or time.perf_counter() - start < args.seconds):
         for worker, seconds in zip(workers, both, strict=True):
-            seconds += worker.seconds(name, args.steps * CALLS.get(name, 1))
+            seconds += worker.call(name, args.steps * CALLS.get(name, 1))
         n_turns += 1
     return n_turns, both
 
@@ -165,7 +130,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         try:
             for tree in (args.against.resolve(), Path(sb3_genpolicy.__file__).resolve().parent.parent):
-                workers.append(Worker(tree, folder))
+                workers.append(worker_of(tree, folder))
             columns = [f"{name}: other, ms | this | this / other" for name in SHARES]
             print(f"| | turns | {' | '.join(columns)} |")
             print("|---|---" + 3 * len(SHARES) * "|---" + "|", flush=True)

@@ -91,6 +91,6 @@ def update(model: Any, batch_size: int) -> None:
     others = critic_hooks.rows_for_policy(model, rows, [source])
     matched = None if others is None else Batch.of(*others, source, together.mean)
     batch = Batch.of(samples, rows, source, together.mean, next_actions, matched)
-    with autocast(model.precision, model.device), together.sharing():
+    with autocast(model.precision, model.device), together.sharing(), model.policy.normalizer.once():
         objective = model.objective(batch)
     model.descent.descend(objective, together, model.before_step)

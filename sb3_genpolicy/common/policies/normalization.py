@@ -2,7 +2,8 @@
 Observation normalisation that lives inside the policy: fitted once from the dataset, saved and loaded with the weights.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,9 @@ class ObservationNormalizer(nn.Module):
     :param observation_space: the observation space, a Dict allowed
     """
 
+    # What :meth:`once` keeps: key and id of an array -> the array, what came of it, and how often either was written to
+    _kept: dict[tuple[str | None, int], tuple[th.Tensor, th.Tensor, tuple[int, int]]] | None = None
+
     def __init__(self, observation_space: spaces.Space):
         super().__init__()
         self.observation_space = observation_space
@@ -176,7 +180,30 @@ class ObservationNormalizer(nn.Module):
             return {key: self._prepared(key, named[key], value, normalize_images) for key, value in observations.items()}
         return self._prepared(None, self.observation_space, observations, normalize_images)
 
+    @contextmanager
+    def once(self) -> Iterator[None]:
+        """
+        Within it, an array that several networks are given is prepared once. Its numbers must not depend on anything that
+        gets a gradient.
+        """
+        self._kept = {}
+        try:
+            yield
+        finally:
+            self._kept = None
+
     def _prepared(self, key: str | None, space: spaces.Space, value: th.Tensor, normalize_images: bool) -> Any:
+        if self._kept is None or value.requires_grad:
+            return self._prepare(key, space, value, normalize_images)
+        kept = self._kept.get((key, id(value)))
+        if kept is not None and kept[2] == (kept[0]._version, kept[1]._version):
+            return kept[1]
+        prepared = self._prepare(key, space, value, normalize_images)
+        # The array is kept as well, so that no other one gets its id
+        self._kept[key, id(value)] = (value, prepared, (value._version, prepared._version))
+        return prepared
+
+    def _prepare(self, key: str | None, space: spaces.Space, value: th.Tensor, normalize_images: bool) -> Any:
         if key in self.positions:
             return self.parts[self.positions[key]](value)
         return preprocess_obs(value, space, normalize_images=normalize_images)

@@ -12,6 +12,7 @@ from sb3_genpolicy.common.files.transient import Transient
 from sb3_genpolicy.common.updates.averages import PolyakAverage
 from sb3_genpolicy.common.updates.device_means import DeviceMeans
 from sb3_genpolicy.common.updates.guards import FiniteGuard
+from sb3_genpolicy.common.updates.joint_step import step_all
 from sb3_genpolicy.common.updates.objective import Objective
 from sb3_genpolicy.common.updates.processes import OneProcess
 from sb3_genpolicy.common.updates.recorded_update import clear_gradients, set_learning_rate
@@ -100,8 +101,7 @@ class GradientDescent(Transient):
         self.guard.check_losses(objective.losses, objective.means)
         self.guard.check_gradients(optimizers)
         means = before_step(objective)
-        for optimizer in optimizers.values():
-            optimizer.step()
+        step_all(list(optimizers.values()))
         self.follow(objective.trains)
         self.means.add(**objective.losses, **objective.means, **means)
 

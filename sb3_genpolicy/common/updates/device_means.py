@@ -24,12 +24,13 @@ class DeviceMeans(Transient):
         """
         :param values: tensors of one shape for each name, on one device
         """
+        known = [name for name in values if name in self._sums]
+        if known:
+            with th.no_grad():
+                th._foreach_add_([self._sums[name] for name in known], [values[name] for name in known])
         for name, value in values.items():
-            total = self._sums.get(name)
-            if total is None:
+            if name not in self._sums:
                 self._sums[name] = value.detach().clone()
-            else:
-                total.add_(value.detach())
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def clear(self) -> None:
