@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sb3_genpolicy import BC
+from tests.helpers.arrays import make_arrays
 from tests.helpers.warm_processes import WarmProcess
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -24,6 +26,7 @@ SHORT = {
     "record_dataset.py": ["--online-steps", "210", "--steps", "850", "--gradient-steps", "5", "--folder", "out"],
     "sb3_replay_buffer.py": ["--online-steps", "210", "--steps", "20"],
     "several_processes.py": ["--steps", "20"],
+    "run_onnx.py": ["policy.onnx"],
     "two_ways.py": ["--steps", "20", "--path", "two_ways.svg"],
     "callbacks_and_tensorboard.py": ["--steps", "20", "--folder", "out"],
 }
@@ -41,6 +44,12 @@ def run(name, folder):
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
 def test_example_runs(name, tmp_path):
+    if name == "run_onnx.py":
+        # It acts by a file, and needs what writes and reads such files
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+        model = BC("FlowPolicy", None, dataset=make_arrays(), policy_kwargs=dict(net_arch=[8], chunk_length=3), device="cpu")
+        model.policy.export_onnx(tmp_path / "policy.onnx", deterministic=True)
     finished = run(name, tmp_path)
     assert finished.returncode == 0, finished.stderr
     if name == "demo.py":
@@ -63,6 +72,8 @@ def test_example_runs(name, tmp_path):
         # The data are as announced, whatever the policies have learnt in so few steps
         assert "the data: two ways: 50 % left, 50 % right" in finished.stdout
         assert "GMPO: which is better" in (tmp_path / "two_ways.svg").read_text()
+    if name == "run_onnx.py":
+        assert "'chunk_length': 3" in finished.stdout
     if name == "several_processes.py":
         assert (tmp_path / "gmpo_several_processes.zip").exists()
     if name == "minari_dataset.py":
