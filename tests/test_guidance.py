@@ -185,3 +185,14 @@ def test_spreads_are_those_of_the_networks_that_there_are(arrays, tmp_path):
     assert second != pytest.approx(first, rel=0.001)
     model.save(tmp_path / "model")
     assert GMPO.load(tmp_path / "model").policy.known_spreads().q.item() == second
+
+
+def test_the_spread_of_values_whose_squares_float32_does_not_hold():
+    model = GMPO("FlowPolicy", None, dataset=make_arrays(), policy_kwargs=dict(net_arch=[8]), seed=0, device="cpu")
+    policy, states, found = model.policy, th.rand(20, 3), []
+    for scale in (1.0, 1e25):
+        policy.critic.scale.fill_(scale)
+        policy.fit_spreads(states)
+        found.append(float(policy.spreads.q))
+    assert found[0] > 0.0
+    assert found[1] == pytest.approx(1e25 * found[0], rel=1e-4)

@@ -62,7 +62,7 @@ class Spreads(nn.Module):
         draws = fixed_draws(actor, features, n_draws)
         of_critic = critic.features_of(observations).repeat_interleave(n_draws, dim=0)
         values = critic.aggregated(critic.preferences_of_members(of_critic, draws.flatten(0, 1))).unflatten(0, (-1, n_draws))
-        of_actions, of_q = (array.var(dim=1).mean(dim=0).sqrt() for array in (draws, values))
+        of_actions, of_q = _spread(draws), _spread(values)
         if not of_q.isfinite():
             raise ValueError("Q is not finite: training diverged. Load an earlier checkpoint, or lower the learning rate.")
         self.actions.copy_(of_actions)
@@ -78,6 +78,15 @@ class Spreads(nn.Module):
         for name, value in self.named_buffers():
             state_dict.setdefault(prefix + name, th.zeros_like(value))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _spread(draws: th.Tensor) -> th.Tensor:
+    """Root mean square over states of the standard deviation of draws there, (n_entries,), of (n_states, n_draws, n_entries)."""
+    spread = draws.var(dim=1).mean(dim=0).sqrt()
+    if spread.isfinite().all():
+        return spread
+    # Squares of large numbers go beyond float32 before the numbers do
+    return draws.double().var(dim=1).mean(dim=0).sqrt().to(draws.dtype)
 
 
 class HasSlopes(Protocol):
