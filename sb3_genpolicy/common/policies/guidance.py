@@ -81,7 +81,7 @@ class Spreads(nn.Module):
 
 
 def _spread(draws: th.Tensor) -> th.Tensor:
-    """Root mean square over states of the standard deviation of draws there, (n_entries,), of (n_states, n_draws, n_entries)."""
+    """Root mean square over states of how far draws differ, (n_entries,), of (n_states, n_draws, n_entries)."""
     spread = draws.var(dim=1).mean(dim=0).sqrt()
     if spread.isfinite().all():
         return spread
