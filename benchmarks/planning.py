@@ -4,12 +4,14 @@ seen, from demonstrations that are recorded here. The demonstrator takes either 
 
     python -m benchmarks.planning [--seeds 5] [--steps 4000] [--algo bc gmpo] [--results FILE]
     python -m benchmarks.planning --report
+    python -m benchmarks.planning --latency   # what a plan costs instead, by `predict_chunk` and by the ONNX file's runner
 
 Needs gymnasium-robotics. Every finished run is a line of the results, and is not done twice.
 """
 
 import argparse
 import json
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -158,6 +160,39 @@ def report(path: Path) -> str:
     return "\n".join(rows)
 
 
+def latency(n_plans: int = 150) -> str:
+    """
+    :param n_plans: plans that are timed for each line
+    :return: a table of milliseconds, lowest deciles, of untrained policies: what they learnt does not count
+    """
+    from examples.run_onnx import Runner
+
+    rows = ["| action dimensions | chunk | `predict_chunk` | ONNX | of that for each action |", "|---|---|---|---|---|"]
+    for n_actions, n_seen in ((7, 20), (28, 39)):
+        random, n = np.random.default_rng(0), 200
+        seen, cut = random.normal(size=(n + 1, n_seen)).astype(np.float32), np.zeros(n, np.float32)
+        cut[-1] = 1.0
+        actions = random.uniform(-1.0, 1.0, (n, n_actions)).astype(np.float32)
+        data = dict(observations=seen[:-1], next_observations=seen[1:], actions=actions, rewards=cut, terminals=0 * cut)
+        for chunk_length in (1, 8, 16, 32):
+            kwargs = dict(chunk_length=chunk_length, history=2)
+            model = BC("FlowPolicy", None, dataset=dict(data, timeouts=cut), policy_kwargs=kwargs, device="cpu").learn(1)
+            with tempfile.TemporaryDirectory() as folder:
+                model.policy.export_onnx(f"{folder}/policy.onnx", deterministic=True)
+                runner = Runner(f"{folder}/policy.onnx")
+            times = np.zeros((2, n_plans))
+            for number in range(n_plans):
+                began = time.perf_counter()
+                model.predict_chunk(seen[0], None, np.array([True]), deterministic=True)
+                between = time.perf_counter()
+                runner.reset()
+                runner.act(seen[0])
+                times[:, number] = between - began, time.perf_counter() - between
+            own, file = 1e3 * np.percentile(times, 10, axis=1)
+            rows.append(f"| {n_actions} | {chunk_length} | {own:.2f} | {file:.2f} | {file / chunk_length:.2f} |")
+    return "\n".join(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--algo", nargs="+", default=["bc"], choices=list(ALGORITHMS))
@@ -167,7 +202,12 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/planning.jsonl"))
     parser.add_argument("--report", action="store_true", help="the table of what is there already")
+    parser.add_argument("--latency", action="store_true", help="what a plan costs")
     args = parser.parse_args()
+    if args.latency:
+        th.set_num_threads(1)
+        print(latency())
+        return
     if not args.report:
         data = record(args.demonstrations)
         lengths = np.diff(np.flatnonzero(np.append(1.0, data["terminals"] + data["timeouts"])))
