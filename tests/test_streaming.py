@@ -341,14 +341,19 @@ def test_a_record_copied_to_files_is_the_same(tmp_path):
 # Memory
 
 
-def peak_growth(code, tmp_path):
-    """Bytes by which a process' peak memory grows over what it has after its imports."""
+def peak_growth(code, small, tmp_path):
+    """
+    Bytes by which a process' peak memory grows over what it has after its imports.
+
+    :param small: a file of the kind that the code reads, read first: libraries are imported when they are needed.
+    """
     program = f"""
 import re
 import numpy as np
 import sb3_genpolicy
 from sb3_genpolicy import GMPO, load_dataset
 load_dataset("pendulum-mixed")
+load_dataset({str(small)!r})
 def peak():
     # Of this program alone; what getrusage counts starts with the parent's
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
@@ -364,8 +369,9 @@ print(peak() - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted otherwise elsewhere")
 @pytest.mark.parametrize("kind", ["npz", "hdf5"])
 def test_loading_and_filling_take_less_than_twice_the_data(kind, tmp_path):
-    columns = flat_columns(make_episodes((1000,) * 300, obs_dim=40))
-    path = write_npz(tmp_path / "large.npz", columns) if kind == "npz" else write_hdf5(tmp_path / "large.hdf5", columns)
+    write = write_npz if kind == "npz" else write_hdf5
+    small = write(tmp_path / f"small.{kind}", flat_columns(make_episodes((10, 10), obs_dim=40)))
+    path = write(tmp_path / f"large.{kind}", flat_columns(make_episodes((1000,) * 300, obs_dim=40)))
     bytes_of_rows = 300_000 * (40 + 2 + 1 + 2 + 2) * 4
     assert bytes_of_rows > 50e6
     growth = peak_growth(
@@ -378,6 +384,7 @@ buffer = OfflineReplayBuffer(10, data.observation_space, data.action_space, devi
 buffer.fill(data, AffineReward())
 buffer.sample(256)
 """,
+        small,
         tmp_path,
     )
     # The record itself, a piece that is read, and the columns of one number that are transformed
