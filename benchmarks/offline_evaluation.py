@@ -44,10 +44,10 @@ DATASETS = (
 TRAININGS: dict[str, tuple[Callable[..., OfflineAlgorithm], tuple[float, ...]]] = {
     "bc": (lambda **kw: BC("FlowPolicy", **kw), (0.01, 0.1, 1.0)),
     "iql": (lambda **kw: IQL("GaussianPolicy", **kw), (0.01, 0.1, 1.0)),
-    "gmpo": (lambda **kw: GMPO("FlowPolicy", **kw), (0.1, 1.0)),
+    "gmpo": (lambda **kw: GMPO("FlowPolicy", **kw), (0.01, 0.1, 1.0)),
     "gmpo-kl-1": (lambda **kw: GMPO("FlowPolicy", target_kl=1.0, **kw), (1.0,)),
     "fql": (lambda **kw: FQL("MlpPolicy", **kw), (0.1, 1.0)),
-    "rebrac": (lambda **kw: ReBRAC("MlpPolicy", **kw), (0.1, 1.0)),
+    "rebrac": (lambda **kw: ReBRAC("MlpPolicy", **kw), (0.01, 0.1, 1.0)),
     "idql": (lambda **kw: IDQL("FlowPolicy", **kw), (1.0,)),
 }
 #: Policies that are bad on purpose, made of the last clone

@@ -58,6 +58,10 @@ VARIANTS: dict[str, CriticOptions] = {
     "ten steps 4": _one_step(gamma="auto", return_lambda=0.8, n_critics=4),
     # Following more steps, and with another horizon; "default" stops after ten passes
     "default": OneStepCritic(),
+    "default 10": OneStepCritic(n_critics=10),
+    "default quantiles": OneStepCritic(n_quantiles=25),
+    "default plain": OneStepCritic(layer_norm=False),
+    "default absolute": OneStepCritic(relative_actions=False),
     "onestep lambda": _one_step(gamma=None, return_lambda=0.95),
     "onestep lambda dropout": _one_step(gamma=None, return_lambda=0.95, dropout=0.2),
     "ten steps": _one_step(gamma="auto", return_lambda=0.8),
@@ -72,6 +76,8 @@ VARIANTS: dict[str, CriticOptions] = {
     # By actions that are sampled from the clone
     "policy auto": PolicyCritic(gamma="auto"),
     "policy auto penalty": PolicyCritic(gamma="auto", penalty=0.1),
+    "policy": PolicyCritic(),
+    "policy penalty": PolicyCritic(penalty=0.1),
 }
 
 
