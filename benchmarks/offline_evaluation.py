@@ -168,7 +168,8 @@ def true_returns(model: Any, env_id: str, gamma: float, episodes: int, seed: int
     limit = gym.spec(env_id).max_episode_steps or 1000
     n_steps = max(limit, _LONG if gamma <= 0.99 else 5 * _LONG)
     makers = [lambda: gym.make(env_id, max_episode_steps=n_steps + 1)] * episodes
-    envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+    # Episodes that have ended go on as others, which are not counted
+    envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP)
     observations, _ = envs.reset(seed=seed)
     th.manual_seed(seed)
     total, discounted, is_going = np.zeros(episodes), np.zeros(episodes), np.ones(episodes, dtype=bool)
