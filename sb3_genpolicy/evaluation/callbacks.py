@@ -121,7 +121,7 @@ class OfflineSelectionCallback(EventCallback):
         with attributes(self.model.policy, training=self.model.policy.training):
             found = evaluate(self.model, type(self.model).__name__, question, densities, conditions, label)
         self.last_evaluation = found
-        value = float(found.estimate().value or 0.0)
+        value = found.cautious_value
         self._record(found, value)
         if found.verdict.word == UNKNOWN or value <= self.best_value:
             return True

@@ -31,8 +31,8 @@ class PolicyChoice:
     """
     Policies in their order, the best first.
 
-    :param evaluations: name -> evaluation, in that order: first those of which something can be told, by their discounted
-        values, then the others
+    :param evaluations: name -> evaluation, in that order: first those of which something can be told, then the others, each
+        by their discounted values, where what lies beyond the data counts as the worst that was logged
     :param probabilities: name -> probability that it is the best of those of which something can be told; 0 for the others
     """
 
@@ -60,6 +60,7 @@ class PolicyChoice:
                     "policy": name,
                     "probability": self.probabilities[name],
                     "value": value.value,
+                    "cautious_value": found.cautious_value,
                     "low": value.low,
                     "high": value.high,
                     "difference": difference.value,
@@ -108,7 +109,8 @@ def choose_policy(
     every one is evaluated as :func:`~sb3_genpolicy.evaluation.evaluate.evaluate_offline` does, on the same episodes, with
     networks that begin alike and see the same rows, and their values are resampled together.
 
-    Policies of which nothing can be told come last: whoever acts beyond the data may have any value.
+    Policies of which nothing can be told come last: whoever acts beyond the data may have any value. Where some of a value is
+    earned after a first such action, the least that it may be counts (``OfflineEvaluation.cautious_value``).
 
     :param models: models, policies or files of models, one or more; a mapping gives them names
     :param dataset: the logged data. Default: what the first model was trained on.
@@ -139,7 +141,7 @@ def rank(evaluations: Mapping[str, OfflineEvaluation], n_resamples: int = 2_000,
     known = [name for name, found in evaluations.items() if found.verdict.word != UNKNOWN]
     probabilities = dict.fromkeys(evaluations, 0.0)
     probabilities.update(_probabilities([evaluations[name] for name in known], known, n_resamples, seed))
-    order = sorted(evaluations, key=lambda name: (name not in known, -float(evaluations[name].estimate().value or 0.0)))
+    order = sorted(evaluations, key=lambda name: (name not in known, -evaluations[name].cautious_value))
     return PolicyChoice({name: evaluations[name] for name in order}, probabilities)
 
 
@@ -153,7 +155,7 @@ def _probabilities(found: Sequence[OfflineEvaluation], names: Sequence[str], n_r
         # What is wrong with one evaluation's Bellman errors need not be with another's
         gaps = np.random.default_rng([seed, number]).normal(size=n_resamples)
         own = evaluation.values["discounted"]
-        drawn.append(replace(resamples, gaps=gaps).of(own.policy, own.gap))
+        drawn.append(replace(resamples, gaps=gaps).of(own.policy, own.gap) - evaluation.shortfall())
     best = np.argmax(drawn, axis=0)
     return {name: float((best == number).mean()) for number, name in enumerate(names)}
 

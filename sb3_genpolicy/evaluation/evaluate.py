@@ -19,6 +19,7 @@ from sb3_genpolicy.common.transitions.action_range import ActionRange
 from sb3_genpolicy.common.transitions.transitions import Transitions, label_of
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.evaluation.acting import Acting, own_random_numbers, policy_actions
+from sb3_genpolicy.evaluation.caution import Caution, caution
 from sb3_genpolicy.evaluation.fitted_q import DISCOUNTED, TOTAL, FittedQ, FittedQOptions, Learner
 from sb3_genpolicy.evaluation.intervals import Resamples, interval
 from sb3_genpolicy.evaluation.judges import Candidate, found_log_probs, judging_episodes, opened, read_for
@@ -231,8 +232,9 @@ def evaluate(
     values = {KINDS[kind]: episode_values(question, fitted, kind) for kind in kinds}
     n_members, n_episodes = values[KINDS[DISCOUNTED]].initial.shape
     resamples = Resamples.draw(conditions.n_resamples, n_episodes, n_members, conditions.seed)
-    evidence = _evidence(values, resamples, fitted, support, conditions.level)
-    estimates = _estimates(values, resamples, fitted, question, conditions)
+    cautions = {KINDS[kind]: caution(question, fitted, support.leaving, kind) for kind in kinds}
+    evidence = _evidence(values, resamples, fitted, support, cautions, conditions.level)
+    estimates = _estimates(values, resamples, fitted, question, cautions, conditions)
     fewest = conditions.guards.fewest_effective
     estimates += weighed_estimates(question, acting, densities, fitted, conditions.level, fewest)
     return OfflineEvaluation(
@@ -251,6 +253,7 @@ def evaluate(
         stopped=fitted.stopped,
         reference_scores=question.data.reference_scores,
         values=values,
+        cautions=cautions,
     )
 
 
@@ -310,22 +313,34 @@ def _disagreement(fitted: FittedQ, n_rows: int) -> float:
 
 
 def _evidence(
-    values: dict[str, EpisodeValues], resamples: Resamples, fitted: FittedQ, support: Support, level: float
+    values: dict[str, EpisodeValues],
+    resamples: Resamples,
+    fitted: FittedQ,
+    support: Support,
+    cautions: dict[str, Caution],
+    level: float,
 ) -> Evidence:
-    discounted = values[KINDS[DISCOUNTED]]
+    discounted, careful = values[KINDS[DISCOUNTED]], cautions[KINDS[DISCOUNTED]]
+    low, high = interval(resamples.of(discounted.difference, discounted.gap), level)
     return Evidence(
-        difference=interval(resamples.of(discounted.difference, discounted.gap), level),
+        difference=(low - careful.shortfall(float(discounted.policy.mean())), high),
         level=level,
         n_episodes=discounted.initial.shape[1],
         error=fitted.curve[-1].error[DISCOUNTED],
         disagreement=_disagreement(fitted, fitted.q.shape[2]),
         outside=support.outside,
+        beyond=careful.beyond,
         drift=_drift(fitted, DISCOUNTED, _half_width(discounted, resamples, level)),
     )
 
 
 def _estimates(
-    values: dict[str, EpisodeValues], resamples: Resamples, fitted: FittedQ, question: Question, conditions: Conditions
+    values: dict[str, EpisodeValues],
+    resamples: Resamples,
+    fitted: FittedQ,
+    question: Question,
+    cautions: dict[str, Caution],
+    conditions: Conditions,
 ) -> list[Estimate]:
     lines = []
     for kind in (DISCOUNTED, TOTAL):
@@ -337,6 +352,7 @@ def _estimates(
             lines.append(Estimate(name, "behaviour", "logged returns", float(returns.mean()), low, high))
             continue
         own = values[name]
+        shortfall = cautions[name].shortfall(float(own.policy.mean()))
         doubt = _why_withheld(own, fitted, kind, resamples, conditions)
         for of, method, of_episodes, gap in (
             ("policy", "fitted Q", own.policy, own.gap),
@@ -348,6 +364,7 @@ def _estimates(
                 lines.append(Estimate(name, of, method, withheld=doubt))
             else:
                 low, high = interval(resamples.of(of_episodes, gap), conditions.level)
+                low -= 0.0 if of == "behaviour" else shortfall
                 lines.append(Estimate(name, of, method, float(of_episodes.mean()), low, high))
     return lines
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from sb3_genpolicy.common.transitions.transitions import Transitions, count_fragments, label_of
 
-# Of the episodes that were cut off, so large a share has to end at the same step for that to be a time limit
-_SHARE_AT_LIMIT = 0.98
+# So many episodes that were cut off after the same step, the last one that there is, tell of a time limit
+_FEWEST_AT_LIMIT = 3
 
 
 class Horizon(NamedTuple):
@@ -83,6 +83,11 @@ class Question:
         return ~self.terminals[self.last_rows]
 
     @cached_property
+    def is_interrupted(self) -> np.ndarray:
+        """(n_episodes,), whether it was before the time limit, as by the end of a recording: more would have been earned."""
+        return self.is_cut & (self.steps[self.last_rows] + 1 < (self.horizon.steps or 0))
+
+    @cached_property
     def rewards(self) -> np.ndarray:
         """(n_rows,), as they were logged, float64."""
         return np.asarray(self.data.rewards, dtype=np.float64)
@@ -131,8 +136,12 @@ def find_horizon(data: Transitions) -> Horizon:
     longest = int(lengths.max())
     if len(cut) == 0:
         return Horizon(longest, f"every episode ended by itself, the longest after {longest} steps")
-    if (cut == longest).mean() >= _SHARE_AT_LIMIT:
+    n_at_limit = int((cut == longest).sum())
+    earlier = cut[cut < longest]
+    if len(earlier) == 0 and n_at_limit > 0:
         return Horizon(longest, f"episodes are cut off after {longest} steps")
+    if n_at_limit >= _FEWEST_AT_LIMIT and n_at_limit > np.bincount(earlier).max():
+        return Horizon(longest, f"episodes are cut off after {longest} steps, {len(earlier)} of them by something else before")
     return Horizon(
         None, f"episodes were cut off after {int(cut.min())} to {longest} steps, so that there is no one time limit"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sb3_genpolicy.common.transitions.transitions import normalized_score
+from sb3_genpolicy.evaluation.caution import Caution
 from sb3_genpolicy.evaluation.fitted_q import Look
 from sb3_genpolicy.evaluation.support import Support
 from sb3_genpolicy.evaluation.values import EpisodeValues
@@ -60,7 +61,7 @@ class OfflineEvaluation:
     :param stopped: why it stopped
     :param reference_scores: returns that count as normalised scores of 0 and 100
     :param values: kind -> values of each episode by each network
-    :param gaps: kind -> how far two ways to the same value are apart
+    :param cautions: kind -> how much of the value lies beyond the data, and the worst that was logged
     """
 
     policy: str
@@ -78,6 +79,24 @@ class OfflineEvaluation:
     stopped: str
     reference_scores: tuple[float, float] | None
     values: Mapping[str, EpisodeValues] = field(repr=False)
+    cautions: Mapping[str, Caution] = field(default_factory=dict)
+
+    @property
+    def cautious_value(self) -> float:
+        """
+        :return: the discounted value if all that lies beyond the data is as bad as the worst that was logged, by which policies
+            are put in order
+        """
+        value = float(self.estimate().value or 0.0)
+        return value - self.shortfall()
+
+    def shortfall(self, kind: str = KINDS[0]) -> float:
+        """
+        :param kind: ``discounted`` or ``undiscounted``
+        :return: what the policy's value loses then, >= 0
+        """
+        found = self.cautions.get(kind)
+        return 0.0 if found is None else found.shortfall(float(self.values[kind].policy.mean()))
 
     def estimate(self, kind: str = "discounted", of: str = "policy", method: str = "fitted Q") -> Estimate:
         """
@@ -129,6 +148,11 @@ class OfflineEvaluation:
             f"  {support.outside:.0%} of its actions beyond the rim of the data (1% of those logged), mean quantile of "
             f"density {support.quantile:.2f}, {apart}"
         )
+        if self.shortfall() > 0.0:
+            lines.append(
+                f"  {self.cautions[KINDS[0]].beyond:.0%} of its discounted value is earned after a first such action (more than 2%, "
+                f"that is): with the worst that was logged in its place it is {self.cautious_value:.4g}"
+            )
         lines.append(
             f"  held-out Bellman error {self.error:.2f} standard deviations, disagreement {self.disagreement:.1f} times that "
             f"about logged actions, stopped {self.stopped}"

@@ -22,7 +22,7 @@ from sb3_genpolicy.evaluation.question import Question
 from sb3_genpolicy.generative import Likelihood, Sampler
 
 # Rows at which densities are compared
-_ROWS = 1024
+_ROWS = 4096
 # Rows at a time
 _CHUNK = 1024
 # Logged actions of a density below this quantile are the rim of the data
@@ -49,6 +49,14 @@ class Support:
     quantile: float
     kl: float | None
     matching_loss: float | None
+
+    @property
+    def leaving(self) -> float:
+        """
+        :return: the probability that the policy leaves the data in a step, in [0, 1]: its actions beyond the rim, above twice
+            as many as the behaviour has there, which a sample and a density model cannot tell from as many
+        """
+        return max(0.0, self.outside - 2.0 * _RIM)
 
 
 def fit_behaviour(data: Transitions, observation_space: spaces.Space, steps: int, seed: int, progress_bar: bool) -> BC:

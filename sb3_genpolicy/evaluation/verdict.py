@@ -20,6 +20,7 @@ class Guards:
     :param largest_error: of the held-out Bellman error, in standard deviations of what Q should be. Chance in rewards and
         steps is a part of it, so that it is not 0 where Q is right
     :param largest_outside: share of the policy's actions beyond the rim of the data, in [0, 1]
+    :param largest_beyond: share of the discounted value that is earned after a first such action, in [0, 1]
     :param largest_disagreement: how many times as much the networks may disagree about the policy's actions as about the
         logged, >= 0
     :param largest_drift: by how much the value still changed in the last quarter of the steps, in half widths of its interval
@@ -29,6 +30,7 @@ class Guards:
     fewest_episodes: int = 10
     largest_error: float = 0.8
     largest_outside: float = 0.2
+    largest_beyond: float = 0.5
     largest_disagreement: float = 3.0
     largest_drift: float = 1.0
     fewest_effective: float = 10.0
@@ -36,7 +38,8 @@ class Guards:
     def __post_init__(self) -> None:
         for name in ("fewest_episodes", "largest_error", "largest_disagreement", "largest_drift", "fewest_effective"):
             check_number(name, getattr(self, name), low=0.0)
-        check_number("largest_outside", self.largest_outside, low=0.0, high=1.0)
+        for name in ("largest_outside", "largest_beyond"):
+            check_number(name, getattr(self, name), low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Evidence:
     :param error: held-out Bellman error, in standard deviations
     :param disagreement: how many times as much networks disagree about the policy's actions as about the logged
     :param outside: share of the policy's actions beyond the rim of the data
+    :param beyond: share of the value that is earned after a first of these
     :param drift: change in the last quarter of the steps, in half widths of the interval
     """
 
@@ -73,6 +77,7 @@ class Evidence:
     error: float
     disagreement: float
     outside: float
+    beyond: float
     drift: float
 
 
@@ -93,6 +98,11 @@ def doubts(evidence: Evidence, guards: Guards) -> list[str]:
         found.append(
             f"{evidence.outside:.0%} of the policy's actions are where hardly any were logged, more than "
             f"{guards.largest_outside:.0%}"
+        )
+    elif not evidence.beyond <= guards.largest_beyond:
+        found.append(
+            f"{evidence.beyond:.0%} of its value is earned after a first action where hardly any were logged, more than "
+            f"{guards.largest_beyond:.0%}"
         )
     if not evidence.disagreement <= guards.largest_disagreement:
         found.append(
