@@ -21,6 +21,7 @@ from sb3_genpolicy.common.policies.planning import Memory, blended
 from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.evaluation.acting import Acting
 from sb3_genpolicy.evaluation.judges import read_for
+from sb3_genpolicy.reporting.looked_at import look_at
 from tests.helpers.arrays import make_arrays
 from tests.helpers.every_method import METHODS
 
@@ -462,8 +463,9 @@ def test_what_cannot_be_told_of_plans_is_refused():
     plans = BC("MlpPolicy", None, policy_kwargs=dict(**TINY, chunk_length=3), **options).learn(2)
     remembers = BC("MlpPolicy", None, policy_kwargs=dict(**TINY, history=2), **options).learn(2)
     one_step = BC("MlpPolicy", None, policy_kwargs=TINY, **options).learn(2)
-    with pytest.raises(ValueError, match="plans 3 actions cannot be evaluated"):
-        read_for([plans], None)
+    with pytest.raises(ValueError, match="plans 3 actions is not drawn beside single logged ones"):
+        look_at(plans, make_arrays(), 0)
+    assert "plans 3 actions is not drawn" in look_at(plans, None, 0)
     with pytest.raises(ValueError, match="different numbers of observations"):
         read_for([one_step, remembers], None)
     with pytest.raises(ValueError, match="with chunk_length=1 and history=1"):

@@ -38,13 +38,23 @@ class Acting(NamedTuple):
     def policy(self) -> Any:
         return self.model.policy if isinstance(self.model, BaseAlgorithm) else self.model
 
+    @property
+    def execute_length(self) -> int:
+        """How many actions it executes before it looks again."""
+        return horizon_of(self.model).execute_length
+
     def predict(self, observations: Any) -> np.ndarray:
         """
         :param observations: batch first, as the environment gives them, or stacks of them for a policy that sees several
-        :return: actions in the environment's units, (batch_size, \\*action_shape)
+        :return: actions in the environment's units, (batch_size, \\*action_shape); of a plan, as many as are
+            executed, (batch_size, execute_length, \\*action_shape), without the second axis for one
         """
         policy, seen = self.policy, self.seen(observations)
-        if not horizon_of(policy).is_one_step:
+        horizon = horizon_of(policy)
+        if horizon.chunk_length > 1:
+            plans = policy.plan(seen, self.deterministic)
+            return plans[:, 0] if horizon.execute_length == 1 else plans[:, : horizon.execute_length]
+        if not horizon.is_one_step:
             return policy.plan(seen, self.deterministic)
         return self.model.predict(seen, deterministic=self.deterministic)[0]
 
@@ -108,7 +118,8 @@ def policy_actions(acting: Acting, states: Any, n_actions: int, seed: int, progr
     :param n_actions: how many for each; of a policy that does always the same there is one
     :param seed: of torch's random numbers, whose state stays as it was
     :param progress_bar: whether to show one
-    :return: (n_states, n_actions, action_dim), float32, in the environment's units
+    :return: (n_states, n_actions, action_dim), float32, in the environment's units; of a policy that executes several actions
+        of a plan, these end to end
     """
     n_states = len(next(iter(states.values())) if isinstance(states, dict) else states)
     with own_random_numbers(seed):

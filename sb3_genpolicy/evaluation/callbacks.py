@@ -11,6 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 from sb3_genpolicy.common.datasets import DatasetSource
 from sb3_genpolicy.common.transitions.transitions import label_of
 from sb3_genpolicy.common.utils import attributes
+from sb3_genpolicy.evaluation.acting import Acting
 from sb3_genpolicy.evaluation.evaluate import Conditions, ask_about, evaluate
 from sb3_genpolicy.evaluation.fitted_q import FittedQOptions
 from sb3_genpolicy.evaluation.judges import read_for
@@ -100,8 +101,8 @@ class OfflineSelectionCallback(EventCallback):
         if self._asked is None:
             data = read_for([self.model], self.dataset)
             question, _ = ask_about([self.model], data, self.gamma, self.max_rows, self.seed)
-            space = self.model.observation_space
-            behaviour = fit_behaviour(question.data, space, self.behaviour_steps, self.seed, progress_bar=False)
+            space, length = self.model.observation_space, Acting(self.model).execute_length
+            behaviour = fit_behaviour(question.data, space, self.behaviour_steps, self.seed, False, length)
             self._asked = question, Densities(behaviour.policy, None), label_of(data)
         return self._asked
 

@@ -22,10 +22,11 @@ from sb3_genpolicy.evaluation.acting import Acting, own_random_numbers, policy_a
 from sb3_genpolicy.evaluation.caution import Caution, caution
 from sb3_genpolicy.evaluation.fitted_q import DISCOUNTED, TOTAL, FittedQ, FittedQOptions, Learner
 from sb3_genpolicy.evaluation.intervals import Resamples, interval
-from sb3_genpolicy.evaluation.judges import Candidate, found_log_probs, judging_episodes, opened, read_for
+from sb3_genpolicy.evaluation.judges import Candidate, found_log_probs, judging_episodes, opened, read_for, spaces_of
+from sb3_genpolicy.evaluation.plans import Plans
 from sb3_genpolicy.evaluation.question import Question, find_horizon, some_of
 from sb3_genpolicy.evaluation.result import KINDS, Estimate, OfflineEvaluation
-from sb3_genpolicy.evaluation.support import Support, fit_behaviour, measure_support
+from sb3_genpolicy.evaluation.support import Support, check_behaviour, fit_behaviour, measure_support
 from sb3_genpolicy.evaluation.values import EpisodeValues, episode_values
 from sb3_genpolicy.evaluation.verdict import Evidence, Guards, judge
 from sb3_genpolicy.evaluation.weighing import Densities, weighed_estimates
@@ -97,8 +98,10 @@ def evaluate_offline(
     better than what acted there, or why that cannot be told. See docs/guide/offline_evaluation.md.
 
     Fitted Q evaluation has networks of its own and asks the policy for actions as it acts (solver, candidates and guidance
-    included). For every state some are drawn once, before it learns, since drawing costs a flow more than learning does; of
-    these one is taken at random each time that a row comes up.
+    included). A policy that executes several actions of a plan is evaluated as one that does (see
+    :mod:`~sb3_genpolicy.evaluation.plans`), planning first where an episode begins. For every state some actions or plans are
+    drawn once, before it learns, since drawing costs a flow more than learning does; of these one is taken at random each time
+    that a row comes up.
 
     Where episodes were held out from the training (``HeldOutEpisodes``) these judge; else all do, with a warning.
 
@@ -108,8 +111,9 @@ def evaluate_offline(
     :param gamma: discount factor, in [0, 1). Default: the algorithm's.
     :param n_actions: number of actions drawn for every state, >= 1, of a policy that acts by chance
     :param max_rows: of larger datasets so many rows are taken, in whole episodes drawn at random
-    :param behaviour: a model of the behaviour policy that has a density (a ``BC`` that was trained). Default: a flow that is
-        fitted to the judging episodes in ``behaviour_steps``. (Those inside GMPO and GMPG clone better episodes more often.)
+    :param behaviour: a model of the behaviour policy that has a density (a ``BC`` that was trained), of as many actions
+        together as the policy executes of a plan. Default: a flow that is fitted to the judging episodes in
+        ``behaviour_steps``. (Those inside GMPO and GMPG clone better episodes more often.)
     :param behaviour_steps: gradient steps of that
     :param behaviour_log_probs: logarithms of the density by which each logged action was drawn, where it was logged,
         (n_rows,), of all rows of the dataset, in nats and the environment's units. Importance sampling takes them in place of
@@ -165,12 +169,19 @@ def evaluate_all(
     data = read_for(several, dataset)
     question, rows = ask_about(several, data, gamma, max_rows, conditions.seed)
     logged = logged_densities(found_log_probs(dataset, data.n_rows) if log_probs is None else log_probs, data, rows)
-    if behaviour is None:
-        space = several[0].observation_space
-        behaviour = fit_behaviour(question.data, space, steps, conditions.seed, conditions.progress_bar)
-    of_actions = Densities(getattr(behaviour, "policy", behaviour), logged)
+    lengths = {name: Acting(policy).execute_length for name, policy in policies.items()}
+    takes, space = spaces_of(several[0])[1], several[0].observation_space
+    of_actions = {}
+    for length in dict.fromkeys(lengths.values()):
+        if behaviour is None:
+            fitted = fit_behaviour(question.data, space, steps, conditions.seed, conditions.progress_bar, length)
+            of_actions[length] = Densities(fitted.policy, logged)
+        else:
+            of_actions[length] = Densities(check_behaviour(getattr(behaviour, "policy", behaviour), takes, length), logged)
     shown = tqdm(policies.items(), "policies", delay=2.0, disable=not conditions.progress_bar or len(policies) == 1)
-    return {name: evaluate(policy, name, question, of_actions, conditions, label_of(data)) for name, policy in shown}
+    return {
+        name: evaluate(policy, name, question, of_actions[lengths[name]], conditions, label_of(data)) for name, policy in shown
+    }
 
 
 def logged_densities(behaviour_log_probs: np.ndarray | None, data: Transitions, rows: np.ndarray) -> np.ndarray | None:
@@ -279,8 +290,7 @@ def fit_values(question: Question, acting: Acting, conditions: Conditions) -> Fi
         learner = Learner(
             question,
             states,
-            scaled(np.asarray(data.actions).reshape(data.n_rows, -1)),
-            scaled(drawn),
+            Plans(question, scaled(np.asarray(data.actions).reshape(data.n_rows, -1)), scaled(drawn)),
             acting.policy.make_features_extractor(),
             normalizer.to(device),
             conditions.options,

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from sb3_genpolicy.common.policies.normalization import ObservationNormalizer
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.evaluation.networks import ValueEnsemble
+from sb3_genpolicy.evaluation.plans import Held, Plans
 from sb3_genpolicy.evaluation.question import Question
 from sb3_genpolicy.generative.checks import check_number, with_named_options
 
@@ -93,8 +94,9 @@ class FittedQ:
     """
     What was learnt of a policy. Kinds are :data:`DISCOUNTED` and, where a time limit is known, :data:`TOTAL`.
 
-    :param q: Q of logged actions, (n_kinds, n_members, n_rows)
-    :param v: mean of Q over the policy's actions, of every state, (n_kinds, n_members, n_states)
+    :param q: Q of logged actions, (n_kinds, n_members, n_rows); of a policy that plans, followed by the rest of
+        the plan that it has there if it first planned where the episode began
+    :param v: mean of Q over the policy's actions, of every state, (n_kinds, n_members, n_states); likewise
     :param behaviour_tails: what episodes that were cut off would have gone on to earn from their last row on, as the
         behaviour acts, discounted, (n_members, n_episodes); 0 of those that ended
     :param curve: the learning curve
@@ -114,8 +116,7 @@ class Learner:
     """
     :param question: what is asked
     :param states: observations, tensors on the device
-    :param actions: of the rows, scaled, (n_rows, action_dim)
-    :param policy_actions: of the states, scaled, (n_states, n_actions, action_dim)
+    :param plans: what was logged and what the policy does, scaled
     :param extractor: features extractor of its own
     :param normalizer: of the observations
     :param options: how it learns
@@ -126,20 +127,19 @@ class Learner:
         self,
         question: Question,
         states: Any,
-        actions: th.Tensor,
-        policy_actions: th.Tensor,
+        plans: Plans,
         extractor: BaseFeaturesExtractor,
         normalizer: ObservationNormalizer,
         options: FittedQOptions,
         seed: int,
     ):
-        self.question, self.states, self.actions, self.policy_actions = question, states, actions, policy_actions
-        self.options, self.device = options, actions.device
+        self.question, self.states, self.plans = question, states, plans
+        self.options, self.device = options, plans.actions.device
         self.random = np.random.default_rng(seed)
         self.generator = th.Generator(self.device).manual_seed(seed)
         self.n_kinds = 1 if question.horizon.steps is None else 2
         n_networks = self.n_kinds * options.n_members
-        self.network = ValueEnsemble(extractor, normalizer, actions.shape[1], n_networks, list(options.net_arch))
+        self.network = ValueEnsemble(extractor, normalizer, plans.input_dim, n_networks, list(options.net_arch))
         self.network.to(self.device)
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         self._note_rows()
@@ -155,8 +155,6 @@ class Learner:
 
     def _note_rows(self) -> None:
         ask = self.question
-        data = ask.data
-        self.next_states = self._tensor(np.asarray(data.next_rows))
         self.rewards = self._tensor(ask.rewards)
         horizon = ask.horizon.steps or 1
         self.times = self._tensor(2.0 * ask.steps_of_states / horizon - 1.0)
@@ -164,7 +162,7 @@ class Learner:
         # Kind by kind: the discount of what a step led to
         self.discounts = [ask.gamma * goes_on]
         if self.n_kinds == 2:
-            self.discounts.append(goes_on * self._tensor((~np.asarray(data.ends)).astype(float)))
+            self.discounts.append(goes_on * self._tensor((~np.asarray(ask.data.ends)).astype(float)))
 
     def _share_episodes_out(self) -> None:
         n_episodes, options = self.question.data.n_episodes, self.options
@@ -209,7 +207,7 @@ class Learner:
 
     def _values(self, network: ValueEnsemble, states: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """
-        Of states and actions, (n_members, batch_size) and (n_members, batch_size, action_dim), or 1 for n_members: in units of
+        Of states and actions, (n_members, batch_size) and (n_members, batch_size, input_dim), or 1 for n_members: in units of
         the rewards, (n_kinds, n_members, batch_size).
         """
         features = network.features(tree_map(lambda array: array[states], self.states))
@@ -228,18 +226,15 @@ class Learner:
         return th.tensor(numbers, device=self.device)[:, None, None]
 
     def _draw_rows(self) -> th.Tensor:
-        shape = (self.options.batch_size,)
-        return th.stack([pool[self._whole(len(pool), shape)] for pool in self.pools])
-
-    def _whole(self, end: int, shape: tuple[int, ...]) -> th.Tensor:
-        return th.randint(end, shape, generator=self.generator, device=self.device)
+        size = (self.options.batch_size,)
+        return th.stack(
+            [pool[th.randint(len(pool), size, generator=self.generator, device=self.device)] for pool in self.pools]
+        )
 
     @th.no_grad()
-    def _targets(self, rows: th.Tensor) -> th.Tensor:
+    def _targets(self, rows: th.Tensor, held: Held) -> th.Tensor:
         """One step, then the policy: (n_kinds, n_members, batch_size)."""
-        states = self.next_states[rows]
-        chosen = self._whole(self.policy_actions.shape[1], tuple(rows.shape))
-        following = self._values(self.target, states, self.policy_actions[states, chosen])
+        following = self._values(self.target, *self.plans.following(rows, held, self.generator))
         discounts = th.stack([discount[rows] for discount in self.discounts])
         targets = self.rewards[rows] + discounts * following
         least, most = (self._per_kind([bound[side] for bound in self.bounds]) for side in (0, 1))
@@ -250,8 +245,8 @@ class Learner:
         """Q of the last rows of episodes that were cut off, as the behaviour acts, (n_members, n_episodes)."""
         last = self._tensor(self.question.last_rows)
         parts = []
-        for some in last.split(_CHUNK):
-            parts.append(self._values(self.target, some[None], self.actions[some][None])[DISCOUNTED])
+        for some in last.split(self._per_chunk(self.plans.n_rests)):
+            parts.append(self._of_logged(some)[DISCOUNTED])
         is_cut = self._tensor(self.question.is_cut.astype(float))
         least, most = self.bounds[DISCOUNTED]
         return th.cat(parts, dim=1).clamp(least, most) * is_cut
@@ -280,12 +275,13 @@ class Learner:
             if step % max(1, steps // _LOOKS) == 0:
                 tails = self._tails()
             rows = self._draw_rows()
+            held = self.plans.draw(rows, self.generator)
             with th.no_grad():
                 of_members = th.arange(len(rows), device=self.device)[:, None]
                 tail = self.tail_discounts[rows] * tails[of_members, episodes[rows]]
                 targets = th.stack([self.returns[DISCOUNTED][rows] + tail, *(returns[rows] for returns in self.returns[1:])])
                 weights = th.stack([weight[rows] for weight in self.first_weights[: self.n_kinds]])
-            self._descend(optimizer, rows, targets, weights, step / steps)
+            self._descend(optimizer, rows, held, targets, weights, step / steps)
             bar.update()
         self.target.load_state_dict(self.network.state_dict())
         self._look(steps)
@@ -299,7 +295,8 @@ class Learner:
         worse = 0
         for step in range(1, steps + 1):
             rows = self._draw_rows()
-            self._descend(optimizer, rows, self._targets(rows), None, step / steps)
+            held = self.plans.draw(rows, self.generator)
+            self._descend(optimizer, rows, held, self._targets(rows, held), None, step / steps)
             bar.update()
             if step % every == 0 or step == steps:
                 look = self._look(first + step)
@@ -321,11 +318,17 @@ class Learner:
         return th.optim.Adam(self.network.parameters(), self.options.learning_rate, fused=True)
 
     def _descend(
-        self, optimizer: th.optim.Optimizer, rows: th.Tensor, targets: th.Tensor, weights: th.Tensor | None, progress: float
+        self,
+        optimizer: th.optim.Optimizer,
+        rows: th.Tensor,
+        held: Held,
+        targets: th.Tensor,
+        weights: th.Tensor | None,
+        progress: float,
     ) -> None:
         for group in optimizer.param_groups:
             group["lr"] = self.options.learning_rate * (1.0 - 0.9 * progress)
-        values = self._values(self.network, rows, self.actions[rows])
+        values = self._values(self.network, rows, self.plans.logged(rows, held))
         errors = ((values - targets) / self._per_kind(self.scales)).square()
         loss = (errors if weights is None else errors * weights).mean(dim=2).sum()
         optimizer.zero_grad(set_to_none=True)
@@ -335,9 +338,10 @@ class Learner:
 
     @th.no_grad()
     def _look(self, step: int) -> Look:
-        rows = self.watched.expand(self.options.n_members, -1)
-        values = self._values(self.target, self.watched[None], self.actions[self.watched][None])
-        targets = self._targets(rows)
+        watched = self.watched[None]
+        held = self.plans.along(watched, watched % self.plans.n_draws)
+        values = self._values(self.target, watched, self.plans.logged(watched, held))
+        targets = self._targets(self.watched.expand(self.options.n_members, -1), held)
         # One network's targets are another's error too: all members together are what is believed
         errors = (values.mean(dim=1) - targets.mean(dim=1)).square().mean(dim=1).sqrt()
         spreads = targets.mean(dim=1).std(dim=1).clamp(min=1e-6)
@@ -348,19 +352,31 @@ class Learner:
     @th.no_grad()
     def _means_over_actions(self, states: th.Tensor) -> th.Tensor:
         """Of states, (batch_size,): means of Q over the policy's actions, (n_kinds, n_members, batch_size)."""
-        n_actions = self.policy_actions.shape[1]
-        repeated = states.repeat_interleave(n_actions)[None]
-        actions = self.policy_actions[states].flatten(0, 1)[None]
-        return self._values(self.target, repeated, actions).unflatten(2, (len(states), n_actions)).mean(dim=3)
+        repeated, held = self._each_draw(states, self.plans.n_draws)
+        return self._means(repeated, self.plans.planned(held), len(states))
+
+    @th.no_grad()
+    def _of_logged(self, rows: th.Tensor) -> th.Tensor:
+        """Of rows, (batch_size,): Q of what was logged, the mean over the plans it may be followed by."""
+        repeated, held = self._each_draw(rows, self.plans.n_rests)
+        return self._means(repeated, self.plans.logged(repeated, held), len(rows))
+
+    def _each_draw(self, states: th.Tensor, n_draws: int) -> tuple[th.Tensor, Held]:
+        repeated = states.repeat_interleave(n_draws)
+        return repeated, self.plans.along(repeated, th.arange(n_draws, device=self.device).repeat(len(states)))
+
+    def _means(self, states: th.Tensor, actions: th.Tensor, n_states: int) -> th.Tensor:
+        return self._values(self.target, states[None], actions[None]).unflatten(2, (n_states, -1)).mean(dim=3)
+
+    def _per_chunk(self, n_draws: int) -> int:
+        return max(1, _CHUNK // n_draws)
 
     @th.no_grad()
     def _all_values(self) -> tuple[np.ndarray, np.ndarray]:
-        n_states = len(self.times)
-        chunks = th.arange(n_states, device=self.device).split(max(1, _CHUNK // self.policy_actions.shape[1]))
-        v = th.cat([self._means_over_actions(states).cpu() for states in chunks], dim=2)
-        rows = th.arange(len(self.rewards), device=self.device).split(_CHUNK)
-        q = th.cat([self._values(self.target, some[None], self.actions[some][None]).cpu() for some in rows], dim=2)
-        return q.numpy(), v.numpy()
+        states, rows = (th.arange(n, device=self.device) for n in (len(self.times), len(self.rewards)))
+        v = [self._means_over_actions(some).cpu() for some in states.split(self._per_chunk(self.plans.n_draws))]
+        q = [self._of_logged(some).cpu() for some in rows.split(self._per_chunk(self.plans.n_rests))]
+        return th.cat(q, dim=2).numpy(), th.cat(v, dim=2).numpy()
 
 
 def _returns_before_last(ask: Question) -> np.ndarray:

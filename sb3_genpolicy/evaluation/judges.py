@@ -20,7 +20,7 @@ from sb3_genpolicy.common.datasets import DatasetSource, load_dataset
 from sb3_genpolicy.common.datasets.fitting import fit_to_spaces
 from sb3_genpolicy.common.datasets.paths import HDF5_SUFFIXES, NPZ_SUFFIXES
 from sb3_genpolicy.common.files.model_files import ALGORITHM, open_model_file
-from sb3_genpolicy.common.policies.planning_policy import horizon_of
+from sb3_genpolicy.common.policies.planning_policy import PlanningPolicy, horizon_of
 from sb3_genpolicy.common.transitions.time_windows import with_stacks
 from sb3_genpolicy.common.transitions.transforms import DatasetTransform, HeldOutEpisodes, Prepared, action_transforms
 from sb3_genpolicy.common.transitions.transitions import Transitions, label_of
@@ -60,35 +60,51 @@ def read_for(models: Sequence[Any], dataset: DatasetSource | None) -> Transition
     :return: the record, in the shape that they see it in
     :raises ValueError: if there is no dataset, or the spaces do not fit
     """
-    first, horizon = models[0], horizon_of(models[0])
-    if horizon.chunk_length > 1:
-        raise ValueError(
-            f"A policy that plans {horizon.chunk_length} actions cannot be evaluated without a simulator: what it does hangs "
-            "on more than the observation, while values and densities are of single actions. Train one with chunk_length=1."
-        )
+    first, history = models[0], horizon_of(models[0]).history
+    shows, takes = spaces_of(first)
+    for model in models:
+        _check_blending(model)
     for model in models[1:]:
-        if horizon_of(model) != horizon:
+        if horizon_of(model).history != history:
             raise ValueError("Policies that see different numbers of observations cannot be compared: evaluate each alone.")
-        if model.observation_space != first.observation_space or model.action_space != first.action_space:
-            raise ValueError(
-                "Policies of different spaces cannot be compared: "
-                f"{model.observation_space}, {model.action_space} and {first.observation_space}, {first.action_space}."
-            )
+        other = spaces_of(model)
+        if other != (shows, takes):
+            raise ValueError(f"Policies of different spaces cannot be compared: {other[0]}, {other[1]} and {shows}, {takes}.")
     trained = first if isinstance(first, OfflineAlgorithm) else None
     if dataset is None and trained is not None:
         dataset = trained.dataset if trained.dataset is not None else trained.dataset_name
     if dataset is None:
         raise ValueError("There is nothing to judge by: pass dataset= (a Minari id, a file, a buffer, a mapping of arrays).")
     known = trained is not None and isinstance(dataset, str) and dataset == trained.dataset_name
-    assert isinstance(first.action_space, spaces.Box)
     data = load_dataset(
         dataset,
-        action_space=first.action_space,
+        action_space=takes,
         reference_scores=trained.reference_scores if known and trained is not None else None,
         action_transforms=action_transforms(trained.transforms) if trained is not None else (),
     )
-    data = with_stacks(fit_to_spaces(data, first.observation_space, first.action_space), horizon.history)
+    data = with_stacks(fit_to_spaces(data, shows, takes), history)
     return replace(data, states=_shaped(data.states, data.observation_space))
+
+
+def spaces_of(model: Any) -> tuple[spaces.Space[Any], spaces.Box]:
+    """
+    :param model: a model or a policy
+    :return: of the environment's observations and actions, also for a policy alone that sees or plans several
+    """
+    if isinstance(model, PlanningPolicy):
+        return model.planning.observation_space, model.planning.action_space
+    assert isinstance(model.action_space, spaces.Box)
+    return model.observation_space, model.action_space
+
+
+def _check_blending(model: Any) -> None:
+    policy, horizon = getattr(model, "policy", model), horizon_of(model)
+    if horizon.execute_length < horizon.chunk_length and policy.plan_blending is not None:
+        raise ValueError(
+            f"A policy whose plans are averaged where they overlap (plan_blending={policy.plan_blending:g}) cannot be "
+            "evaluated without a simulator: its action hangs on several plans at a time. Set model.policy.plan_blending = "
+            f"None, with which the newest plan acts, {horizon.execute_length} of its {horizon.chunk_length} actions."
+        )
 
 
 def _shaped(states: Any, space: spaces.Space) -> Any:

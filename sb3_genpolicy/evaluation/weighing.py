@@ -63,6 +63,10 @@ def weighed_estimates(
     def withheld(why: str) -> list[Estimate]:
         return [Estimate(name, "policy", method, withheld=why) for name, method in methods]
 
+    if acting.execute_length > 1:
+        return withheld(
+            f"the policy commits itself to {acting.execute_length} actions at a time, and rows are weighed one by one"
+        )
     why = why_no_density(acting)
     if why is not None:
         return withheld(f"the density of the policy's actions is not known, as {why}")

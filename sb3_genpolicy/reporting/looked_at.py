@@ -114,14 +114,24 @@ def look_at(model: OfflineAlgorithm, dataset: DatasetSource | None, seed: int) -
     if dataset is None:
         try:
             dataset = find_dataset([model.dataset], model.env, model.dataset_name, type(model).__name__)
-            data = read_for([model], dataset)
+            data = _read(model, dataset)
         except (ValueError, OSError) as error:
             return f"The data cannot be looked at. {error} Give report(model, dataset=...)."
     else:
-        data = read_for([model], dataset)
+        data = _read(model, dataset)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         episodes = judging_episodes([model], data)
     rows = data.rows_of(episodes)
     chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), _ROWS)).astype(int)]
     return LookedAt(model, data, chosen, not said, seed)
+
+
+def _read(model: OfflineAlgorithm, dataset: DatasetSource | None) -> Transitions:
+    n_planned = model.policy.horizon.chunk_length
+    if n_planned > 1:
+        raise ValueError(
+            f"A policy that plans {n_planned} actions is not drawn beside single logged ones; evaluate_offline says what it "
+            "is worth."
+        )
+    return read_for([model], dataset)
