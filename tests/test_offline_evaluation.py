@@ -33,6 +33,17 @@ class Pushed(BasePolicy):
         return th.as_tensor(self.clone.predict(observation.numpy())[0] + self.push)
 
 
+class OfTwo(BasePolicy):
+    """The larger or the smaller of two actions of a clone, each of which is as it acts."""
+
+    def __init__(self, clone, of_two):
+        super().__init__(clone.observation_space, clone.action_space)
+        self.clone, self.of_two = clone, of_two
+
+    def _predict(self, observation, deterministic=False):
+        return th.as_tensor(self.of_two(*(self.clone.predict(observation.numpy())[0] for _ in range(2))))
+
+
 @pytest.fixture(scope="module")
 def narrow():
     """Pendulum's data with actions that all lie in the middle third, and rewards that grow towards the right end."""
@@ -70,7 +81,7 @@ def test_the_behaviours_clone_is_as_good_as_the_behaviour(narrow, clone):
 
 
 def test_ranking(narrow, clone):
-    left, right = Pushed(clone, -0.15), Pushed(clone, 0.15)
+    left, right = OfTwo(clone, np.minimum), OfTwo(clone, np.maximum)
     choice = choose_policy(
         {"left": left, "beyond": Pushed(clone, 1.2), "right": right}, narrow, behaviour=clone, options=QUICK
     )
@@ -107,6 +118,13 @@ def test_time_limits():
     rows = np.concatenate([np.arange(130), np.arange(200, 400), np.arange(400, 480)])
     at_any_time = find_horizon(data.select_rows(rows))
     assert at_any_time.steps is None and "cut off after 80 to 200 steps" in at_any_time.why
+    # Recordings end within an episode
+    whole, two = np.arange(800), (np.arange(800, 890), np.arange(1000, 1070))
+    interrupted = find_horizon(data.select_rows(np.concatenate([whole, *two])))
+    assert interrupted.steps == 200 and "2 of them by something else before" in interrupted.why
+    # As many that ended at another step are another limit
+    three = [np.arange(start, start + 90) for start in (800, 1000, 1200)]
+    assert find_horizon(data.select_rows(np.concatenate([whole[:600], *three]))).steps is None
 
 
 def test_the_undiscounted_value_is_withheld_without_a_time_limit(narrow, clone):

@@ -20,10 +20,10 @@ from sb3_genpolicy import (
     load_dataset,
 )
 from sb3_genpolicy.evaluation.acting import Acting, policy_actions
-from sb3_genpolicy.evaluation.fitted_q import DISCOUNTED, FittedQ
+from sb3_genpolicy.evaluation.fitted_q import FittedQ
 from sb3_genpolicy.evaluation.judges import read_for
 from sb3_genpolicy.evaluation.plans import Plans, on_path
-from sb3_genpolicy.evaluation.question import Question, find_horizon
+from sb3_genpolicy.evaluation.question import DISCOUNTED, Question, find_horizon
 from sb3_genpolicy.evaluation.support import measure_support, whole_windows
 from sb3_genpolicy.evaluation.values import episode_values
 from tests.helpers import chain
@@ -158,7 +158,7 @@ def test_differences_along_episodes_sum_up_to_the_value(asked):
     of_logged = np.stack([step @ (REWARDS + GAMMA * own * ((np.arange(N_STATES) < 4) | (not terminal))) for step in sides])
     last = question.last_rows
     tails = of_logged[(np.asarray(data.actions)[last, 0] > 0).astype(int), states[last]] * question.is_cut
-    fitted = FittedQ(q[None, None], v[None, None], tails[None], [], np.zeros(data.n_episodes, bool), "")
+    fitted = FittedQ(q[None, None], v[None, None], tails[None, None], [], np.zeros(data.n_episodes, bool), "")
     values = episode_values(question, fitted, DISCOUNTED)
     exact = discounted_value(ASKED, START, GAMMA, LENGTH, terminal)
     for found, value in (

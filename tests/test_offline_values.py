@@ -9,10 +9,11 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_genpolicy import load_dataset
+from sb3_genpolicy.evaluation.caution import caution
 from sb3_genpolicy.evaluation.evaluate import evaluate_offline
-from sb3_genpolicy.evaluation.fitted_q import DISCOUNTED, FittedQ, FittedQOptions
+from sb3_genpolicy.evaluation.fitted_q import FittedQ, FittedQOptions
 from sb3_genpolicy.evaluation.judges import found_log_probs
-from sb3_genpolicy.evaluation.question import Question, find_horizon
+from sb3_genpolicy.evaluation.question import DISCOUNTED, TOTAL, Question, find_horizon
 from sb3_genpolicy.evaluation.values import episode_values
 from tests.helpers.chain import REWARDS, ChainPolicy, discounted_value, log_chain, moves, total_value
 
@@ -59,6 +60,40 @@ def test_the_behaviours_own_value_and_the_difference(on_chain):
     difference = found.estimate("discounted", "difference")
     assert 0.0 < difference.low < discounted_value(ASKED, START, GAMMA, terminal) - own < difference.high
     assert found.verdict.word == "better"
+
+
+def test_totals_of_interrupted_episodes_go_on_to_the_time_limit():
+    """Every third recording ends somewhere within its last episode; what was logged alone would be a sixth too little."""
+    arrays, _ = log_chain(LOGGED, START, 240, N_STEPS, 3)
+    random = np.random.default_rng(0)
+    lengths = np.where(np.arange(240) % 3 == 0, random.integers(1, N_STEPS, 240), N_STEPS)
+    kept = np.concatenate([np.arange(number * N_STEPS, number * N_STEPS + length) for number, length in enumerate(lengths)])
+    data = load_dataset(arrays).select_rows(kept)
+    found = evaluate_offline(ChainPolicy(ASKED), data, gamma=GAMMA, behaviour=ChainPolicy(LOGGED), options=QUICK, level=0.95)
+    policy, behaviour = found.estimate("undiscounted"), found.estimate("undiscounted", "behaviour", "logged returns")
+    own = total_value(LOGGED, START, N_STEPS)
+    assert behaviour.low < own < behaviour.high
+    assert data.rewards.sum() / 240 < behaviour.low
+    assert policy.low < total_value(ASKED, START, N_STEPS) < policy.high
+    assert policy.high - policy.low < 0.35 * own
+
+
+@pytest.mark.parametrize("kind, gamma, steps", [(DISCOUNTED, 0.9, 400), (TOTAL, 0.9, 7)])
+def test_caution_is_what_is_lost_by_whoever_leaves_the_data(kind, gamma, steps):
+    """Every step earns 1; with a probability of a twentieth a step is the last one that does."""
+    n = 3 * steps
+    ends = np.tile(np.arange(steps) == steps - 1, 3).astype(np.float32)
+    arrays = dict(
+        observations=np.zeros((n, 1)), actions=np.zeros((n, 1)), rewards=np.ones(n), terminals=ends, timeouts=0 * ends
+    )
+    data = load_dataset(arrays)
+    question = Question(data, gamma, find_horizon(data))
+    fitted = FittedQ(np.zeros((2, 1, n)), np.full((2, 1, n), 8.0), np.zeros((2, 1, 3)), [], np.zeros(3, bool), "")
+    found = caution(question, fitted, 0.05, kind)
+    factor, last = (gamma, steps) if kind == DISCOUNTED else (1.0, steps)
+    value = (factor ** np.arange(last)).sum()
+    assert found.shortfall(value) == pytest.approx(value - ((factor * 0.95) ** np.arange(last)).sum(), rel=1e-6)
+    assert caution(question, fitted, 0.0, kind).shortfall(value) == 0.0
 
 
 class LinearGaussian(BasePolicy):
@@ -137,7 +172,7 @@ def test_with_the_right_q_values_are_right_however_early_episodes_are_cut_off():
     (v, q), (_, own_q) = exact_q(ASKED), exact_q(LOGGED)
     taken = states[: data.n_rows], is_right
     last = question.last_rows
-    fitted = FittedQ(q[taken][None, None], v[states][None, None], own_q[taken][last][None], [], np.zeros(4000, bool), "")
+    fitted = FittedQ(q[taken][None, None], v[states][None, None], own_q[taken][last][None, None], [], np.zeros(4000, bool), "")
     values = episode_values(question, fitted, DISCOUNTED)
     for found, rights in ((values.policy, ASKED), (values.behaviour, LOGGED), (values.initial, ASKED)):
         assert abs(found.mean() - discounted_value(rights, START, GAMMA)) < 3.0 * found.std() / np.sqrt(4000)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sb3_genpolicy.evaluation.fitted_q import DISCOUNTED, TOTAL, FittedQ
-from sb3_genpolicy.evaluation.question import Question
+from sb3_genpolicy.evaluation.fitted_q import FittedQ
+from sb3_genpolicy.evaluation.question import DISCOUNTED, TOTAL, Question
 
 # Of the values of the logged states, the quantile that counts as the worst: the least one is an error of the networks
 _WORST = 0.05

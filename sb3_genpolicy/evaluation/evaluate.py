@@ -20,11 +20,11 @@ from sb3_genpolicy.common.transitions.transitions import Transitions, label_of
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.evaluation.acting import Acting, own_random_numbers, policy_actions
 from sb3_genpolicy.evaluation.caution import Caution, caution
-from sb3_genpolicy.evaluation.fitted_q import DISCOUNTED, TOTAL, FittedQ, FittedQOptions, Learner
+from sb3_genpolicy.evaluation.fitted_q import FittedQ, FittedQOptions, Learner
 from sb3_genpolicy.evaluation.intervals import Resamples, interval
 from sb3_genpolicy.evaluation.judges import Candidate, found_log_probs, judging_episodes, opened, read_for, spaces_of
 from sb3_genpolicy.evaluation.plans import Plans
-from sb3_genpolicy.evaluation.question import Question, find_horizon, some_of
+from sb3_genpolicy.evaluation.question import DISCOUNTED, TOTAL, Question, find_horizon, some_of
 from sb3_genpolicy.evaluation.result import KINDS, Estimate, OfflineEvaluation
 from sb3_genpolicy.evaluation.support import Support, check_behaviour, fit_behaviour, measure_support
 from sb3_genpolicy.evaluation.values import EpisodeValues, episode_values

@@ -9,7 +9,6 @@ what is estimated is the difference between the two, and where data or steps do 
 import copy
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +21,9 @@ from sb3_genpolicy.common.policies.normalization import ObservationNormalizer
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.evaluation.networks import ValueEnsemble
 from sb3_genpolicy.evaluation.plans import Held, Plans
-from sb3_genpolicy.evaluation.question import Question
+from sb3_genpolicy.evaluation.question import DISCOUNTED, Question
 from sb3_genpolicy.generative.checks import check_number, with_named_options
 
-#: What members estimate: with a discount, where time limits bootstrap; and without, up to the time limit
-DISCOUNTED, TOTAL = 0, 1
 # So often the held-out error is looked at, and what episodes were cut off with is valued anew
 _LOOKS = 20
 # Held-out rows, and first observations, that are looked at
@@ -92,13 +89,13 @@ class Look(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class FittedQ:
     """
-    What was learnt of a policy. Kinds are :data:`DISCOUNTED` and, where a time limit is known, :data:`TOTAL`.
+    What was learnt of a policy. Kinds are discounted values and, where a time limit is known, totals.
 
     :param q: Q of logged actions, (n_kinds, n_members, n_rows); of a policy that plans, followed by the rest of
         the plan that it has there if it first planned where the episode began
     :param v: mean of Q over the policy's actions, of every state, (n_kinds, n_members, n_states); likewise
     :param behaviour_tails: what episodes that were cut off would have gone on to earn from their last row on, as the
-        behaviour acts, discounted, (n_members, n_episodes); 0 of those that ended
+        behaviour acts, (n_kinds, n_members, n_episodes); 0 of those that ended, or were at their time limit for totals
     :param curve: the learning curve
     :param is_held_out: (n_episodes,), which nobody learnt from
     :param stopped: why it stopped, in words
@@ -137,7 +134,7 @@ class Learner:
         self.options, self.device = options, plans.actions.device
         self.random = np.random.default_rng(seed)
         self.generator = th.Generator(self.device).manual_seed(seed)
-        self.n_kinds = 1 if question.horizon.steps is None else 2
+        self.n_kinds = question.n_kinds
         n_networks = self.n_kinds * options.n_members
         self.network = ValueEnsemble(extractor, normalizer, plans.input_dim, n_networks, list(options.net_arch))
         self.network.to(self.device)
@@ -162,7 +159,8 @@ class Learner:
         # Kind by kind: the discount of what a step led to
         self.discounts = [ask.gamma * goes_on]
         if self.n_kinds == 2:
-            self.discounts.append(goes_on * self._tensor((~np.asarray(ask.data.ends)).astype(float)))
+            stops = np.asarray(ask.data.ends) & ~ask.is_interrupted[ask.episodes]
+            self.discounts.append(goes_on * self._tensor((~stops).astype(float)))
 
     def _share_episodes_out(self) -> None:
         n_episodes, options = self.question.data.n_episodes, self.options
@@ -184,20 +182,28 @@ class Learner:
     def _fit_scales(self) -> None:
         """Returns from every row on, in whose mean and spread networks give their values."""
         ask = self.question
-        self.returns = [self._tensor(_returns_before_last(ask)), self._tensor(_totals(ask))][: self.n_kinds]
-        last = ask.last_rows[ask.episodes]
-        self.tail_discounts = self._tensor(np.where(ask.is_cut[ask.episodes], ask.gamma ** (last - np.arange(len(last))), 0.0))
-        # Of the last row of an episode that was cut off nothing is known but its reward
-        is_last_of_cut = ask.is_cut[ask.episodes] & (np.arange(len(last)) == last)
-        self.first_weights = [self._tensor((ask.is_counted & ~is_last_of_cut).astype(float)), th.ones_like(self.rewards)]
+        last, rows = ask.last_rows[ask.episodes], np.arange(ask.data.n_rows)
         least, most = float(ask.rewards.min()), float(ask.rewards.max())
+        self.returns: list[th.Tensor] = []
+        self.tail_discounts: list[th.Tensor] = []
+        self.first_weights: list[th.Tensor] = []
         self.shifts, self.scales, self.bounds = [], [], []
         for kind in range(self.n_kinds):
+            is_open = ask.is_open(kind)[ask.episodes]
+            # Of the last row of an episode that is open nothing is known but its reward
+            weights = ask.is_counted & ~(is_open & (rows == last))
+            tail_discounts = np.where(is_open, ask.gamma_of(kind) ** (last - rows), 0.0)
+            typical = ask.returns_to_go(kind)
+            for own, values in (
+                (self.returns, typical),
+                (self.tail_discounts, tail_discounts),
+                (self.first_weights, weights.astype(float)),
+            ):
+                own.append(self._tensor(values))
             longest = 1.0 / (1.0 - ask.gamma) if kind == DISCOUNTED else float(ask.horizon.steps or 1)
-            typical = self.returns[kind].double().cpu().numpy()
-            if kind == DISCOUNTED:
-                # As if episodes went on with their mean reward where they were cut off
-                typical = typical + self.tail_discounts.double().cpu().numpy() * longest * ask.rewards.mean()
+            # As if episodes went on with their mean reward where they were cut off
+            steps_left = longest if kind == DISCOUNTED else longest - ask.steps[last]
+            typical = typical + tail_discounts * steps_left * ask.rewards.mean()
             spread = float(typical.std())
             self.shifts.append(float(typical.mean()))
             self.scales.append(spread if spread > 1e-6 * max(1.0, abs(self.shifts[-1])) else max(1.0, abs(most - least)))
@@ -225,6 +231,10 @@ class Learner:
     def _per_kind(self, numbers: list[float]) -> th.Tensor:
         return th.tensor(numbers, device=self.device)[:, None, None]
 
+    def _bounded(self, values: th.Tensor) -> th.Tensor:
+        least, most = (self._per_kind([bound[side] for bound in self.bounds]) for side in (0, 1))
+        return values.clamp(least, most)
+
     def _draw_rows(self) -> th.Tensor:
         size = (self.options.batch_size,)
         return th.stack(
@@ -237,19 +247,17 @@ class Learner:
         following = self._values(self.target, *self.plans.following(rows, held, self.generator))
         discounts = th.stack([discount[rows] for discount in self.discounts])
         targets = self.rewards[rows] + discounts * following
-        least, most = (self._per_kind([bound[side] for bound in self.bounds]) for side in (0, 1))
-        return targets.clamp(least, most)
+        return self._bounded(targets)
 
     @th.no_grad()
     def _tails(self) -> th.Tensor:
-        """Q of the last rows of episodes that were cut off, as the behaviour acts, (n_members, n_episodes)."""
+        """Q of the last rows of episodes that are open, as the behaviour acts, (n_kinds, n_members, n_episodes)."""
         last = self._tensor(self.question.last_rows)
         parts = []
         for some in last.split(self._per_chunk(self.plans.n_rests)):
-            parts.append(self._of_logged(some)[DISCOUNTED])
-        is_cut = self._tensor(self.question.is_cut.astype(float))
-        least, most = self.bounds[DISCOUNTED]
-        return th.cat(parts, dim=1).clamp(least, most) * is_cut
+            parts.append(self._of_logged(some))
+        is_open = th.stack([self._tensor(self.question.is_open(kind).astype(float)) for kind in range(self.n_kinds)])
+        return self._bounded(th.cat(parts, dim=2)) * is_open[:, None]
 
     # Learning
 
@@ -278,9 +286,11 @@ class Learner:
             held = self.plans.draw(rows, self.generator)
             with th.no_grad():
                 of_members = th.arange(len(rows), device=self.device)[:, None]
-                tail = self.tail_discounts[rows] * tails[of_members, episodes[rows]]
-                targets = th.stack([self.returns[DISCOUNTED][rows] + tail, *(returns[rows] for returns in self.returns[1:])])
-                weights = th.stack([weight[rows] for weight in self.first_weights[: self.n_kinds]])
+                returns, discounts, weights = (
+                    th.stack([values[rows] for values in of_kinds])
+                    for of_kinds in (self.returns, self.tail_discounts, self.first_weights)
+                )
+                targets = returns + discounts * tails[:, of_members, episodes[rows]]
             self._descend(optimizer, rows, held, targets, weights, step / steps)
             bar.update()
         self.target.load_state_dict(self.network.state_dict())
@@ -377,28 +387,3 @@ class Learner:
         v = [self._means_over_actions(some).cpu() for some in states.split(self._per_chunk(self.plans.n_draws))]
         q = [self._of_logged(some).cpu() for some in rows.split(self._per_chunk(self.plans.n_rests))]
         return th.cat(q, dim=2).numpy(), th.cat(v, dim=2).numpy()
-
-
-def _returns_before_last(ask: Question) -> np.ndarray:
-    """Discounted rewards from a row on: to the end, or to the last row but one where an episode was cut off."""
-    rewards = np.where(ask.is_counted, ask.rewards, 0.0)
-    rewards[ask.last_rows[ask.is_cut]] = 0.0
-    return _sums_to_go(rewards, ask, ask.gamma)
-
-
-def _totals(ask: Question) -> np.ndarray:
-    return _sums_to_go(ask.rewards, ask, 1.0)
-
-
-def _sums_to_go(rewards: np.ndarray, ask: Question, gamma: float) -> np.ndarray:
-    total = rewards.copy()
-    is_end = np.asarray(ask.data.ends)
-    # Backwards, all episodes at once, by how far rows are from their end
-    to_go = ask.starts[1:][ask.episodes] - 1 - np.arange(len(total))
-    order = np.argsort(to_go, kind="stable")
-    bounds = np.searchsorted(to_go[order], np.arange(1, int(to_go.max()) + 2))
-    for start, end in pairwise(bounds):
-        rows = order[start:end]
-        assert not is_end[rows].any()
-        total[rows] += gamma * total[rows + 1]
-    return total

@@ -4,12 +4,15 @@ What is asked: the value of a policy in which episodes, at which discount, up to
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from sb3_genpolicy.common.transitions.transitions import Transitions, count_fragments, label_of
 
+#: What is asked for: values with a discount, where time limits bootstrap; and without, up to the time limit
+DISCOUNTED, TOTAL = 0, 1
 # So many episodes that were cut off after the same step, the last one that there is, tell of a time limit
 _FEWEST_AT_LIMIT = 3
 
@@ -84,18 +87,56 @@ class Question:
 
     @cached_property
     def is_interrupted(self) -> np.ndarray:
-        """(n_episodes,), whether it was before the time limit, as by the end of a recording: more would have been earned."""
+        """(n_episodes,), whether it was cut off before the time limit, as by the end of a recording."""
         return self.is_cut & (self.steps[self.last_rows] + 1 < (self.horizon.steps or 0))
+
+    @property
+    def n_kinds(self) -> int:
+        """1 for discounted values alone, 2 where a time limit is known."""
+        return 1 if self.horizon.steps is None else 2
+
+    def is_open(self, kind: int) -> np.ndarray:
+        """
+        :param kind: discounted or total
+        :return: (n_episodes,), whether more would have been earned after the last row that counts
+        """
+        return self.is_cut if kind == DISCOUNTED else self.is_interrupted
+
+    def gamma_of(self, kind: int) -> float:
+        """
+        :param kind: discounted or total
+        :return: the discount factor
+        """
+        return self.gamma if kind == DISCOUNTED else 1.0
+
+    def returns_to_go(self, kind: int) -> np.ndarray:
+        """
+        :param kind: discounted or total
+        :return: (n_rows,), rewards from a row on: to the end, or to the last row but one of an episode that is open
+        """
+        gamma = self.gamma_of(kind)
+        total = np.where(self.is_counted, self.rewards, 0.0)
+        total[self.last_rows[self.is_open(kind)]] = 0.0
+        # Backwards, all episodes at once, by how far rows are from their end
+        to_go = self.starts[1:][self.episodes] - 1 - np.arange(len(total))
+        order = np.argsort(to_go, kind="stable")
+        bounds = np.searchsorted(to_go[order], np.arange(1, int(to_go.max()) + 2))
+        for start, end in pairwise(bounds):
+            rows = order[start:end]
+            total[rows] += gamma * total[rows + 1]
+        return total
 
     @cached_property
     def rewards(self) -> np.ndarray:
         """(n_rows,), as they were logged, float64."""
         return np.asarray(self.data.rewards, dtype=np.float64)
 
-    @cached_property
-    def discounts(self) -> np.ndarray:
-        """(n_rows,), gamma to the power of the steps before; 0 of rows that do not count."""
-        return np.where(self.is_counted, self.gamma**self.steps, 0.0)
+    def discounts(self, kind: int) -> np.ndarray:
+        """
+        :param kind: discounted or total
+        :return: (n_rows,), gamma to the power of the steps before; 0 of rows that do not count
+        """
+        return np.where(self.is_counted, self.gamma_of(kind) ** self.steps, 0.0)
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """

@@ -84,8 +84,8 @@ class OfflineEvaluation:
     @property
     def cautious_value(self) -> float:
         """
-        :return: the discounted value if all that lies beyond the data is as bad as the worst that was logged, by which policies
-            are put in order
+        :return: the discounted value if all that lies beyond the data is as bad as the worst that was logged, by which
+            policies are put in order
         """
         value = float(self.estimate().value or 0.0)
         return value - self.shortfall()
@@ -150,8 +150,8 @@ class OfflineEvaluation:
         )
         if self.shortfall() > 0.0:
             lines.append(
-                f"  {self.cautions[KINDS[0]].beyond:.0%} of its discounted value is earned after a first such action (more than 2%, "
-                f"that is): with the worst that was logged in its place it is {self.cautious_value:.4g}"
+                f"  {self.cautions[KINDS[0]].beyond:.0%} of its discounted value is earned after a first of these: with the "
+                f"worst that was logged in its place it is {self.cautious_value:.4g}"
             )
         lines.append(
             f"  held-out Bellman error {self.error:.2f} standard deviations, disagreement {self.disagreement:.1f} times that "

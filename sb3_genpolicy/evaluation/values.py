@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sb3_genpolicy.evaluation.fitted_q import DISCOUNTED, TOTAL, FittedQ
+from sb3_genpolicy.evaluation.fitted_q import FittedQ
 from sb3_genpolicy.evaluation.question import Question
 
 
@@ -14,7 +14,7 @@ class EpisodeValues(NamedTuple):
     """
     By each network, of each episode, (n_members, n_episodes).
 
-    :param behaviour: what was earned, and, discounted, what would have been where an episode was cut off
+    :param behaviour: what was earned, and what would have been where an episode was cut off
     :param difference: what the policy earns beyond that, as the sum of ``V(s) - Q(s, a)`` over the episode's steps
         (Kakade and Langford, 2002), V and Q of the policy. Of a policy that acts as the behaviour does it is 0 in the mean,
         whatever Q is, and of any other it is that from the initial states without the chance that is in returns.
@@ -44,19 +44,11 @@ def episode_values(ask: Question, fitted: FittedQ, kind: int) -> EpisodeValues:
     """
     q, v = (array[kind].astype(np.float64) for array in (fitted.q, fitted.v))
     advantages = v[:, : ask.data.n_rows] - q
-    initial = v[:, ask.starts[:-1]]
-    n_members = len(q)
-    if kind == TOTAL:
-        behaviour = np.broadcast_to(ask.sums(ask.rewards), initial.shape)
-        return EpisodeValues(behaviour, ask.sums(advantages), initial)
-    assert kind == DISCOUNTED
-    last, discounts = ask.last_rows, ask.discounts
-    cut = ask.is_cut
-    # From the last row of an episode that was cut off the two go apart: there the behaviour's own value takes over
-    advantages[:, last[cut]] = v[:, last[cut]] - fitted.behaviour_tails[:, cut]
+    tails = fitted.behaviour_tails[kind]
+    last, discounts, is_open = ask.last_rows, ask.discounts(kind), ask.is_open(kind)
+    # From the last row of an episode that is open the two go apart: there the behaviour's own value takes over
+    advantages[:, last[is_open]] = v[:, last[is_open]] - tails[:, is_open]
     rewards = ask.rewards.copy()
-    rewards[last[cut]] = 0.0
-    earned = ask.sums(discounts * rewards)
-    tails = discounts[last] * fitted.behaviour_tails
-    behaviour = np.broadcast_to(earned, (n_members, len(last))) + tails
-    return EpisodeValues(behaviour, ask.sums(discounts * advantages), initial)
+    rewards[last[is_open]] = 0.0
+    behaviour = ask.sums(discounts * rewards) + discounts[last] * tails
+    return EpisodeValues(behaviour, ask.sums(discounts * advantages), v[:, ask.starts[:-1]])

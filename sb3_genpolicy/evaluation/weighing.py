@@ -10,7 +10,7 @@ import numpy as np
 
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.evaluation.acting import Acting
-from sb3_genpolicy.evaluation.fitted_q import DISCOUNTED, FittedQ
+from sb3_genpolicy.evaluation.fitted_q import FittedQ
 from sb3_genpolicy.evaluation.importance import (
     Weighted,
     Weights,
@@ -81,7 +81,7 @@ def weighed_estimates(
     ratios[rows] = log_ratios(ask, acting, densities, rows)
     lines = []
     for kind, name in enumerate(names):
-        weights = step_weights(ask, ratios, ask.gamma if kind == DISCOUNTED else 1.0).of(chosen)
+        weights = step_weights(ask, ratios, ask.gamma_of(kind)).of(chosen)
         size = weights.effective_size
         if not size >= fewest_effective:
             why = f"of {len(chosen)} episodes {size:.2g} have a say, fewer than {fewest_effective:g}"
@@ -95,10 +95,8 @@ def _weighed(ask: Question, weights: Weights, chosen: np.ndarray, fitted: Fitted
     """The two estimates of a kind, from the chosen episodes."""
     rewards = by_step(ask, np.where(ask.is_counted, ask.rewards, 0.0))[chosen]
     q, v = fitted.q[kind].mean(axis=0), fitted.v[kind].mean(axis=0)
-    v_last = np.zeros(len(ask.last_rows))
-    if kind == DISCOUNTED:
-        v_last = np.where(ask.is_cut, ask.gamma * v[np.asarray(ask.data.next_rows)[ask.last_rows]], 0.0)
-    v_last = v_last[chosen]
+    following = v[np.asarray(ask.data.next_rows)[ask.last_rows]]
+    v_last = np.where(ask.is_open(kind), ask.gamma_of(kind) * following, 0.0)[chosen]
     steps = [by_step(ask, np.where(ask.is_counted, each, 0.0))[chosen] for each in (q, v[: len(ask.rewards)])]
     robust = doubly_robust(weights, rewards, steps[0], steps[1], v_last, normalise=True)
     # What episodes were cut off with is valued by Q here too: a reward of their last step
