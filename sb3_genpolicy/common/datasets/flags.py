@@ -50,10 +50,12 @@ def read_flags(columns: Columns, label: str) -> Flags:
     keys: tuple[str, ...] = ("terminals", "timeouts", "dones", "masks")
     given = {key: _read_flag(columns[key], key, label) for key in keys if key in columns}
     nothing = np.zeros(columns["actions"].shape[0], dtype=bool)
-    if "valids" in columns or ("next_observations" not in columns and "timeouts" not in given and "masks" in given):
+    idle = "masks" in given and given["masks"].all() and _says_nothing(columns, given)
+    compact = "next_observations" not in columns and "timeouts" not in given and "masks" in given and not idle
+    if "valids" in columns or compact:
         return _flags_of_trajectories(columns, given, label)
     cut = given.get("timeouts", nothing)
-    if "masks" in given and given["masks"].all() and _says_nothing(columns, given):
+    if idle:
         warnings.warn(
             f"{label}: '{columns.sources['masks']}' is nowhere 0 though steps are flagged as terminal: it is taken for a "
             "discount factor or for padding, and nothing is counted as earned after terminal steps.",

@@ -122,6 +122,7 @@ def named_columns(given: Mapping[str, Any], as_column: Callable[[Any, str], Any]
     :param as_column: makes a column of what is used, from it and its name
     :return: the columns that are used, and the names of those that are not
     """
+    given = {name.decode("latin-1") if isinstance(name, bytes) else name: column for name, column in given.items()}
     outers = list(dict.fromkeys(str(name).partition("/")[0] for name in given))
     columns = Columns(outers)
     for key, aliases in ALIASES.items():

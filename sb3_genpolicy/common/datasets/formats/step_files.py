@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sb3_genpolicy.common.datasets.columns import PATIENCE
-from sb3_genpolicy.common.datasets.formats.episode_rows import EpisodeRows, join_episodes
+from sb3_genpolicy.common.datasets.formats.episode_rows import EpisodeRows, join_episodes, one_a_row
 from sb3_genpolicy.common.datasets.formats.options import ColumnOptions, check_names, names_of
 from sb3_genpolicy.common.datasets.row_reader import READ_ERRORS
 
@@ -57,7 +57,7 @@ def read_step_files(path: Path, options: ColumnOptions, label: str) -> EpisodeRo
             dict(
                 observations=_observations(arrays, keys),
                 actions=actions[1:],
-                rewards=arrays["reward"].reshape(len(actions))[1:],
+                rewards=one_a_row(arrays["reward"], f"{name}: reward")[1:],
                 terminals=_terminal(arrays)[1:],
             )
         )
@@ -99,7 +99,7 @@ def read_dreamer_chunks(path: Path, options: ColumnOptions, label: str) -> Episo
                 dict(
                     observations=_observations(part, keys),
                     actions=part["action"][:-1],
-                    rewards=part["reward"].reshape(end - start)[1:],
+                    rewards=one_a_row(part["reward"], f"{label}: reward")[1:],
                     terminals=_terminal(part)[1:],
                 )
             )
