@@ -210,7 +210,8 @@ def as_columns(rows: EpisodeRows, label: str, relabel: Relabel | None, success_a
     if rows.rewards is None:
         raise ValueError(
             f"{label} has no rewards: pass `relabel=` to `load_dataset`, a function of its arrays that adds 'rewards' (and "
-            "'terminals'), or success_at_end=True if every episode ended because it succeeded."
+            "'terminals'), success_at_end=True if every episode ended because it succeeded, or, where they stand in a column, "
+            "its name as rewards=."
         )
     terminals = np.asarray(rows.terminals) > 0
     successor = np.arange(rows.n_rows) + 1

@@ -49,9 +49,7 @@ RLDS = Kind("", "a TFDS dataset of RLDS episodes", "read it with tensorflow_data
 GZIP = Kind("", "packed by gzip", "unpack it first, by gunzip")
 EXCEL = Kind("", "an Excel workbook", "read it with pandas.read_excel and pass the table")
 JSON = Kind("", "a text of JSON", "read it with pandas.read_json (lines=True of a row a line) and pass the table")
-NPY = Kind(
-    "", "a single numpy array", "load it with numpy.load, and pass a mapping of arrays or a list of trajectories"
-)
+NPY = Kind("", "a single numpy array", "load it with numpy.load, and pass a mapping of arrays or a list of trajectories")
 ROSBAG = Kind("", "a ROS bag or MCAP recording", "convert it to a LeRobot dataset or a table first")
 TORCHRL_FOLDER = Kind(
     "",
