@@ -7,9 +7,12 @@ import json
 
 import numpy as np
 import pytest
+import torch as th
+from gymnasium import spaces
 from PIL import Image
 
 from sb3_genpolicy import GMPO, export_lerobot, load_dataset, write_policy_card
+from sb3_genpolicy.common.policies.dict_extractor import DictExtractor
 from tests.helpers.arrays import SMALL
 from tests.helpers.data_formats import flat_columns, make_episodes
 from tests.test_formats_of_others import FOLDER
@@ -187,3 +190,27 @@ def test_done_inside_an_episode_is_said(tmp_path):
         UserWarning, match="'next.done' is set in 1 frames that are not the last of their episode, first in row 7"
     ):
         assert_same(load_dataset(folder), make_episodes())
+
+
+def test_a_policy_trains_on_observations_whose_names_have_dots(tmp_path):
+    """LeRobot's own, as soon as there are two; no module of torch may be called so."""
+    columns = flat_columns(make_episodes())
+    names = {"observation.state": slice(0, 2), "observation.environment_state": slice(2, 3)}
+    for key in ("observations", "next_observations"):
+        columns[key] = {name: columns[key][:, part] for name, part in names.items()}
+    data = load_dataset(export_lerobot(columns, tmp_path / "out"))
+    assert data.observations.keys() == names.keys()
+    model = GMPO("MultiInputPolicy", dataset=data, policy_kwargs=SMALL, batch_size=8, device="cpu", seed=0).learn(2)
+    model.save(tmp_path / "model")
+    first = {name: array[0] for name, array in data.observations.items()}
+    action, _ = model.predict(first, deterministic=True)
+    np.testing.assert_array_equal(GMPO.load(tmp_path / "model").predict(first, deterministic=True)[0], action)
+
+
+def test_names_with_dots_are_no_other_features():
+    """An underscore in their place may be a name of its own."""
+    space = spaces.Dict({"a.b": spaces.Box(-1, 1, (2,)), "a_b": spaces.Box(-1, 1, (1,)), "a.b_": spaces.Box(-1, 1, (1,))})
+    extractor = DictExtractor(space)
+    assert extractor.features_dim == 4
+    row = {"a.b": th.tensor([[1.0, 2.0]]), "a_b": th.tensor([[3.0]]), "a.b_": th.tensor([[4.0]])}
+    assert sorted(extractor(row)[0].tolist()) == [1.0, 2.0, 3.0, 4.0]

@@ -5,6 +5,7 @@ Lists of trajectories as other people's scripts leave them: flags, shapes and co
 import dataclasses
 import gzip
 import pickle
+import warnings
 
 import h5py
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from sb3_genpolicy import load_dataset
 from sb3_genpolicy.common.datasets.formats.signatures import describe
 from tests.helpers.data_formats import flat_columns, make_episodes
-from tests.test_lists_and_folders import LOST, assert_all
+from tests.test_lists_and_folders import LOST, assert_all, time_steps
 from tests.test_tables import assert_same
 
 EPISODES = make_episodes()
@@ -172,3 +173,59 @@ def test_columns_of_one_in_robomimics_files(tmp_path):
 
     assert_all(load_dataset(bare, relabel=relabel, terminals=False), CUT)
     assert_same(load_dataset(bare, relabel=relabel, terminals=True), ENDED)
+
+
+def test_timeouts_that_are_all_terminal_are_said():
+    """As of `done` under the name of `terminals`."""
+    columns = flat_columns(EPISODES)
+    columns["terminals"] = columns["terminals"] | columns["timeouts"]
+    with pytest.warns(UserWarning, match="all 2 steps that are flagged in 'timeouts' are flagged in 'terminals' too"):
+        assert load_dataset(columns).terminals.sum() == 4
+    held = [path(e, terminals=e.is_last, timeouts=e.timeouts) for e in EPISODES]
+    with pytest.warns(UserWarning, match="The list: all 2 steps that are flagged in 'timeouts'"):
+        load_dataset(held)
+    one = dict(columns, terminals=flat_columns(EPISODES)["terminals"] | (np.arange(26) == 10))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_dataset(one)
+
+
+def test_columns_of_mappings():
+    columns = flat_columns(EPISODES)
+    for key in ("observations", "next_observations"):
+        columns[key] = columns[key].astype(object)
+    assert_all(load_dataset(columns))
+    with pytest.raises(ValueError, match="has no key 'terminals'"):
+        load_dataset(dict(columns, terminals=None))
+    masked = np.ma.masked_array(flat_columns(EPISODES)["rewards"], mask=np.arange(26) == 3)
+    with pytest.raises(ValueError, match="rewards has 1 masked entries: fill them"):
+        load_dataset(dict(columns, rewards=masked))
+
+
+def test_where_arrays_are_is_said(tmp_path):
+    columns = flat_columns(EPISODES)
+    np.savez(tmp_path / "whole.npz", data=np.array(columns, dtype=object))
+    with pytest.raises(ValueError, match=r"but single things \(data\), as of numpy.savez\(path, data=...\)"):
+        load_dataset(tmp_path / "whole.npz")
+    for names, pattern in ((["data"], "'data' has one in it: pass a mapping"), (["ep_0", "ep_1"], "2 groups, first 'ep_0'")):
+        with h5py.File(tmp_path / "groups.h5", "w") as file:
+            for name in names:
+                for key, column in columns.items():
+                    file[f"{name}/{key}"] = column
+        with pytest.raises(ValueError, match=pattern):
+            load_dataset(tmp_path / "groups.h5")
+
+
+def test_time_steps_without_flags_and_beside_objects(tmp_path):
+    steps = time_steps(EPISODES[0], is_first=np.arange(6) == 0, notes=np.array([{}] * 6, dtype=object))
+    np.savez(tmp_path / "episode_0_5.npz", **steps)
+    assert_all(load_dataset(tmp_path), EPISODES[:1])
+    del steps["discount"]
+    np.savez(tmp_path / "episode_0_5.npz", **steps)
+    with pytest.warns(UserWarning, match="has neither 'is_terminal' nor 'discount': nothing says what ended episodes"):
+        assert_all(load_dataset(tmp_path), CUT[:1])
+    chunk = {key: steps[key] for key in ("observation", "action", "reward", "notes")} | {"is_terminal": np.arange(6) == 5}
+    (tmp_path / "chunks").mkdir()
+    np.savez(tmp_path / "chunks" / "20240101T000000F000000-a-b-6.npz", **chunk)
+    with pytest.raises(ValueError, match="has no 'is_first'; it has"):
+        load_dataset(tmp_path / "chunks")

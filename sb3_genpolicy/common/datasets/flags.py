@@ -66,6 +66,8 @@ def read_flags(columns: Columns, label: str) -> Flags:
         terminals = ~given["masks"]
     elif "terminals" in given:
         terminals = given["terminals"]
+        if terminals[cut].all():
+            warn_of_both(int(cut.sum()), label)
     else:
         terminals = given["dones"] & ~cut
     ended = given.get("terminals", nothing) | given.get("dones", nothing)
@@ -86,6 +88,19 @@ def read_flags(columns: Columns, label: str) -> Flags:
     followed = kept & ~ends
     before_last = followed & np.append(~kept[1:], False)
     return Flags(terminals, (cut & terminals) | (before_last & ~terminals), (ends & kept) | before_last, kept, followed)
+
+
+def warn_of_both(n_rows: int, label: str) -> None:
+    """
+    :param n_rows: number of rows that are flagged as cut off, each of which is flagged as terminal too
+    :param label: what the source is called, for messages
+    """
+    if n_rows:
+        warnings.warn(
+            f"{label}: all {n_rows} steps that are flagged in 'timeouts' are flagged in 'terminals' too: they are taken for "
+            "ends after which nothing is earned; where the time was up, unflag them in 'terminals', or call these 'dones'.",
+            stacklevel=2,
+        )
 
 
 def _says_nothing(columns: Columns, given: dict[str, np.ndarray]) -> bool:

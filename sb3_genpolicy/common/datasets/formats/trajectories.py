@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_genpolicy.common.datasets.flags import warn_of_both
 from sb3_genpolicy.common.datasets.formats.episode_rows import EpisodeRows, join_episodes, one_a_row
 from sb3_genpolicy.common.datasets.formats.options import ColumnOptions
 from sb3_genpolicy.common.datasets.names import ALIASES, Columns, missing_key, named_columns
@@ -124,11 +125,15 @@ def read_trajectories(sources: Sequence[Any], options: ColumnOptions, label: str
     if "rewards" in named[0] and _is_step(named[0]):
         return _transitions(named, label)
     episodes = []
-    unflagged = 0
+    unflagged, n_cut, n_both = 0, 0, 0
     for number, columns in enumerate(named):
         episode, told = _episode(columns, options, f"{label}, trajectory {number}")
         episodes.append(episode)
         unflagged += not told
+        cut = _flag(columns.get("timeouts", False), len(episode["terminals"]), f"{label}, trajectory {number}: timeouts")
+        n_cut, n_both = n_cut + int(cut.sum()), n_both + int((cut & episode["terminals"]).sum())
+    if n_both == n_cut and options.terminals is None:
+        warn_of_both(n_both, label)
     if unflagged and options.terminals is None and not options.success_at_end:
         warnings.warn(
             f"{label}: nothing says what ended {unflagged} of {len(episodes)} trajectories: they count as cut off; "
@@ -158,7 +163,7 @@ def fields_of(source: Any) -> Mapping[str, Any]:
 
 
 def _with_long_names(source: Any) -> dict[str, Any]:
-    return {_SHORT.get(key, key): value for key, value in fields_of(source).items() if key != "infos"}
+    return {_SHORT.get(key, key): value for key, value in fields_of(source).items() if key != "infos" and value is not None}
 
 
 def _named(source: Any, number: int, label: str) -> Columns:
