@@ -2,12 +2,17 @@
 LeRobot's folders: what was written comes back, whatever is missing is named, and success may stand for rewards.
 """
 
+import io
 import json
 
 import numpy as np
 import pytest
+import torch as th
+from gymnasium import spaces
+from PIL import Image
 
 from sb3_genpolicy import GMPO, export_lerobot, load_dataset, write_policy_card
+from sb3_genpolicy.common.policies.dict_extractor import DictExtractor
 from tests.helpers.arrays import SMALL
 from tests.helpers.data_formats import flat_columns, make_episodes
 from tests.test_formats_of_others import FOLDER
@@ -142,3 +147,70 @@ def test_images_of_lerobots_own_making():
     episodes = np.repeat(np.arange(3), np.diff(data.episode_starts))
     step = np.arange(data.n_rows) - data.episode_starts[episodes]
     np.testing.assert_array_equal(data.observations[:, 4, 4, 1], 10 * episodes + step)
+
+
+def test_gray_images_stay_gray_and_depth_is_refused(tmp_path):
+    columns = flat_columns(make_episodes((3, 4)))
+    images = np.random.default_rng(0).integers(0, 256, (7, 40, 36, 1), dtype=np.uint8)
+    given = load_dataset({**columns, "observations": images, "next_observations": np.roll(images, -1, axis=0)})
+    folder = export_lerobot(given, tmp_path / "out")
+    with pytest.warns(UserWarning, match="cut off is left out"):
+        data = load_dataset(folder, observations=["observation.image"])
+    np.testing.assert_array_equal(data.observations, images[:-1])
+    for deep, pattern in (
+        (Image.fromarray(np.full((40, 36), 40000, np.uint16)), "image of more than 8 bits in row 2, as depth is written"),
+        (Image.fromarray(images[0, :20, :, 0]), r"image of shape \(20, 36, 1\) in row 2, and one of \(40, 36, 1\) in row 0"),
+    ):
+        stream = io.BytesIO()
+        deep.save(stream, format="PNG")
+        changed(folder, "observation.image", 2, {"bytes": stream.getvalue(), "path": None})
+        with pytest.raises(ValueError, match=pattern):
+            load_dataset(folder, observations=["observation.image"])
+
+
+def changed(folder, key, row, cell):
+    file = folder / "data" / "chunk-000" / "file-000.parquet"
+    table = pq.read_table(file)
+    cells = table[key].to_pylist()
+    cells[row] = cell
+    number = table.column_names.index(key)
+    pq.write_table(table.set_column(number, key, pa.array(cells, table.schema.field(number).type)), file)
+    return folder
+
+
+def test_frames_that_do_not_follow_each_other_are_named(tmp_path):
+    folder = changed(export_lerobot(flat_columns(make_episodes()), tmp_path / "out"), "frame_index", 7, 9)
+    with pytest.raises(ValueError, match="frame 1 of episode 1 is followed by frame 3: frames are missing, or there twice"):
+        load_dataset(folder)
+
+
+def test_done_inside_an_episode_is_said(tmp_path):
+    folder = changed(export_lerobot(flat_columns(make_episodes()), tmp_path / "out"), "next.done", 7, True)
+    with pytest.warns(
+        UserWarning, match="'next.done' is set in 1 frames that are not the last of their episode, first in row 7"
+    ):
+        assert_same(load_dataset(folder), make_episodes())
+
+
+def test_a_policy_trains_on_observations_whose_names_have_dots(tmp_path):
+    """LeRobot's own, as soon as there are two; no module of torch may be called so."""
+    columns = flat_columns(make_episodes())
+    names = {"observation.state": slice(0, 2), "observation.environment_state": slice(2, 3)}
+    for key in ("observations", "next_observations"):
+        columns[key] = {name: columns[key][:, part] for name, part in names.items()}
+    data = load_dataset(export_lerobot(columns, tmp_path / "out"))
+    assert data.observations.keys() == names.keys()
+    model = GMPO("MultiInputPolicy", dataset=data, policy_kwargs=SMALL, batch_size=8, device="cpu", seed=0).learn(2)
+    model.save(tmp_path / "model")
+    first = {name: array[0] for name, array in data.observations.items()}
+    action, _ = model.predict(first, deterministic=True)
+    np.testing.assert_array_equal(GMPO.load(tmp_path / "model").predict(first, deterministic=True)[0], action)
+
+
+def test_names_with_dots_are_no_other_features():
+    """An underscore in their place may be a name of its own."""
+    space = spaces.Dict({"a.b": spaces.Box(-1, 1, (2,)), "a_b": spaces.Box(-1, 1, (1,)), "a.b_": spaces.Box(-1, 1, (1,))})
+    extractor = DictExtractor(space)
+    assert extractor.features_dim == 4
+    row = {"a.b": th.tensor([[1.0, 2.0]]), "a_b": th.tensor([[3.0]]), "a.b_": th.tensor([[4.0]])}
+    assert sorted(extractor(row)[0].tolist()) == [1.0, 2.0, 3.0, 4.0]

@@ -1,6 +1,7 @@
-from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import NatureCNN
 
 from sb3_genpolicy.common.policies.cloning_policy import CloningPolicy
+from sb3_genpolicy.common.policies.dict_extractor import DictExtractor
 
 
 class OneStepPolicy(CloningPolicy):
@@ -23,7 +24,7 @@ class OneStepCnnPolicy(OneStepPolicy):
 class OneStepMultiInputPolicy(OneStepPolicy):
     """:class:`OneStepPolicy` for dictionaries of observations."""
 
-    default_features_extractor_class = CombinedExtractor
+    default_features_extractor_class = DictExtractor
 
 
 # SB3's names

@@ -1,8 +1,9 @@
 import os
 
-from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
+from sb3_genpolicy.common.policies.dict_extractor import DictExtractor
 from sb3_genpolicy.common.policies.energy import Energy, EnergyGuide
 from sb3_genpolicy.common.policies.named import DiffusionPolicy
 
@@ -54,7 +55,7 @@ class EnergyGuidedCnnPolicy(EnergyGuidedPolicy):
 class EnergyGuidedMultiInputPolicy(EnergyGuidedPolicy):
     """:class:`EnergyGuidedPolicy` for dictionaries of observations."""
 
-    default_features_extractor_class = CombinedExtractor
+    default_features_extractor_class = DictExtractor
 
 
 # SB3's names

@@ -121,4 +121,10 @@ def _npz_columns(path: Path) -> dict[str, NpzColumn]:
     except ValueError as error:
         # What numpy says of a header that is none
         raise ValueError(f"File {path} is damaged ({error}): fetch or write it again.") from error
-    return {key: column for key, column in columns.items() if column.shape}
+    rows = {key: column for key, column in columns.items() if column.shape}
+    if columns and not rows:
+        raise ValueError(
+            f"File {path} has no arrays with a row for each step, but single things ({', '.join(columns)}), as of "
+            "numpy.savez(path, data=...): write it by numpy.savez(path, **data), with an array for each name."
+        )
+    return rows

@@ -50,10 +50,12 @@ def read_flags(columns: Columns, label: str) -> Flags:
     keys: tuple[str, ...] = ("terminals", "timeouts", "dones", "masks")
     given = {key: _read_flag(columns[key], key, label) for key in keys if key in columns}
     nothing = np.zeros(columns["actions"].shape[0], dtype=bool)
-    if "valids" in columns or ("next_observations" not in columns and "timeouts" not in given and "masks" in given):
+    idle = "masks" in given and given["masks"].all() and _says_nothing(columns, given)
+    compact = "next_observations" not in columns and "timeouts" not in given and "masks" in given and not idle
+    if "valids" in columns or compact:
         return _flags_of_trajectories(columns, given, label)
     cut = given.get("timeouts", nothing)
-    if "masks" in given and given["masks"].all() and _says_nothing(columns, given):
+    if idle:
         warnings.warn(
             f"{label}: '{columns.sources['masks']}' is nowhere 0 though steps are flagged as terminal: it is taken for a "
             "discount factor or for padding, and nothing is counted as earned after terminal steps.",
@@ -64,6 +66,8 @@ def read_flags(columns: Columns, label: str) -> Flags:
         terminals = ~given["masks"]
     elif "terminals" in given:
         terminals = given["terminals"]
+        if terminals[cut].all():
+            warn_of_both(int(cut.sum()), label)
     else:
         terminals = given["dones"] & ~cut
     ended = given.get("terminals", nothing) | given.get("dones", nothing)
@@ -84,6 +88,19 @@ def read_flags(columns: Columns, label: str) -> Flags:
     followed = kept & ~ends
     before_last = followed & np.append(~kept[1:], False)
     return Flags(terminals, (cut & terminals) | (before_last & ~terminals), (ends & kept) | before_last, kept, followed)
+
+
+def warn_of_both(n_rows: int, label: str) -> None:
+    """
+    :param n_rows: number of rows that are flagged as cut off, each of which is flagged as terminal too
+    :param label: what the source is called, for messages
+    """
+    if n_rows:
+        warnings.warn(
+            f"{label}: all {n_rows} steps that are flagged in 'timeouts' are flagged in 'terminals' too: they are taken for "
+            "ends after which nothing is earned; where the time was up, unflag them in 'terminals', or call these 'dones'.",
+            stacklevel=2,
+        )
 
 
 def _says_nothing(columns: Columns, given: dict[str, np.ndarray]) -> bool:

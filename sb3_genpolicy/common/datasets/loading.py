@@ -33,9 +33,9 @@ from sb3_genpolicy.common.datasets.files import Relabel, opened_columns, read_fi
 from sb3_genpolicy.common.datasets.fitting import in_action_space
 from sb3_genpolicy.common.datasets.formats.options import Asked, ColumnOptions, Names
 from sb3_genpolicy.common.datasets.formats.reading import OWN_KINDS, read_frame, read_list, read_path
-from sb3_genpolicy.common.datasets.formats.signatures import Kind, recognise
+from sb3_genpolicy.common.datasets.formats.signatures import Kind, describe, recognise
 from sb3_genpolicy.common.datasets.formats.table_cells import is_frame
-from sb3_genpolicy.common.datasets.formats.trajectories import are_trajectories
+from sb3_genpolicy.common.datasets.formats.trajectories import are_trajectories, trajectories_by_name
 from sb3_genpolicy.common.datasets.lists import merged_warnings
 from sb3_genpolicy.common.datasets.mappings import mapping_columns, read_joined, read_mapping
 from sb3_genpolicy.common.datasets.minari_opening import open_minari
@@ -165,7 +165,7 @@ class _Options:
 def _load_list(sources: Sequence[Any], options: _Options) -> Transitions:
     if not sources:
         raise ValueError("The list of sources is empty: give at least one.")
-    if are_trajectories(sources) and (len(sources) > 1 or options.columns.given):
+    if are_trajectories(sources):
         return read_list(sources, MemoryWriter(), options.asked)
     if len(sources) == 1:
         return _load_one(sources[0], options)
@@ -201,6 +201,9 @@ def _load_one(source: Any, options: _Options, place: str = "") -> Transitions:
     if isinstance(source, MinariDataset):
         return _load_minari(source, options)
     if isinstance(source, Mapping):
+        held = trajectories_by_name(source)
+        if held is not None:
+            return read_list(held, MemoryWriter(), options.asked)
         return read_mapping(source, known, relabel, f"The dataset{place}")
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(
@@ -211,6 +214,8 @@ def _load_one(source: Any, options: _Options, place: str = "") -> Transitions:
     kind = _other_kind(source)
     if kind is not None:
         return _load_other(path, kind, options)
+    if options.columns.given and ending(path) not in FILE_SUFFIXES and path.is_file():
+        raise ValueError(f"{describe(path)} Tables are known by .csv or .tsv, or by what is in them; others pandas reads.")
     options.columns.check_used(f"Dataset '{name}'", ())
     if name in EMBEDDED:
         return _with_transformed_actions(read_embedded(name), known)

@@ -13,7 +13,7 @@ from sb3_genpolicy.common.datasets.arrays import MemoryWriter
 from sb3_genpolicy.common.datasets.columns import ArrayColumn
 from sb3_genpolicy.common.datasets.files import Relabel, relabelled
 from sb3_genpolicy.common.datasets.flat import read_flat
-from sb3_genpolicy.common.datasets.names import MARKS, Columns, Known, named_columns
+from sb3_genpolicy.common.datasets.names import ALIASES, MARKS, Columns, Known, named_columns
 from sb3_genpolicy.common.transitions.transitions import Transitions, check_reference_scores
 
 #: What a mapping may say of itself beside its arrays
@@ -43,7 +43,9 @@ def mapping_columns(
     :param label: what it is called in messages
     :return: its columns, and what is known with what it says itself
     """
-    arrays = {key: value for key, value in mapping.items() if key not in SAID}
+    # A column that is None is none
+    names = {alias for aliases in ALIASES.values() for alias in aliases}
+    arrays = {key: value for key, value in mapping.items() if key not in SAID and not (value is None and key in names)}
     said = {key: mapping[key] for key in SAID if mapping.get(key) is not None}
     if "action_space" in said:
         said["action_space"] = known.space_for(said["action_space"])
@@ -55,10 +57,24 @@ def mapping_columns(
 
 
 def _as_column(array: Any, key: str, label: str) -> ArrayColumn:
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise ValueError(f"{label}: {key} has {np.ma.count_masked(array)} masked entries: fill them, or leave rows out.")
     try:
-        return ArrayColumn(np.asarray(array))
+        column = np.asarray(array)
+        if column.dtype.hasobject and column.size:
+            # Numbers that stand in an array of objects
+            column = _of_numbers(column)
+        return ArrayColumn(column)
     except ValueError as error:
         raise ValueError(f"{label}: {key} is no array ({error}): give one with a row for every step.") from error
+
+
+def _of_numbers(column: np.ndarray) -> np.ndarray:
+    try:
+        numbers = np.asarray(column.tolist())
+    except ValueError:
+        return column
+    return numbers if numbers.dtype.kind in "fiub" else column
 
 
 def read_joined(sources: Sequence[Any], known: Known) -> Transitions | None:

@@ -71,6 +71,8 @@ class Columns(dict[str, Any]):
         self.given = given
         self.sources: dict[str, str] = {}
         self.unused: list[str] = []
+        #: Names of two parts, such as ``group/array``
+        self.inner: list[tuple[str, str]] = []
         self.marks: dict[str, Any] = {}
         self.part_ends = self.stream_ends = np.zeros(0, dtype=np.int64)
         self.place: Callable[[int], str] | None = None
@@ -122,6 +124,7 @@ def named_columns(given: Mapping[str, Any], as_column: Callable[[Any, str], Any]
     :param as_column: makes a column of what is used, from it and its name
     :return: the columns that are used, and the names of those that are not
     """
+    given = {name.decode("latin-1") if isinstance(name, bytes) else name: column for name, column in given.items()}
     outers = list(dict.fromkeys(str(name).partition("/")[0] for name in given))
     columns = Columns(outers)
     for key, aliases in ALIASES.items():
@@ -132,6 +135,7 @@ def named_columns(given: Mapping[str, Any], as_column: Callable[[Any, str], Any]
     columns.unused = [outer for outer in outers if outer not in used and not outer.startswith(IGNORED)]
     for name, column in given.items():
         outer, _, inner = str(name).partition("/")
+        columns.inner += [(outer, inner)] if inner else []
         if as_column is not None and (outer in used or outer in MARKS):
             column = tree_map(lambda array, outer=outer: as_column(array, outer), column)
         if outer in MARKS and not inner:
@@ -169,7 +173,19 @@ def missing_key(columns: Columns, label: str, key: str) -> str:
     :param key: of :data:`ALIASES`, which it lacks
     :return: the sentence that says so, and which of its unknown names may be meant
     """
-    return f"{label} has no key '{key}'; it has {', '.join(columns.given)}.{slip_of(columns, key)}"
+    return f"{label} has no key '{key}'; it has {', '.join(columns.given)}.{slip_of(columns, key) or _in_groups(columns, key)}"
+
+
+def _in_groups(columns: Columns, key: str) -> str:
+    """Where a key of that name is one level deeper, as in a group for each episode."""
+    groups = [outer for outer, inner in columns.inner if inner in ALIASES[key] and outer in columns.unused]
+    if not groups:
+        return ""
+    if len(groups) == 1:
+        return f" '{groups[0]}' has one in it: pass a mapping of its arrays."
+    return (
+        f" {len(groups)} groups, first '{groups[0]}', have one in them: pass a list of mappings, one of each group's arrays."
+    )
 
 
 def slip_of(columns: Columns, *keys: str) -> str:

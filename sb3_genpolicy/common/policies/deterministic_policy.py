@@ -8,13 +8,14 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_genpolicy.common.policies.critic_policy import CriticPolicy
 from sb3_genpolicy.common.policies.critics import CriticOptions
 from sb3_genpolicy.common.policies.critics.layers import dense_layers
+from sb3_genpolicy.common.policies.dict_extractor import DictExtractor
 from sb3_genpolicy.common.policies.direct_onnx import export_direct
 from sb3_genpolicy.common.policies.normalization import NormalizedModel, ObservationNormalizer
 from sb3_genpolicy.common.policies.option_checks import check_activation
@@ -226,4 +227,4 @@ class DeterministicCnnPolicy(DeterministicPolicy):
 class DeterministicMultiInputPolicy(DeterministicPolicy):
     """:class:`DeterministicPolicy` for dictionaries of observations."""
 
-    default_features_extractor_class = CombinedExtractor
+    default_features_extractor_class = DictExtractor

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_genpolicy.common.policies.deterministic_policy import DirectActor, DirectPolicy
+from sb3_genpolicy.common.policies.dict_extractor import DictExtractor
 from sb3_genpolicy.common.policies.normalization import ObservationNormalizer
 from sb3_genpolicy.common.policies.shape_checks import check_actions, check_observations
 from sb3_genpolicy.generative.draws import Source
@@ -149,4 +150,4 @@ class GaussianCnnPolicy(GaussianPolicy):
 class GaussianMultiInputPolicy(GaussianPolicy):
     """:class:`GaussianPolicy` for dictionaries of observations."""
 
-    default_features_extractor_class = CombinedExtractor
+    default_features_extractor_class = DictExtractor

@@ -3,8 +3,9 @@ The policies that a user names: which paths they offer, and for which observatio
 """
 
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import NatureCNN
 
+from sb3_genpolicy.common.policies.dict_extractor import DictExtractor
 from sb3_genpolicy.common.policies.generative_policy import GenerativePolicy
 
 
@@ -37,7 +38,7 @@ class FlowCnnPolicy(FlowPolicy):
 class FlowMultiInputPolicy(FlowPolicy):
     """:class:`FlowPolicy` for dictionaries of observations."""
 
-    default_features_extractor_class = CombinedExtractor
+    default_features_extractor_class = DictExtractor
 
 
 class DiffusionCnnPolicy(DiffusionPolicy):
@@ -49,7 +50,7 @@ class DiffusionCnnPolicy(DiffusionPolicy):
 class DiffusionMultiInputPolicy(DiffusionPolicy):
     """:class:`DiffusionPolicy` for dictionaries of observations."""
 
-    default_features_extractor_class = CombinedExtractor
+    default_features_extractor_class = DictExtractor
 
 
 POLICY_ALIASES: dict[str, type[BasePolicy]] = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sb3_genpolicy.common.datasets.formats.episode_rows import EpisodeRows, join_episodes
+from sb3_genpolicy.common.datasets.formats.episode_rows import EpisodeRows, join_episodes, one_a_row
 from sb3_genpolicy.common.datasets.formats.options import ColumnOptions
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _episode(file: "h5py.File", number: int, label: str) -> dict[str, Any]:
     return dict(
         observations={str(key): part for key, part in enumerate(parts)} if parts else file[f"observations_{number}"][()],
         actions=actions,
-        rewards=file[f"rewards_{number}"][()].reshape(len(actions), -1)[:, 0],
+        rewards=file[f"rewards_{number}"][()],
         terminals=terminals,
     )
 
@@ -67,11 +67,12 @@ def read_d3rlpy_v1(path: Path, options: ColumnOptions, label: str) -> EpisodeRow
     for key, array in {**arrays, "episode_terminals": ends}.items():
         if len(array) != n_rows:
             raise ValueError(f"{label}: {key} has {len(array)} rows, but there are {n_rows} actions.")
-    last = np.flatnonzero((ends[:-1] > 0) | (arrays["terminals"][:-1] > 0))
+    ended = (one_a_row(ends, f"{label}: episode_terminals") > 0) | (one_a_row(arrays["terminals"], f"{label}: terminals") > 0)
+    last = np.flatnonzero(ended[:-1])
     return EpisodeRows(
         observations=arrays["observations"],
         actions=arrays["actions"],
-        rewards=arrays["rewards"].reshape(n_rows),
-        terminals=arrays["terminals"].reshape(n_rows) > 0,
+        rewards=one_a_row(arrays["rewards"], f"{label}: rewards"),
+        terminals=one_a_row(arrays["terminals"], f"{label}: terminals") > 0,
         starts=np.append(0, last + 1),
     )

@@ -87,6 +87,18 @@ class EpisodeRows:
         )
 
 
+def one_a_row(array: np.ndarray, name: str) -> np.ndarray:
+    """
+    :param array: (n_rows,), or with further axes of length 1
+    :param name: what it is called, for the message
+    :return: (n_rows,)
+    :raises ValueError: if rows have several numbers
+    """
+    if not array.shape or any(n != 1 for n in array.shape[1:]):
+        raise ValueError(f"{name} has shape {array.shape}; it needs one number for each step.")
+    return array.reshape(len(array))
+
+
 def join_episodes(episodes: Sequence[Mapping[str, Any]], label: str, names: Sequence[str] | None = None) -> EpisodeRows:
     """
     :param episodes: each with ``observations``, ``actions``, ``terminals`` and, where there are, ``rewards`` and
@@ -109,6 +121,9 @@ def join_episodes(episodes: Sequence[Mapping[str, Any]], label: str, names: Sequ
     def joined(key: str) -> np.ndarray:
         return np.concatenate([_padded(episode[key], n) for episode, n in zip(episodes, lengths, strict=True)])
 
+    def flat(key: str) -> np.ndarray:
+        return one_a_row(joined(key), f"{label}: {key}")
+
     step = np.arange(int(lengths.sum())) - np.repeat(starts, lengths)
 
     def place(row: int) -> str:
@@ -117,12 +132,16 @@ def join_episodes(episodes: Sequence[Mapping[str, Any]], label: str, names: Sequ
 
     following = None
     if "next_observations" in first:
-        following = _joined_trees([episode["next_observations"] for episode in episodes])
+        trees = [
+            tree_map(lambda array, n=n: _padded(array, n), episode["next_observations"])
+            for episode, n in zip(episodes, lengths, strict=True)
+        ]
+        following = _joined_trees(trees)
     return EpisodeRows(
         observations=_joined_trees([episode["observations"] for episode in episodes]),
         actions=joined("actions"),
-        rewards=joined("rewards") if "rewards" in first else None,
-        terminals=joined("terminals") > 0,
+        rewards=flat("rewards") if "rewards" in first else None,
+        terminals=flat("terminals") > 0,
         starts=starts,
         is_step=step < np.repeat(n_steps, lengths),
         next_observations=following,
@@ -157,6 +176,8 @@ def _check_episode(episode: Mapping[str, Any], first: Mapping[str, Any], label: 
         if arrays.keys() != others.keys():
             raise ValueError(f"{label} has {', '.join(arrays)}, but the first episode has {', '.join(others)}.")
         for name, array in arrays.items():
+            if key in ("rewards", "terminals"):
+                one_a_row(array, f"{label}: {name}")
             if array.shape[1:] != others[name].shape[1:]:
                 raise ValueError(
                     f"{label}: {name} has rows of shape {array.shape[1:]}, but those of the first episode have "
@@ -189,7 +210,8 @@ def as_columns(rows: EpisodeRows, label: str, relabel: Relabel | None, success_a
     if rows.rewards is None:
         raise ValueError(
             f"{label} has no rewards: pass `relabel=` to `load_dataset`, a function of its arrays that adds 'rewards' (and "
-            "'terminals'), or success_at_end=True if every episode ended because it succeeded."
+            "'terminals'), success_at_end=True if every episode ended because it succeeded, or, where they stand in a column, "
+            "its name as rewards=."
         )
     terminals = np.asarray(rows.terminals) > 0
     successor = np.arange(rows.n_rows) + 1

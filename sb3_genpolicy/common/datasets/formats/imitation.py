@@ -2,6 +2,7 @@
 imitation's trajectories: npz files of all of them, and folders that the library `datasets` saved, one row a trajectory.
 """
 
+import base64
 import io
 import json
 import warnings
@@ -118,7 +119,16 @@ def _says_cut(info: Any) -> bool | None:
     if not isinstance(info, dict) or _CUT not in info:
         return None
     cut = info[_CUT]
-    return bool(cut if not isinstance(cut, dict) else cut.get("value", True))
+    return _numpy_flag(cut) if isinstance(cut, dict) else bool(cut)
+
+
+def _numpy_flag(written: dict[str, Any]) -> bool | None:
+    """A flag of numpy's: jsonpickle writes how it is made, and its bytes in base 64 at the end."""
+    try:
+        parts = written["py/reduce"][1]["py/tuple"]
+        return any(base64.b64decode(parts[-1]["py/b64"]))
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
 
 
 def _joined(

@@ -47,13 +47,14 @@ def read_lerobot(path: Path, asked: Asked, label: str) -> EpisodeRows:
     episodes = table.numbers("episode_index")[order]
     starts = np.flatnonzero(np.append(True, episodes[1:] != episodes[:-1]))
     frame = table.numbers("frame_index")[order]
+    _check_frames(frame, episodes, label)
 
     def read(key: str) -> np.ndarray:
         kind = features[key]["dtype"]
         if kind == "video":
             return decoded_videos(path, info, key, episodes, frame, label)
         if kind == "image":
-            return decoded_images(table.cells(key), path, f"{label}: {key}")[order]
+            return decoded_images(table.cells(key), tuple(features[key]["shape"]), path, f"{label}: {key}")[order]
         return table.numbers(key, tuple(features[key]["shape"]))[order]
 
     following = [f"{NEXT}{key}" for key in keys]
@@ -80,6 +81,18 @@ def read_lerobot(path: Path, asked: Asked, label: str) -> EpisodeRows:
 
 
 _NUMBERS = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
+
+
+def _check_frames(frame: np.ndarray, episodes: np.ndarray, label: str) -> None:
+    """Frames of an episode follow each other, none twice, none left out."""
+    inside = episodes[1:] == episodes[:-1]
+    wrong = inside & (frame[1:] != frame[:-1] + 1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(
+            f"{label}: frame {frame[row]} of episode {episodes[row]} is followed by frame {frame[row + 1]}: frames are "
+            "missing, or there twice. Fetch it whole, or leave the episode out."
+        )
 
 
 def _info(path: Path, label: str) -> dict[str, Any]:
@@ -255,6 +268,8 @@ def _action_keys(features: dict[str, Any], options: ColumnOptions, label: str) -
 
 def _terminals(features: Any, options: ColumnOptions, read: Any, starts: np.ndarray, n_rows: int, label: str) -> np.ndarray:
     terminals = np.zeros(n_rows, dtype=bool)
+    if "next.done" in features and options.terminals is None:
+        _warn_of_done_inside(read("next.done").reshape(n_rows) > 0, starts, label)
     if isinstance(options.terminals, str):
         check_names("terminals", [options.terminals], features, label)
         return read(options.terminals).reshape(n_rows) > 0
@@ -265,6 +280,17 @@ def _terminals(features: Any, options: ColumnOptions, read: Any, starts: np.ndar
             if key in features:
                 terminals |= read(key).reshape(n_rows) > 0
     return terminals
+
+
+def _warn_of_done_inside(done: np.ndarray, starts: np.ndarray, label: str) -> None:
+    inside = done.copy()
+    inside[np.append(starts[1:], len(done)) - 1] = False
+    if inside.any():
+        warnings.warn(
+            f"{label}: 'next.done' is set in {inside.sum()} frames that are not the last of their episode, first in row "
+            f"{int(np.argmax(inside))}: episodes are taken by their 'episode_index'.",
+            stacklevel=2,
+        )
 
 
 def _action_space(path: Path, options: ColumnOptions, asked: Asked, actions: np.ndarray, label: str) -> spaces.Box | None:

@@ -8,25 +8,42 @@ from typing import Any
 
 import numpy as np
 
+# Of images with one number a pixel, as depth has: more than 8 bits of each
+_FINE = ("I", "F", "I;16", "I;16B", "I;16L")
 
-def decoded_images(cells: list[Any], folder: Path, label: str) -> np.ndarray:
+
+def decoded_images(cells: list[Any], shape: tuple[int, ...], folder: Path, label: str) -> np.ndarray:
     """
     :param cells: (n_frames,), each with the bytes of a PNG, or its path
+    :param shape: of one, as ``info.json`` says, channels first or last
     :param folder: that paths are relative to
     :param label: what they are called
-    :return: (n_frames, height, width, channels), uint8
-    :raises ValueError: if one cannot be decoded
+    :return: (n_frames, height, width, channels), uint8; one channel where ``shape`` has one, otherwise three
+    :raises ValueError: if one cannot be decoded, has more than 8 bits a number or another size than the others
     """
     from PIL import Image
 
-    images = []
+    images: list[np.ndarray] = []
+    gray = len(shape) == 2 or (len(shape) == 3 and 1 in (shape[0], shape[-1]))
     for row, cell in enumerate(cells):
         try:
             content = cell["bytes"] if cell.get("bytes") else (folder / Path(cell["path"]).name).read_bytes()
             with Image.open(io.BytesIO(content)) as image:
-                images.append(np.asarray(image.convert("RGB"), dtype=np.uint8))
+                fine = image.mode in _FINE
+                pixels = np.asarray(image.convert("L" if gray else "RGB"), dtype=np.uint8)
         except (OSError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{label} cannot be decoded in row {row} ({error}): the image is damaged or missing.") from error
+        if fine:
+            raise ValueError(
+                f"{label} has an image of more than 8 bits in row {row}, as depth is written: choose others by "
+                "observations=[...]."
+            )
+        images.append(pixels[..., None] if gray else pixels)
+        if images[-1].shape != images[0].shape:
+            raise ValueError(
+                f"{label} has an image of shape {images[-1].shape} in row {row}, and one of {images[0].shape} in row 0: "
+                "images have to be of one size."
+            )
     return np.stack(images)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sb3_genpolicy.common.datasets.formats.episode_rows import EpisodeRows, join_episodes
+from sb3_genpolicy.common.datasets.formats.episode_rows import EpisodeRows, join_episodes, one_a_row
 from sb3_genpolicy.common.datasets.formats.options import ColumnOptions, check_names, check_subset, names_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def read_robomimic(path: Path, options: ColumnOptions, label: str) -> EpisodeRow
     if options.success_at_end:
         for episode in episodes:
             episode.pop("rewards", None)
-    elif "rewards" in episodes[0]:
+    else:
         _set_terminals(episodes, options, label)
     rows = join_episodes(episodes, label, demos)
     rows.env_id = env_id
@@ -106,21 +106,23 @@ def _episode(demo: "h5py.Group", keys: list[str], label: str) -> dict[str, Any]:
         arrays = {key: demo[group][key][()] for key in keys}
         episode[name] = arrays if len(keys) > 1 else arrays[keys[0]]
     if "rewards" in demo:
-        episode["rewards"] = demo["rewards"][()]
+        episode["rewards"] = one_a_row(demo["rewards"][()], f"{label}: rewards")
     if "dones" in demo:
-        episode["terminals"] = demo["dones"][()] > 0
+        episode["terminals"] = one_a_row(demo["dones"][()], f"{label}: dones") > 0
     return episode
 
 
 def _set_terminals(episodes: list[dict[str, Any]], options: ColumnOptions, label: str) -> None:
-    dones = np.concatenate([episode["terminals"] for episode in episodes])
-    rewards = np.concatenate([episode["rewards"] for episode in episodes])
     if isinstance(options.terminals, str):
         raise ValueError(f"{label}: terminals= is True or False here, whether a demonstration's `dones` are terminal.")
     if options.terminals is not None:
         for episode in episodes:
             episode["terminals"] = episode["terminals"] & options.terminals
         return
+    if any("rewards" not in episode for episode in episodes):
+        return
+    dones = np.concatenate([episode["terminals"] for episode in episodes])
+    rewards = np.concatenate([episode["rewards"] for episode in episodes])
     sparse = bool(np.isin(rewards, (rewards.min(), rewards.max())).all() and rewards.min() >= 0 and rewards.any())
     if sparse:
         by_clock = dones & (rewards <= 0)

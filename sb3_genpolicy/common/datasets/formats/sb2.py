@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sb3_genpolicy.common.datasets.formats.episode_rows import EpisodeRows
+from sb3_genpolicy.common.datasets.formats.episode_rows import EpisodeRows, one_a_row
 from sb3_genpolicy.common.datasets.formats.options import ColumnOptions
 
 # Longest episodes of one length that are taken for a time limit
@@ -35,7 +35,7 @@ def read_sb2(path: Path, options: ColumnOptions, label: str) -> EpisodeRows:
         raise ValueError(f"{label} is empty: it has no rows to learn from.")
     if isinstance(options.terminals, str):
         raise ValueError(f"{label}: terminals= is True or False here: there is no column of them.")
-    first = arrays["episode_starts"].reshape(n_rows) > 0
+    first = one_a_row(arrays["episode_starts"], f"{label}: episode_starts") > 0
     first[0] = True
     starts = np.flatnonzero(first)
     terminals = np.zeros(n_rows, dtype=bool)
@@ -43,7 +43,7 @@ def read_sb2(path: Path, options: ColumnOptions, label: str) -> EpisodeRows:
     return EpisodeRows(
         observations=arrays["obs"],
         actions=arrays["actions"],
-        rewards=arrays["rewards"].reshape(n_rows),
+        rewards=one_a_row(arrays["rewards"], f"{label}: rewards"),
         terminals=terminals,
         starts=starts,
     )

@@ -3,10 +3,12 @@ What a file or folder is, by what is in it and not by its name, before it is rea
 """
 
 import pickletools
+import re
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from sb3_genpolicy.common.datasets.paths import PICKLE_SUFFIXES, ending
 from sb3_genpolicy.common.datasets.row_reader import READ_ERRORS
 
 
@@ -44,6 +46,10 @@ DREAMER_CHUNKS = Kind("dreamer_chunks", "a DreamerV3 replay of chunks")
 TORCH = Kind("", "what torch saves", "load it with `torch.load(path, weights_only=True)` and pass a mapping of its arrays")
 ZARR = Kind("", "a zarr store, as of Diffusion Policy", "open it with zarr and pass a mapping of its arrays")
 RLDS = Kind("", "a TFDS dataset of RLDS episodes", "read it with tensorflow_datasets and pass a list of trajectories")
+GZIP = Kind("", "packed by gzip", "unpack it first, by gunzip")
+EXCEL = Kind("", "an Excel workbook", "read it with pandas.read_excel and pass the table")
+JSON = Kind("", "a text of JSON", "read it with pandas.read_json (lines=True of a row a line) and pass the table")
+NPY = Kind("", "a single numpy array", "load it with numpy.load, and pass a mapping of arrays or a list of trajectories")
 ROSBAG = Kind("", "a ROS bag or MCAP recording", "convert it to a LeRobot dataset or a table first")
 TORCHRL_FOLDER = Kind(
     "",
@@ -58,7 +64,11 @@ _MAGIC = (
     (b"FEA1", FEATHER),
     (b"\x89MCAP0", ROSBAG),
     (b"#ROSBAG", ROSBAG),
+    (b"\x93NUMPY", NPY),
 )
+# TorchRL's names of trajectories: with as many digits as the last one needs
+_TRAJECTORY = re.compile(r"traj_\d+")
+_GZIP = b"\x1f\x8b"
 _HDF5, _ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".pq", ".feather", ".arrow")
 # Steps of a pickle that are looked at for the first class in it
@@ -84,8 +94,15 @@ def recognise(path: Path) -> Kind | None:
             return _zip(path)
         if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:
             return _pickle(path)
+        # Python 2's pickles begin with no mark
+        if ending(path) in PICKLE_SUFFIXES and head[:1] in (b"(", b"]", b"}"):
+            return _pickle(path)
+        if head.startswith(_GZIP):
+            return CSV if path.name.lower().endswith((".csv.gz", ".tsv.gz")) else GZIP
     except (*READ_ERRORS, ValueError, KeyError):
         return None
+    if path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
+        return JSON
     return CSV if path.suffix.lower() in (".csv", ".tsv") else None
 
 
@@ -106,7 +123,7 @@ def _hdf5(path: Path) -> Kind:
             return D3RLPY_V1
         if "maxsize" in file.attrs and "_meta" in keys:
             return TIANSHOU
-        if "_len" in keys and "traj_0" in keys:
+        if "_len" in keys and any(_TRAJECTORY.fullmatch(key) for key in keys):
             return TORCHRL
     return D4RL
 
@@ -116,6 +133,8 @@ def _zip(path: Path) -> Kind:
         names = {name.removesuffix(".npy") for name in archive.namelist()}
     if any(name.endswith("data.pkl") for name in names):
         return TORCH
+    if "xl/workbook.xml" in names:
+        return EXCEL
     if {"episode_starts", "obs", "actions", "rewards"} <= names:
         return SB2
     if {"obs", "acts", "indices", "terminal"} <= names:
@@ -159,7 +178,8 @@ def _folder(path: Path) -> Kind | None:
         return MINARI
     first = next(iter(sorted(path.glob("*.npz"))), None)
     if first is None:
-        return None
+        tables = [file for file in path.rglob("*") if file.is_file() and not file.name.startswith((".", "_"))]
+        return PARQUET if tables and all(file.suffix.lower() in (".parquet", ".pq") for file in tables) else None
     if not _is_step_file(first):
         return None
     return DREAMER_CHUNKS if is_chunk(first) else STEP_FILES

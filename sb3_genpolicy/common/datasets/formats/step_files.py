@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sb3_genpolicy.common.datasets.columns import PATIENCE
-from sb3_genpolicy.common.datasets.formats.episode_rows import EpisodeRows, join_episodes
+from sb3_genpolicy.common.datasets.formats.episode_rows import EpisodeRows, join_episodes, one_a_row
 from sb3_genpolicy.common.datasets.formats.options import ColumnOptions, check_names, names_of
 from sb3_genpolicy.common.datasets.row_reader import READ_ERRORS
 
@@ -57,10 +57,11 @@ def read_step_files(path: Path, options: ColumnOptions, label: str) -> EpisodeRo
             dict(
                 observations=_observations(arrays, keys),
                 actions=actions[1:],
-                rewards=arrays["reward"].reshape(len(actions))[1:],
+                rewards=one_a_row(arrays["reward"], f"{name}: reward")[1:],
                 terminals=_terminal(arrays)[1:],
             )
         )
+    _warn_of_no_flag(arrays, label)
     return join_episodes(episodes, label, [file.name for file in files])
 
 
@@ -83,7 +84,7 @@ def read_dreamer_chunks(path: Path, options: ColumnOptions, label: str) -> Episo
         for file in stream:
             chunk = _load(file, f"{label}: {file.name}")
             keys = keys or _observation_keys(chunk, options, label)
-            _check(chunk, keys, f"{label}: {file.name}")
+            _check(chunk, ["is_first", *keys], f"{label}: {file.name}")
             chunks.append(chunk)
         rows = {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
         n_rows = len(rows["action"])
@@ -99,11 +100,12 @@ def read_dreamer_chunks(path: Path, options: ColumnOptions, label: str) -> Episo
                 dict(
                     observations=_observations(part, keys),
                     actions=part["action"][:-1],
-                    rewards=part["reward"].reshape(end - start)[1:],
+                    rewards=one_a_row(part["reward"], f"{label}: reward")[1:],
                     terminals=_terminal(part)[1:],
                 )
             )
             names.append(f"row {start} on of the stream from {stream[0].name}")
+    _warn_of_no_flag(rows, label)
     return join_episodes(episodes, label, names)
 
 
@@ -136,9 +138,20 @@ def _with_progress(files: list[Path], label: str) -> Any:
 def _load(file: Path, label: str) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files if archive[key].shape}
+            arrays = {key: _plain(archive, key) for key in archive.files}
+        return {key: array for key, array in arrays.items() if array is not None and array.shape}
     except (*READ_ERRORS, ValueError) as error:
         raise ValueError(f"{label} is damaged or cut off ({error}): fetch or write it again.") from error
+
+
+def _plain(archive: Any, key: str) -> np.ndarray | None:
+    try:
+        return archive[key]
+    except ValueError as error:
+        if "Object arrays" in str(error):
+            # They are of no use here, and would have to be unpickled
+            return None
+        raise
 
 
 def _observation_keys(arrays: Mapping[str, np.ndarray], options: ColumnOptions, label: str) -> list[str]:
@@ -171,6 +184,14 @@ def _check(arrays: Mapping[str, np.ndarray], keys: list[str], label: str) -> Non
 
 def _observations(arrays: Mapping[str, np.ndarray], keys: list[str]) -> Any:
     return {key: arrays[key] for key in keys} if len(keys) > 1 else arrays[keys[0]]
+
+
+def _warn_of_no_flag(arrays: Mapping[str, np.ndarray], label: str) -> None:
+    if not arrays.keys() & {"is_terminal", "discount"}:
+        warnings.warn(
+            f"{label} has neither 'is_terminal' nor 'discount': nothing says what ended episodes, and all count as cut off.",
+            stacklevel=2,
+        )
 
 
 def _terminal(arrays: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -14,6 +14,7 @@ from sb3_genpolicy.common.datasets.checks import ACTION_TOLERANCE
 from sb3_genpolicy.common.datasets.formats.episode_rows import EpisodeRows
 from sb3_genpolicy.common.datasets.formats.options import ColumnOptions, check_names, names_of
 from sb3_genpolicy.common.datasets.formats.table_cells import numbers, refuse_empty
+from sb3_genpolicy.common.datasets.formats.table_times import dates, with_holes
 from sb3_genpolicy.common.datasets.names import Known
 
 #: Options that tables have
@@ -39,8 +40,10 @@ def read_table(columns: Mapping[str, np.ndarray], options: ColumnOptions, known:
     table = _Table(columns, options, rows, label)
     observed = table.numbers("observations", names_of(options.observations) or [])
     acted = table.numbers("actions", names_of(options.actions) or [])
-    flags = {key: table.flags(key) for key in ("terminals", "timeouts")}
     still = _without_action(acted, n_rows)
+    flags = {key: table.flags(key, still) for key in ("terminals", "timeouts")}
+    for key, flagged in flags.items():
+        table.check_flags(key, flagged & ~still, ids[rows])
     starts = _starts(ids[rows], flags["terminals"] | flags["timeouts"], still)
     last = np.append(starts[1:], n_rows) - 1
     is_step = _steps(still, starts, last, table)
@@ -90,10 +93,28 @@ def _episode_ids(columns: Mapping[str, np.ndarray], options: ColumnOptions, n_ro
 
     if options.episode is None:
         return np.zeros(n_rows, dtype=np.int64)
-    codes, _ = pd.factorize(columns[options.episode])
-    if (codes < 0).any():
-        raise ValueError(f"{label}: column '{options.episode}' is empty (NaN) in row {int(np.argmax(codes < 0))}.")
+    codes, ids = pd.factorize(columns[options.episode])
+    empty = codes < 0
+    for number, name in enumerate(ids):
+        if isinstance(name, str) and not name.strip():
+            empty |= codes == number
+    if empty.any():
+        raise ValueError(f"{label}: column '{options.episode}' is empty (NaN) in row {int(np.argmax(empty))}.")
+    _warn_of_like_ids(ids, options.episode, label)
     return codes
+
+
+def _warn_of_like_ids(ids: Any, episode: str, label: str) -> None:
+    seen: dict[str, Any] = {}
+    for name in ids if getattr(ids, "dtype", np.dtype(object)).kind == "O" else ():
+        other = seen.setdefault(str(name).strip(), name)
+        if other is not name:
+            warnings.warn(
+                f"{label}: column '{episode}' has {other!r} and {name!r}, which differ by blanks or type alone: they are "
+                "taken for two episodes.",
+                stacklevel=2,
+            )
+            return
 
 
 def _sorted(columns: Mapping[str, np.ndarray], options: ColumnOptions, ids: np.ndarray, label: str) -> np.ndarray:
@@ -109,33 +130,33 @@ def _sorted(columns: Mapping[str, np.ndarray], options: ColumnOptions, ids: np.n
                 "column that says when a row was, order=, by which they are sorted, or give each episode an id of its own."
             )
         return np.arange(len(ids))
-    times = _times(columns[order], order, label)
+    times = _times(columns[order], ids, order, label)
     rows = np.lexsort((times, ids))
     twice = (ids[rows][1:] == ids[rows][:-1]) & (times[rows][1:] == times[rows][:-1])
     if twice.any():
         one, other = sorted(map(int, rows[int(np.argmax(twice)) :][:2]))
         of = "" if episode is None else f"{episode} {columns[episode][one]!s} has "
+        same = all(str(cells[one]) == str(cells[other]) for cells in columns.values())
         raise ValueError(
-            f"{label}: {of}{order} {columns[order][one]!s} twice, in rows {one} and {other}: an id that is used again needs "
-            "another name, as episodes would be mixed."
+            f"{label}: {of}{order} {columns[order][one]!s} twice, in rows {one} and {other}"
+            + (
+                ", which are the same in every column: remove one of them."
+                if same
+                else ": an id that is used again needs another name, as episodes would be mixed."
+            )
         )
     _warn_of_gaps(ids[rows], times[rows], rows, order, label)
     return rows
 
 
-def _times(cells: np.ndarray, order: str, label: str) -> np.ndarray:
-    import pandas as pd
-
+def _times(cells: np.ndarray, ids: np.ndarray, order: str, label: str) -> np.ndarray:
     if cells.dtype.kind in "mM":
-        whole = cells.astype(f"{cells.dtype.kind}8[ns]").astype(np.int64)
-        times = np.where(np.isnat(cells), np.nan, whole.astype(np.float64))
+        times = with_holes(cells.astype(f"{cells.dtype.kind}8[ns]").astype(np.int64), np.isnat(cells))
     else:
         try:
             times = numbers(cells, order, lambda row: f"row {row}", label)
         except ValueError:
-            # Dates as text, or as objects
-            parsed = pd.to_datetime(pd.Series(cells), errors="coerce", utc=True)
-            times = np.where(parsed.isna(), np.nan, parsed.astype("int64").to_numpy().astype(np.float64))
+            times = dates(cells, ids, order, label)
     if times.ndim != 1 or (times.dtype.kind == "f" and np.isnan(times).any()):
         row = int(np.argmax(np.isnan(times))) if times.ndim == 1 else 0
         raise ValueError(f"{label}: column '{order}' has {cells[row]!r} in row {row}, which is no time or number to sort by.")
@@ -193,20 +214,50 @@ class _Table:
             raise ValueError(f"{self.label}: column '{names[0]}' of rewards= has lists in it; it needs one number a row.")
         return found
 
-    def flags(self, option: str) -> np.ndarray:
+    def flags(self, option: str, still: np.ndarray) -> np.ndarray:
         """
         :param option: that names a column of flags, or says that there is none
+        :param still: (n_rows,), rows without an action, which may have no flag either
         :return: (n_rows,), sorted
         """
         name = getattr(self.options, option)
         if not isinstance(name, str):
             return np.zeros(len(self.rows), dtype=bool)
         column = numbers(self.columns[name][self.rows], name, self.where, self.label)
+        if column.ndim == 1:
+            column = np.where(still & np.isnan(column), 0, column)
+            if np.isnan(column).any():
+                where = self.where(int(np.argmax(np.isnan(column))))
+                raise ValueError(f"{self.label}: column '{name}' is empty (NaN) in {where}; it has to be 0 or 1: fill it.")
         wrong = (column != 0) & (column != 1)
         if wrong.ndim > 1 or wrong.any():
             row = int(np.argmax(wrong)) if wrong.ndim == 1 else 0
             raise ValueError(f"{self.label}: column '{name}' is {column[row]} in {self.where(row)}; it has to be 0 or 1.")
         return column == 1
+
+    def check_flags(self, option: str, flagged: np.ndarray, ids: np.ndarray) -> None:
+        """
+        :param option: that named the column
+        :param flagged: (n_rows,), sorted
+        :param ids: (n_rows,), of episodes, sorted
+        :raises ValueError: if it is the same in all rows of every episode, and not in all episodes: how an episode ended, not
+            where
+        """
+        again = flagged[1:] & flagged[:-1] & (ids[1:] == ids[:-1])
+        if not again.any():
+            return
+        name, row = getattr(self.options, option), int(np.argmax(again))
+        share = np.bincount(ids, flagged) / np.bincount(ids)
+        if self.options.episode is not None and np.isin(share, (0, 1)).all() and not flagged.all():
+            raise ValueError(
+                f"{self.label}: column '{name}' is 1 in all rows of some episodes, first in {self.where(row)}, and 0 in all "
+                "rows of the others: it says how an episode ended, not where. Set it in the last row of an episode alone."
+            )
+        warnings.warn(
+            f"{self.label}: column '{name}' is 1 in {again.sum()} rows that follow such a row, first in {self.where(row + 1)}"
+            ": each is taken for an episode of one step.",
+            stacklevel=2,
+        )
 
 
 def _without_action(acted: dict[str, np.ndarray], n_rows: int) -> np.ndarray:
@@ -251,6 +302,12 @@ def _action_space(
         raise ValueError(f"{table.label}: bounds are given twice, by action_space= and by column in actions=.")
     if not given and (known.action_space is not None or known.action_transforms):
         return None
+    whole = [name for name in acted if given.get(name) is None and _are_whole(table.columns[name])]
+    if whole:
+        raise ValueError(
+            f"{table.label}: column '{whole[0]}' of actions= has whole numbers or booleans alone: if they are amounts, give "
+            f"their bounds, as actions={{{whole[0]!r}: (low, high)}}; choices among kinds cannot be learnt."
+        )
     lows, highs = [], []
     for name, column in acted.items():
         low, high = _bounds(given.get(name), name)
@@ -268,6 +325,12 @@ def _action_space(
                 f"to {high:g}, first in {table.where(row)}: give the bounds by column, as actions={{{name!r}: (low, high)}}."
             )
     return spaces.Box(np.array(lows, np.float32), np.array(highs, np.float32), dtype=np.float32)
+
+
+def _are_whole(cells: np.ndarray) -> bool:
+    return cells.dtype.kind in "iub" or (
+        cells.dtype.kind == "O" and all(isinstance(cell, (bool, np.bool_)) for cell in cells if cell is not None)
+    )
 
 
 def _bounds(pair: Any, name: str) -> tuple[float, float]:

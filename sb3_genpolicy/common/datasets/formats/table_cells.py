@@ -2,7 +2,12 @@
 Cells of tables as numbers: booleans that are text, lists in a cell, and what is missing, by row and column.
 """
 
+import codecs
+import csv
+import gzip
+import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,10 +42,10 @@ def columns_of_frame(frame: Any) -> dict[str, np.ndarray]:
         frame = frame.collect()
     if type(frame).__module__.startswith("polars"):
         return {str(name): _polars_cells(frame[name]) for name in frame.columns}
+    if any(name is not None for name in frame.index.names):
+        frame = frame.reset_index([level for level in frame.index.names if level is not None and level not in frame.columns])
     names = list(map(str, frame.columns))
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"The table has two columns '{twice}': rename one.")
+    _refuse_twice(names, "The table")
     return {name: _pandas_cells(frame.iloc[:, number]) for number, name in enumerate(names)}
 
 
@@ -56,6 +61,8 @@ def _pandas_cells(series: Any) -> np.ndarray:
     kind = series.dtype.kind if hasattr(series.dtype, "kind") else "O"
     if isinstance(series.dtype, np.dtype) and kind != "O":
         return series.to_numpy()
+    if kind in "iub" and not series.isna().any():
+        return series.to_numpy(dtype=series.dtype.numpy_dtype if hasattr(series.dtype, "numpy_dtype") else None)
     if kind in "iufb":
         # Its own missing values become NaN
         return series.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -73,21 +80,56 @@ def columns_of_file(path: str | os.PathLike[str], key: str) -> dict[str, np.ndar
 
     try:
         if key == "csv":
-            return columns_of_frame(pd.read_csv(path, sep=_separator(Path(path)), low_memory=False))
-        frame = pd.read_parquet(path) if key == "parquet" else pd.read_feather(path)
+            names = _head(Path(path))[2]
+            frame = _read_csv(Path(path))
+        else:
+            frame = pd.read_parquet(path) if key == "parquet" else pd.read_feather(path)
     except ImportError as error:
         raise ValueError(f"File {path} needs pyarrow to be read: pip install pyarrow (the extra [tables]).") from error
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"File {path} is no text of UTF-8 ({error}): read it by pandas.read_csv(path, encoding='latin-1'), or what it was "
+            "written in, and pass the table."
+        ) from error
+    except (OSError, EOFError, ValueError, pd.errors.ParserError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(f"File {path} is damaged or cut off ({reason}): fetch or write it again.") from error
-    return columns_of_frame(frame.reset_index() if frame.index.names != [None] else frame)
+    if key == "csv":
+        # pandas gives the second another name
+        _refuse_twice(names, f"File {path}")
+    return columns_of_frame(frame)
 
 
-def _separator(path: Path) -> str:
-    """Commas but where the first line has none."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        head = file.read(_HEAD).partition("\n")[0]
-    return max(",;\t", key=lambda mark: (head.count(mark), mark == ","))
+def _read_csv(path: Path) -> Any:
+    import pandas as pd
+
+    encoding, mark, _ = _head(path)
+
+    def read(**index: Any) -> Any:
+        return pd.read_csv(path, sep=mark, low_memory=False, encoding=encoding, skipinitialspace=True, **index)
+
+    frame = read()
+    # Of lines with one mark more than the first, the first cells are names of rows, unless the last ones are all empty
+    if not isinstance(frame.index, pd.RangeIndex) and frame.iloc[:, -1].isna().all():
+        frame = read(index_col=False)
+    return frame.rename(columns=lambda name: str(name).strip())
+
+
+def _head(path: Path) -> tuple[str, str, list[str]]:
+    """Encoding of a text by its first bytes, what parts its columns (commas but where the first line has none), and names."""
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    with opened(path, "rb") as file:
+        start = file.read(_HEAD)
+    encoding = "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    line = next(iter(start.decode(encoding, errors="replace").splitlines()), "")
+    mark = max(",;\t", key=lambda mark: (line.count(mark), mark == ","))
+    return encoding, mark, [name.strip() for name in next(csv.reader([line], delimiter=mark), [])]
+
+
+def _refuse_twice(names: list[str], label: str) -> None:
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{label} has two columns '{twice}': rename one.")
 
 
 def numbers(cells: np.ndarray, name: str, where: Callable[[int], str], label: str) -> np.ndarray:
@@ -103,12 +145,43 @@ def numbers(cells: np.ndarray, name: str, where: Callable[[int], str], label: st
         return cells.astype(np.float32) if cells.dtype.kind == "b" else cells
     if cells.dtype.kind in "mM":
         raise ValueError(f"{label}: column '{name}' holds times: make numbers of them first, as seconds since a start.")
-    first = next((cell for cell in cells if isinstance(cell, (list, tuple, np.ndarray))), None)
+    if cells.dtype.kind == "c":
+        raise ValueError(f"{label}: column '{name}' holds complex numbers: make two columns of them.")
+    if any(isinstance(cell, str) and cell.lstrip().startswith("[") for cell in cells):
+        cells = _parsed_lists(cells)
+    first = next((cell for cell in cells if _is_list(cell)), None)
     if first is not None:
         return _lists(cells, len(first), name, where, label)
     result = np.empty(len(cells), dtype=np.float64)
+    words = np.zeros(len(cells), dtype=bool)
     for row, cell in enumerate(cells):
         result[row] = _number(cell, row, name, where, label)
+        words[row] = isinstance(cell, str) and cell.strip().lower() in _WORDS
+    others = ~words & ~np.isnan(result) & (result != 0) & (result != 1)
+    if words.any() and others.any():
+        row, other = int(np.argmax(words)), int(np.argmax(others))
+        raise ValueError(
+            f"{label}: column '{name}' has {cells[row]!r} in {where(row)}, but numbers such as {cells[other]!r} in "
+            f"{where(other)}: leave the cell empty, or put a number there."
+        )
+    return result
+
+
+def _is_list(cell: Any) -> bool:
+    return isinstance(cell, (list, tuple)) or (isinstance(cell, np.ndarray) and cell.ndim > 0)
+
+
+def _parsed_lists(cells: np.ndarray) -> np.ndarray:
+    """Lists that were written as text, with commas or, as numpy prints them, without; other text stays."""
+    result = np.empty(len(cells), dtype=object)
+    for row, cell in enumerate(cells):
+        result[row] = cell
+        if isinstance(cell, str) and cell.lstrip().startswith("["):
+            text = re.sub(r"[\s,]+", ",", re.sub(r"\[\s+|\s+\]", lambda found: found[0].strip(), cell.strip()))
+            try:
+                result[row] = json.loads(re.sub(r"\.(?=[,\]])", ".0", text))
+            except ValueError:
+                pass
     return result
 
 
@@ -125,19 +198,37 @@ def _number(cell: Any, row: int, name: str, where: Callable[[int], str], label: 
         if type(cell).__name__ in ("NAType", "NaTType"):
             return np.nan
         raise ValueError(
-            f"{label}: column '{name}' has {cell!r} in {where(row)}, which is no number: make numbers of it first, or leave "
-            "the column out."
+            f"{label}: column '{name}' has {cell!r} in {where(row)}, which is no number{_hint(text)}: make numbers of it "
+            "first, or leave the column out."
         ) from None
+
+
+def _hint(text: str | None) -> str:
+    if text is not None and re.fullmatch(r"[-+]?\d+,\d+", text):
+        return " (by a decimal comma? then read it by pandas.read_csv(path, sep=';', decimal=',') and pass the table)"
+    return ""
 
 
 def _lists(cells: np.ndarray, length: int, name: str, where: Callable[[int], str], label: str) -> np.ndarray:
     empty = np.full(length, np.nan)
-    rows = [empty if cell is None or np.ndim(cell) == 0 else np.asarray(cell) for cell in cells]
-    for row, cell in enumerate(rows):
-        if cell.shape != (length,) or cell.dtype.kind not in "fiub":
+    rows = []
+    for row, cell in enumerate(cells):
+        if not _is_list(cell) and np.isnan(_number(cell, row, name, where, label)):
+            rows.append(empty)
+            continue
+        try:
+            found = np.asarray([np.nan if each is None else each for each in cell])
+        except (TypeError, ValueError):
+            found = np.zeros((0, 0))
+        if found.ndim != 1 or found.dtype.kind not in "fiub":
             raise ValueError(
-                f"{label}: column '{name}' has a list of {cell.shape[0]} in {where(row)}, where others have {length} numbers."
+                f"{label}: column '{name}' has {cell!r} in {where(row)}, which is no list of numbers: flatten it first."
             )
+        if len(found) != length:
+            raise ValueError(
+                f"{label}: column '{name}' has a list of {len(found)} in {where(row)}, where others have {length} numbers."
+            )
+        rows.append(found)
     return np.stack(rows)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sb3_genpolicy.common.datasets.formats.episode_rows import EpisodeRows
+from sb3_genpolicy.common.datasets.formats.episode_rows import EpisodeRows, one_a_row
 from sb3_genpolicy.common.datasets.formats.options import ColumnOptions
 from sb3_genpolicy.common.utils import tree_map
 
@@ -51,7 +51,7 @@ def read_tianshou(path: Path, options: ColumnOptions, label: str) -> EpisodeRows
     return EpisodeRows(
         observations=tree_map(lambda array: array[rows], observations),
         actions=actions[rows],
-        rewards=rewards[rows].reshape(len(rows)),
+        rewards=one_a_row(rewards[rows], f"{label}: rew"),
         terminals=terminated[rows],
         starts=np.append(0, np.flatnonzero(ends[:-1]) + 1),
         next_observations=following,

@@ -56,7 +56,14 @@ def _written(file: "h5py.File", lengths: list[int]) -> list[int]:
 def _episode(group: "h5py.Group", n_steps: int, options: ColumnOptions, label: str) -> dict[str, Any]:
     import h5py
 
-    there = [key for key in group if key not in _OTHERS and isinstance(group[key], h5py.Dataset)]
+    there = list[str]()
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape and name.partition("/")[0] not in _OTHERS:
+            # What a policy gave beside its action has no row for the last observation
+            there.extend([name] if "action" not in group or len(item) == len(group["action"]) + 1 else [])
+
+    group.visititems(visit)
     asked = names_of(options.observations)
     if asked is not None:
         check_names("observations", asked, there, label)
@@ -70,6 +77,6 @@ def _episode(group: "h5py.Group", n_steps: int, options: ColumnOptions, label: s
     return dict(
         observations=arrays if len(keys) > 1 else arrays[keys[0]],
         actions=group["action"][:n_steps],
-        rewards=group["reward"][:n_steps].reshape(n_steps),
-        terminals=group["terminated"][:n_steps].reshape(n_steps) > 0,
+        rewards=group["reward"][:n_steps],
+        terminals=group["terminated"][:n_steps] > 0,
     )
