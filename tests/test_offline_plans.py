@@ -26,6 +26,8 @@ from sb3_genpolicy.evaluation.plans import Plans, on_path
 from sb3_genpolicy.evaluation.question import DISCOUNTED, Question, find_horizon
 from sb3_genpolicy.evaluation.support import measure_support, whole_windows
 from sb3_genpolicy.evaluation.values import episode_values
+from sb3_genpolicy.reporting.behaviour import find_behaviour
+from sb3_genpolicy.reporting.looked_at import look_at
 from tests.helpers import chain
 from tests.helpers.arrays import make_arrays
 from tests.helpers.chain import N_STATES, REWARDS, log_chain, moves
@@ -240,6 +242,12 @@ def test_policies_of_different_plans_are_compared():
     assert np.ptp(list(behaviours)) < 0.5 * abs(max(behaviours))
     with pytest.raises(ValueError, match=r"executes 3 of the shape \(2,\) together: train it with .*chunk_length=3"):
         choose_policy(models, make_arrays(), options=TINY, behaviour=models["one"])
+
+
+def test_a_behaviour_model_of_plans_says_nothing_of_single_actions():
+    looked = look_at(clone_with_density(), make_arrays(), 0)
+    with pytest.raises(ValueError, match=r"densities of actions of the shape \(3, 2\), but the policy executes 1"):
+        find_behaviour(looked, clone_with_density(chunk_length=3), 0)
 
 
 def test_the_best_checkpoint_of_a_model_that_plans_is_kept():

@@ -13,7 +13,8 @@ from sb3_genpolicy.bc import BC
 from sb3_genpolicy.common.policies.actor import GenerativeActor
 from sb3_genpolicy.common.utils import tree_items, tree_map
 from sb3_genpolicy.evaluation.acting import Acting, check_policy, own_random_numbers, policy_actions
-from sb3_genpolicy.evaluation.support import fit_behaviour, log_density, why_no_density
+from sb3_genpolicy.evaluation.judges import spaces_of
+from sb3_genpolicy.evaluation.support import check_behaviour, fit_behaviour, log_density, why_no_density
 from sb3_genpolicy.generative import Likelihood, Sampler
 from sb3_genpolicy.idql import IDQL
 from sb3_genpolicy.qgpo import QGPO
@@ -51,10 +52,12 @@ def find_behaviour(looked: LookedAt, behaviour: Any, steps: int) -> Behaviour | 
     :param steps: of a flow that is fitted where the model has none; 0: it is not
     :return: the first there is: given, the model's own, fitted. Else why there is none, in a sentence.
     :raises TypeError: if what is given is no model
+    :raises ValueError: if it plans several actions, which are not those of a row
     """
     model = looked.model
     if behaviour is not None:
         check_policy(behaviour)
+        check_behaviour(Acting(behaviour).policy, spaces_of(model)[1], 1)
         return _of_policy(behaviour, f"the given {type(behaviour).__name__}")
     if isinstance(model, BC):
         return "The policy is itself a clone of the behaviour policy: what was logged stands beside it."
