@@ -30,7 +30,8 @@ class OfflineSelectionCallback(EventCallback):
     """
     Evaluates the policy on logged data every ``eval_freq`` gradient steps, as
     :func:`~sb3_genpolicy.evaluation.evaluate.evaluate_offline` does, logs what it found (``offline/...``), and keeps the best
-    checkpoint: that of the highest discounted value among those of which something can be told. Train with
+    checkpoint: that of the highest discounted value (``OfflineEvaluation.cautious_value``) among those of which something can
+    be told. Train with
     ``transforms=[HeldOutEpisodes()]``, so that other episodes judge than train. The training's random numbers stay as they
     would be without it.
 
