@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_genpolicy import BC, FittedQOptions, HeldOutEpisodes, choose_policy, evaluate_offline, load_dataset
 from sb3_genpolicy.evaluation.acting import Acting
 from sb3_genpolicy.evaluation.evaluate import ask_about
+from sb3_genpolicy.evaluation.fitted_q import Learner
 from sb3_genpolicy.evaluation.judges import judging_episodes, opened
 from sb3_genpolicy.evaluation.question import find_horizon
 from sb3_genpolicy.evaluation.support import fit_behaviour
@@ -90,6 +91,19 @@ def test_ranking(narrow, clone):
     frame = choice.to_frame()
     assert list(frame["policy"]) == ["right", "left", "beyond"] and frame["verdict"].iloc[-1] == "cannot be told"
     assert "Best: right" in str(choice)
+
+
+def test_what_all_begin_with_is_learnt_once_and_changes_nothing(narrow, clone, monkeypatch):
+    begun, learn = [], Learner._learn_behaviour
+    monkeypatch.setattr(Learner, "_learn_behaviour", lambda *args: begun.append(1) or learn(*args))
+    options = dict(behaviour=clone, options=FittedQOptions(n_members=2, net_arch=(16,), steps=40, first_steps=30))
+    policies = {"left": OfTwo(clone, np.minimum), "right": OfTwo(clone, np.maximum)}
+    choice = choose_policy(policies, narrow, **options)
+    assert len(begun) == 1
+    for name, policy in policies.items():
+        alone = evaluate_offline(policy, narrow, **options)
+        assert [line[:6] for line in alone.estimates] == [line[:6] for line in choice.evaluations[name].estimates]
+    assert len(begun) == 3
 
 
 def test_who_was_held_out_judges_and_no_one_else():

@@ -13,7 +13,7 @@ from sb3_genpolicy.common.transitions.transitions import label_of
 from sb3_genpolicy.common.utils import attributes
 from sb3_genpolicy.evaluation.acting import Acting
 from sb3_genpolicy.evaluation.evaluate import Conditions, ask_about, evaluate
-from sb3_genpolicy.evaluation.fitted_q import FittedQOptions
+from sb3_genpolicy.evaluation.fitted_q import Begun, FittedQOptions
 from sb3_genpolicy.evaluation.judges import read_for
 from sb3_genpolicy.evaluation.question import Question
 from sb3_genpolicy.evaluation.result import OfflineEvaluation
@@ -87,6 +87,7 @@ class OfflineSelectionCallback(EventCallback):
         self.evaluations_values: list[float] = []
         self.evaluations_verdicts: list[str] = []
         self._asked: tuple[Question, Densities, str] | None = None
+        self._begun: dict[str, Begun] = {}
 
     def _on_step(self) -> bool:
         if self.n_calls % self.eval_freq == 0:
@@ -121,7 +122,7 @@ class OfflineSelectionCallback(EventCallback):
             progress_bar=False,
         )
         with attributes(self.model.policy, training=self.model.policy.training):
-            found = evaluate(self.model, type(self.model).__name__, question, densities, conditions, label)
+            found = evaluate(self.model, type(self.model).__name__, question, densities, conditions, label, self._begun)
         self.last_evaluation = found
         value = found.cautious_value
         self._record(found, value)

@@ -20,7 +20,7 @@ from sb3_genpolicy.common.transitions.transitions import Transitions, label_of
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.evaluation.acting import Acting, own_random_numbers, policy_actions
 from sb3_genpolicy.evaluation.caution import Caution, caution
-from sb3_genpolicy.evaluation.fitted_q import FittedQ, FittedQOptions, Learner
+from sb3_genpolicy.evaluation.fitted_q import Begun, FittedQ, FittedQOptions, Learner
 from sb3_genpolicy.evaluation.intervals import Resamples, interval
 from sb3_genpolicy.evaluation.judges import Candidate, found_log_probs, judging_episodes, opened, read_for, spaces_of
 from sb3_genpolicy.evaluation.plans import Plans
@@ -178,9 +178,11 @@ def evaluate_all(
             of_actions[length] = Densities(fitted.policy, logged)
         else:
             of_actions[length] = Densities(check_behaviour(getattr(behaviour, "policy", behaviour), takes, length), logged)
+    begun: dict[str, Begun] = {}
     shown = tqdm(policies.items(), "policies", delay=2.0, disable=not conditions.progress_bar or len(policies) == 1)
     return {
-        name: evaluate(policy, name, question, of_actions[lengths[name]], conditions, label_of(data)) for name, policy in shown
+        name: evaluate(policy, name, question, of_actions[lengths[name]], conditions, label_of(data), begun)
+        for name, policy in shown
     }
 
 
@@ -225,7 +227,13 @@ def ask_about(
 
 
 def evaluate(
-    model: Any, name: str, question: Question, densities: Densities, conditions: Conditions, dataset: str
+    model: Any,
+    name: str,
+    question: Question,
+    densities: Densities,
+    conditions: Conditions,
+    dataset: str,
+    begun: dict[str, Begun],
 ) -> OfflineEvaluation:
     """
     :param model: a model or a policy
@@ -234,10 +242,11 @@ def evaluate(
     :param densities: of the logged actions
     :param conditions: how
     :param dataset: what the data are called
+    :param begun: what evaluations by the same question and conditions have begun with; it is filled
     :return: the evaluation
     """
     acting = Acting(model, conditions.deterministic)
-    fitted = fit_values(question, acting, conditions)
+    fitted = fit_values(question, acting, conditions, begun)
     support = measure_support(question, acting, densities.behaviour, conditions.seed)
     kinds = range(len(fitted.q))
     values = {KINDS[kind]: episode_values(question, fitted, kind) for kind in kinds}
@@ -268,11 +277,12 @@ def evaluate(
     )
 
 
-def fit_values(question: Question, acting: Acting, conditions: Conditions) -> FittedQ:
+def fit_values(question: Question, acting: Acting, conditions: Conditions, begun: dict[str, Begun]) -> FittedQ:
     """
     :param question: what is asked
     :param acting: the policy
     :param conditions: how
+    :param begun: what other evaluations have begun with
     :return: what fitted Q evaluation learnt
     """
     data, device = question.data, conditions.device
@@ -296,7 +306,7 @@ def fit_values(question: Question, acting: Acting, conditions: Conditions) -> Fi
             conditions.options,
             conditions.seed,
         )
-        return learner.learn(conditions.progress_bar)
+        return learner.learn(conditions.progress_bar, begun)
 
 
 def _half_width(values: EpisodeValues, resamples: Resamples, level: float) -> float:

@@ -109,6 +109,20 @@ class FittedQ:
     stopped: str
 
 
+class Begun(NamedTuple):
+    """
+    Networks that have learnt the behaviour's values, with which the evaluation of any policy of single actions begins.
+
+    :param networks: their state
+    :param random_state: of the generator, afterwards
+    :param tails: ``behaviour_tails``
+    """
+
+    networks: dict[str, Any]
+    random_state: th.Tensor
+    tails: th.Tensor
+
+
 class Learner:
     """
     :param question: what is asked
@@ -261,19 +275,35 @@ class Learner:
 
     # Learning
 
-    def learn(self, progress_bar: bool) -> FittedQ:
+    def learn(self, progress_bar: bool, begun: dict[str, Begun]) -> FittedQ:
         """
         :param progress_bar: whether to show one
+        :param begun: what evaluations by the same question have begun with, by features extractor; it is filled
         :return: what was learnt
         """
         options = self.options
         with tqdm(total=options.first_steps + options.steps, desc="fitted Q", delay=2.0, disable=not progress_bar) as bar:
-            tails = self._learn_behaviour(bar)
+            tails = self._begin(bar, begun)
             stopped = self._learn_policy(bar)
         q, v = self._all_values()
         return FittedQ(q, v, tails.double().cpu().numpy(), self.curve, self.is_held_out, stopped)
 
-    def _learn_behaviour(self, bar: Any) -> th.Tensor:
+    def _begin(self, bar: Any, begun: dict[str, Begun]) -> th.Tensor:
+        """From the behaviour's values, which are learnt once for all policies that see the same rows in the same order."""
+        first = begun.get(str(self.network.extractor)) if self.plans.length == 1 else None
+        if first is None:
+            first = Begun(copy.deepcopy(self._learn_behaviour(bar)), self.generator.get_state(), self._tails())
+            if self.plans.length == 1:
+                begun[str(self.network.extractor)] = first
+        else:
+            bar.update(self.options.first_steps)
+        self.network.load_state_dict(first.networks)
+        self.target.load_state_dict(first.networks)
+        self.generator.set_state(first.random_state)
+        self._look(self.options.first_steps)
+        return first.tails
+
+    def _learn_behaviour(self, bar: Any) -> dict[str, Any]:
         """A regression on returns; what episodes were cut off with is valued by the networks themselves."""
         steps = self.options.first_steps
         optimizer = self._optimizer()
@@ -294,8 +324,7 @@ class Learner:
             self._descend(optimizer, rows, held, targets, weights, step / steps)
             bar.update()
         self.target.load_state_dict(self.network.state_dict())
-        self._look(steps)
-        return self._tails()
+        return self.target.state_dict()
 
     def _learn_policy(self, bar: Any) -> str:
         steps, first = self.options.steps, self.options.first_steps
