@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from sb3_genpolicy.common.policies.normalization import ObservationNormalizer
 from sb3_genpolicy.common.utils import tree_map
+from sb3_genpolicy.evaluation.kinds import rows_of_kind
 from sb3_genpolicy.evaluation.networks import ValueEnsemble
 from sb3_genpolicy.evaluation.plans import Held, Plans
-from sb3_genpolicy.evaluation.question import DISCOUNTED, Question
+from sb3_genpolicy.evaluation.question import Question
 from sb3_genpolicy.generative.checks import check_number, with_named_options
 
 # So often the held-out error is looked at, and what episodes were cut off with is valued anew
@@ -153,9 +154,13 @@ class Learner:
         self.network = ValueEnsemble(extractor, normalizer, plans.input_dim, n_networks, list(options.net_arch))
         self.network.to(self.device)
         self.target = copy.deepcopy(self.network).requires_grad_(False)
-        self._note_rows()
+        self.rewards = self._tensor(question.rewards)
+        self.times = self._tensor(2.0 * question.steps_of_states / (question.horizon.steps or 1) - 1.0)
+        self.kinds = [rows_of_kind(question, kind, self.device) for kind in range(self.n_kinds)]
+        numbers = ([kind.shift, kind.scale, kind.least, kind.most] for kind in self.kinds)
+        # (n_kinds, 1, 1) each
+        self.shift, self.scale, self.least, self.most = th.tensor(list(numbers), device=self.device).T[..., None, None]
         self._share_episodes_out()
-        self._fit_scales()
         self.curve: list[Look] = []
 
     # What is learnt from
@@ -163,18 +168,6 @@ class Learner:
     def _tensor(self, array: np.ndarray) -> th.Tensor:
         kind = np.float32 if np.issubdtype(array.dtype, np.floating) else array.dtype
         return th.as_tensor(array.astype(kind), device=self.device)
-
-    def _note_rows(self) -> None:
-        ask = self.question
-        self.rewards = self._tensor(ask.rewards)
-        horizon = ask.horizon.steps or 1
-        self.times = self._tensor(2.0 * ask.steps_of_states / horizon - 1.0)
-        goes_on = self._tensor((~ask.terminals).astype(float))
-        # Kind by kind: the discount of what a step led to
-        self.discounts = [ask.gamma * goes_on]
-        if self.n_kinds == 2:
-            stops = np.asarray(ask.data.ends) & ~ask.is_interrupted[ask.episodes]
-            self.discounts.append(goes_on * self._tensor((~stops).astype(float)))
 
     def _share_episodes_out(self) -> None:
         n_episodes, options = self.question.data.n_episodes, self.options
@@ -193,36 +186,6 @@ class Learner:
         first = self.question.starts[:-1]
         self.first_rows = self._tensor(first[:: -(-len(first) // _LOOKED_AT)])
 
-    def _fit_scales(self) -> None:
-        """Returns from every row on, in whose mean and spread networks give their values."""
-        ask = self.question
-        last, rows = ask.last_rows[ask.episodes], np.arange(ask.data.n_rows)
-        least, most = float(ask.rewards.min()), float(ask.rewards.max())
-        self.returns: list[th.Tensor] = []
-        self.tail_discounts: list[th.Tensor] = []
-        self.first_weights: list[th.Tensor] = []
-        self.shifts, self.scales, self.bounds = [], [], []
-        for kind in range(self.n_kinds):
-            is_open = ask.is_open(kind)[ask.episodes]
-            # Of the last row of an episode that is open nothing is known but its reward
-            weights = ask.is_counted & ~(is_open & (rows == last))
-            tail_discounts = np.where(is_open, ask.gamma_of(kind) ** (last - rows), 0.0)
-            typical = ask.returns_to_go(kind)
-            for own, values in (
-                (self.returns, typical),
-                (self.tail_discounts, tail_discounts),
-                (self.first_weights, weights.astype(float)),
-            ):
-                own.append(self._tensor(values))
-            longest = 1.0 / (1.0 - ask.gamma) if kind == DISCOUNTED else float(ask.horizon.steps or 1)
-            # As if episodes went on with their mean reward where they were cut off
-            steps_left = longest if kind == DISCOUNTED else longest - ask.steps[last]
-            typical = typical + tail_discounts * steps_left * ask.rewards.mean()
-            spread = float(typical.std())
-            self.shifts.append(float(typical.mean()))
-            self.scales.append(spread if spread > 1e-6 * max(1.0, abs(self.shifts[-1])) else max(1.0, abs(most - least)))
-            self.bounds.append((longest * min(least, 0.0), longest * max(most, 0.0)))
-
     # Values
 
     def _values(self, network: ValueEnsemble, states: th.Tensor, actions: th.Tensor) -> th.Tensor:
@@ -240,14 +203,7 @@ class Learner:
 
         of_time = th.cat([th.zeros_like(times), times][: self.n_kinds])
         outputs = network(of_kinds(features), of_kinds(actions), of_time).unflatten(0, (self.n_kinds, members))
-        return outputs * self._per_kind(self.scales) + self._per_kind(self.shifts)
-
-    def _per_kind(self, numbers: list[float]) -> th.Tensor:
-        return th.tensor(numbers, device=self.device)[:, None, None]
-
-    def _bounded(self, values: th.Tensor) -> th.Tensor:
-        least, most = (self._per_kind([bound[side] for bound in self.bounds]) for side in (0, 1))
-        return values.clamp(least, most)
+        return outputs * self.scale + self.shift
 
     def _draw_rows(self) -> th.Tensor:
         size = (self.options.batch_size,)
@@ -259,9 +215,8 @@ class Learner:
     def _targets(self, rows: th.Tensor, held: Held) -> th.Tensor:
         """One step, then the policy: (n_kinds, n_members, batch_size)."""
         following = self._values(self.target, *self.plans.following(rows, held, self.generator))
-        discounts = th.stack([discount[rows] for discount in self.discounts])
-        targets = self.rewards[rows] + discounts * following
-        return self._bounded(targets)
+        discounts = th.stack([kind.discounts[rows] for kind in self.kinds])
+        return (self.rewards[rows] + discounts * following).clamp(self.least, self.most)
 
     @th.no_grad()
     def _tails(self) -> th.Tensor:
@@ -271,7 +226,7 @@ class Learner:
         for some in last.split(self._per_chunk(self.plans.n_rests)):
             parts.append(self._of_logged(some))
         is_open = th.stack([self._tensor(self.question.is_open(kind).astype(float)) for kind in range(self.n_kinds)])
-        return self._bounded(th.cat(parts, dim=2)) * is_open[:, None]
+        return th.cat(parts, dim=2).clamp(self.least, self.most) * is_open[:, None]
 
     # Learning
 
@@ -316,10 +271,9 @@ class Learner:
             held = self.plans.draw(rows, self.generator)
             with th.no_grad():
                 of_members = th.arange(len(rows), device=self.device)[:, None]
-                returns, discounts, weights = (
-                    th.stack([values[rows] for values in of_kinds])
-                    for of_kinds in (self.returns, self.tail_discounts, self.first_weights)
-                )
+                returns = th.stack([kind.returns[rows] for kind in self.kinds])
+                discounts = th.stack([kind.tail_discounts[rows] for kind in self.kinds])
+                weights = th.stack([kind.first_weights[rows] for kind in self.kinds])
                 targets = returns + discounts * tails[:, of_members, episodes[rows]]
             self._descend(optimizer, rows, held, targets, weights, step / steps)
             bar.update()
@@ -368,7 +322,7 @@ class Learner:
         for group in optimizer.param_groups:
             group["lr"] = self.options.learning_rate * (1.0 - 0.9 * progress)
         values = self._values(self.network, rows, self.plans.logged(rows, held))
-        errors = ((values - targets) / self._per_kind(self.scales)).square()
+        errors = ((values - targets) / self.scale).square()
         loss = (errors if weights is None else errors * weights).mean(dim=2).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
