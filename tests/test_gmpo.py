@@ -13,6 +13,7 @@ from scipy import stats
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
 from sb3_genpolicy import GMPO, load_dataset
@@ -122,8 +123,10 @@ def test_modes_are_reweighted_by_the_exponential_of_their_reward(policy, beta, s
     actions = np.where(better, 0.6, -0.6)[:, None] + rng.normal(0, 0.1, (4000, 1))
     data = one_step_data(actions, better.astype(float))
     arch = dict(net_arch=dict(pi=[64, 64], qf=[32], vf=[8]), coupling=coupling)
-    options = dict(beta=beta, critic="iql", reward_transform="none", learning_rate=3e-3)
-    model = small_gmpo(data, policy, policy_kwargs=arch, **options).learn(1500)
+    options = dict(
+        beta=beta, critic="iql", reward_transform="none", learning_rate=LinearSchedule(1e-2, 0.0, 1.0), actor_tau=0.02
+    )
+    model = small_gmpo(data, policy, policy_kwargs=arch, batch_size=128, **options).learn(700)
     drawn, _ = model.predict(np.zeros((4000, 1), np.float32))
     assert (drawn > 0).mean() == pytest.approx(share, abs=0.05)
     # Modes, not their mean
@@ -137,7 +140,8 @@ def pretrained_modes():
     better = rng.random(3000) < 0.5
     data = one_step_data(np.where(better, 0.6, -0.6)[:, None] + rng.normal(0, 0.1, (3000, 1)), better.astype(float))
     arch = dict(net_arch=dict(pi=[64, 64], qf=[32, 32], vf=[8]))
-    return data, small_gmpo(data, beta=0.0, critic="iql", reward_transform=None, policy_kwargs=arch).learn(1500)
+    options = dict(critic="iql", reward_transform=None, learning_rate=LinearSchedule(1e-2, 0.0, 1.0), actor_tau=0.02)
+    return data, small_gmpo(data, beta=0.0, policy_kwargs=arch, batch_size=128, **options).learn(600)
 
 
 @pytest.mark.parametrize(
