@@ -47,14 +47,14 @@ def start(*arguments, **more):
     return subprocess.CompletedProcess(arguments, started.returncode, out, errors)
 
 
-def start_warm(run, folder, **more):
-    """Without torchrun, by the variables that it sets."""
+def start_warm(module, *arguments, folder, **more):
+    """Without torchrun, by the variables that it sets: two processes."""
     with socket.socket() as chosen:
         chosen.bind(("localhost", 0))
         port = str(chosen.getsockname()[1])
     address = dict(WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=port)
     return [
-        WarmProcess(RUN[-1], run, folder, folder=folder, environment=environment(RANK=str(rank), **address, **more))
+        WarmProcess(module, *arguments, folder=folder, environment=environment(RANK=str(rank), **address, **more))
         for rank in (0, 1)
     ]
 
@@ -68,7 +68,7 @@ def flat_file(tmp_path_factory):
 def ran(tmp_path_factory, flat_file):
     """All that two processes do for the tests of this file, at once: they take seconds to start."""
     folder = tmp_path_factory.mktemp("ran")
-    finished = [process.finish() for process in start_warm("everything", folder, FLAT_FILE=flat_file)]
+    finished = [process.finish() for process in start_warm(RUN[-1], "everything", folder, folder=folder, FLAT_FILE=flat_file)]
     for process in finished:
         assert process.returncode == 0, process.stderr
     return folder, "".join(process.stdout for process in finished)
@@ -222,7 +222,7 @@ def test_an_error_in_one_process_ends_torchrun(tmp_path):
 
 def test_a_process_that_dies_is_not_waited_for_by_the_others(tmp_path):
     """Without torchrun, which would end them."""
-    started = start_warm("dies", tmp_path)
+    started = start_warm(RUN[-1], "dies", tmp_path, folder=tmp_path)
     first, second = (process.finish(timeout=60) for process in started)
     assert (first.returncode, second.returncode) == (9, 1)
     assert "RuntimeError: Another process of this training has ended, or was waited for longer than" in second.stderr

@@ -129,7 +129,9 @@ def test_a_kl_target_is_held_by_beta(pretrained_bandit):
 @pytest.mark.parametrize(("estimator", "steps"), [("discrete", 1500), ("path", 4000)])
 def test_no_estimate_falls_below_zero_in_a_long_run(pretrained_bandit, estimator, steps):
     """The quadrature's did, to -44 nats: a policy learns to exploit whatever error there is."""
-    model = GMPG("FlowPolicy", pretrained=pretrained_bandit, beta=4.0, policy_learning_rate=1e-3, kl_estimator=estimator)
+    model = GMPG(
+        "FlowPolicy", pretrained=pretrained_bandit, beta=4.0, policy_learning_rate=1e-3, kl_estimator=estimator, batch_size=64
+    )
     lowest = []
 
     class Watch(BaseCallback):

@@ -123,10 +123,8 @@ def test_modes_are_reweighted_by_the_exponential_of_their_reward(policy, beta, s
     actions = np.where(better, 0.6, -0.6)[:, None] + rng.normal(0, 0.1, (4000, 1))
     data = one_step_data(actions, better.astype(float))
     arch = dict(net_arch=dict(pi=[64, 64], qf=[32], vf=[8]), coupling=coupling)
-    options = dict(
-        beta=beta, critic="iql", reward_transform="none", learning_rate=LinearSchedule(1e-2, 0.0, 1.0), actor_tau=0.02
-    )
-    model = small_gmpo(data, policy, policy_kwargs=arch, batch_size=128, **options).learn(700)
+    options = dict(beta=beta, critic="iql", reward_transform="none", learning_rate=LinearSchedule(1e-2, 0.0, 1.0))
+    model = small_gmpo(data, policy, policy_kwargs=arch, batch_size=128, actor_tau=0.02, **options).learn(1000)
     drawn, _ = model.predict(np.zeros((4000, 1), np.float32))
     assert (drawn > 0).mean() == pytest.approx(share, abs=0.05)
     # Modes, not their mean
@@ -215,7 +213,7 @@ def test_behaviour_actions_drawn_once_are_those_of_their_rows(arrays):
 def test_truncated_rows_bootstrap_and_terminated_rows_do_not(terminal, value):
     """A state that leads to itself with reward 1: worth 1 if that ends it, 1 / (1 - gamma) = 5 if it was merely cut off."""
     data = one_step_data(np.zeros((50, 1)), np.ones(50), terminal)
-    model = small_gmpo(data, gamma=0.8, tau=0.05, reward_transform=None, learning_rate=3e-3)
+    model = small_gmpo(data, gamma=0.8, tau=0.05, reward_transform=None, learning_rate=3e-3, batch_size=32)
     model.learn(700)
     q_value = model.critic(th.zeros(1, 1), th.zeros(1, 1))[0].item()
     assert q_value == pytest.approx(value, rel=0.05)
