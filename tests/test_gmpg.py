@@ -109,7 +109,7 @@ def test_where_beta_is_found_no_action_counts_more_than_ten_times(arrays, option
 
 
 def test_beta_0_stays_at_the_behaviour_policy(pretrained_bandit):
-    model = GMPG("FlowPolicy", pretrained=pretrained_bandit, beta=0.0, seed=1, kl_estimator="discrete")
+    model = GMPG("FlowPolicy", pretrained=pretrained_bandit, beta=0.0, seed=1, kl_estimator="discrete", batch_size=64)
     model.learn(30, dataset=bandit())
     assert abs(model.means.pop()["kl"]) < 3e-3
     actions, _ = model.predict(np.zeros((2000, 1), np.float32))

@@ -345,7 +345,7 @@ def test_action_units_are_the_environments():
     space = spaces.Box(low, high)
     target = low + 0.25 * (high - low)
     data = one_step_data(np.tile(target, (200, 1, 1)), np.zeros(200))
-    model = small_gmpo({**data, "action_space": space}, beta=0.0, learning_rate=3e-3).learn(700)
+    model = small_gmpo({**data, "action_space": space}, beta=0.0, learning_rate=3e-3, batch_size=64).learn(700)
     action, _ = model.predict(np.zeros(1, np.float32), deterministic=True)
     assert action.shape == (2, 2) and space.contains(action.astype(np.float32))
     np.testing.assert_allclose((action - low) / (high - low), 0.25, atol=0.02)

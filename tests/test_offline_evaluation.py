@@ -21,7 +21,7 @@ from sb3_genpolicy.evaluation.weighing import Densities, log_ratios
 PENDULUM = "pendulum-mixed"
 # Where its numbers do not matter
 ROUGH = FittedQOptions(n_members=2, net_arch=(16,), steps=40, first_steps=40)
-QUICK = FittedQOptions(n_members=3, net_arch=(64, 64), steps=400, first_steps=300, tau=0.05)
+QUICK = FittedQOptions(n_members=3, net_arch=(32, 32), steps=300, first_steps=300, tau=0.05)
 
 
 class Pushed(BasePolicy):
