@@ -7,8 +7,8 @@ SOURCES = sb3_genpolicy/ tests/ examples/ benchmarks/ docs/
 # Markdown that a repository's page shows
 FRONT = README.md CHANGELOG.md CONTRIBUTING.md benchmarks/README.md sb3_genpolicy/data/README.md
 
-# Two test files at a time
-TOGETHER = -n 2 --dist loadfile
+# Two test files at a time, the longest first (tests/conftest.py)
+TOGETHER = -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: venv demo dist test test-slow pytest mypy type lint format check-codestyle commit-checks doc linkcheck clean clean-doc
 
@@ -25,8 +25,9 @@ demo: venv
 test: venv
 	$(BIN)/python -m pytest -m "not slow" $(TOGETHER)
 
+# What `make test` leaves out
 test-slow: venv
-	$(BIN)/python -m pytest $(TOGETHER)
+	$(BIN)/python -m pytest -m slow $(TOGETHER)
 
 pytest: test
 

@@ -17,6 +17,19 @@ from tests.helpers.arrays import make_arrays  # noqa: E402
 # Small networks are slower on many threads
 th.set_num_threads(1)
 
+# Files of half a minute and more. They begin, so that of two processes none is left alone with one of them at the end
+LONG = [
+    *("comparison", "long_runs", "zoo_search", "examples", "gmpg", "gmpo", "action_range", "gmpg_losses", "onnx"),
+    *("likelihood", "observation_scales", "onnx_plans", "online", "offline_evaluation", "sampling_policy", "gmpg_phases"),
+    *("kl", "data_parallel", "zoo_hyperparams", "gmpg_adjoint", "safe_hands", "episode_weights", "dataset_formats", "fuzz"),
+]
+
+
+def pytest_collection_modifyitems(items):
+    """For ``--dist loadfile --no-loadscope-reorder``, which takes files as they come."""
+    place = {f"test_{name}.py": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
+
 
 @pytest.fixture
 def arrays():

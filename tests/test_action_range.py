@@ -7,8 +7,9 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_genpolicy import GMPG, GMPO
+from sb3_genpolicy import BC, GMPG, GMPO
 from sb3_genpolicy.common.transitions.action_range import ActionRange
 from sb3_genpolicy.generative import Likelihood, Sampler
 from tests.helpers.arrays import SMALL, make_arrays
@@ -28,7 +29,9 @@ def two_modes(action_space, unit=1.0, n=1500, **columns):
 
 
 def cloned(data, steps=400, **kwargs):
-    return GMPO("FlowPolicy", dataset=data, seed=0, beta=0.0, actor_tau=0.02, learning_rate=3e-3, **kwargs).learn(steps)
+    options = {"policy_kwargs": dict(net_arch=[64, 64]), "batch_size": 128, **kwargs}
+    options["learning_rate"] = LinearSchedule(1e-2, 0.0, 1.0)
+    return BC("FlowPolicy", dataset=data, seed=0, actor_tau=0.02, **options).learn(steps)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +49,7 @@ def cloned(data, steps=400, **kwargs):
     ids=str,
 )
 def test_actions_come_out_with_their_own_spread(space, unit):
-    actions, _ = cloned(two_modes(space, unit), policy_kwargs=dict(net_arch=[64, 64])).predict(np.ones((2000, 1)))
+    actions, _ = cloned(two_modes(space, unit)).predict(np.ones((2000, 1)))
     np.testing.assert_allclose(actions.mean(0), 0.8 * unit, rtol=0.05)
     np.testing.assert_allclose(actions.std(0), 0.1 * unit, rtol=0.35)
     assert all(space.contains(action) for action in actions)
@@ -115,7 +118,8 @@ def test_every_action_is_in_the_space(space, tmp_path):
         timeouts=np.zeros(n),
     )
     env = SpacesEnv(OBSERVATIONS, space)
-    model = GMPO("FlowPolicy", env, dataset=data, seed=0, actor_tau=0.05, policy_kwargs=SMALL, batch_size=32).learn(40)
+    options = dict(policy_kwargs=dict(SMALL, sampling_steps=2), batch_size=32)
+    model = GMPO("FlowPolicy", env, dataset=data, seed=0, actor_tau=0.05, **options).learn(40)
     for deterministic in (True, False):
         actions, _ = model.predict(np.zeros((200, 1), np.float32), deterministic=deterministic)
         assert all(space.contains(action) for action in actions)
@@ -163,9 +167,17 @@ def test_online_there_is_room_to_move():
     env = SpacesEnv(OBSERVATIONS, space, reward=lambda action: -abs(action[0] - 0.65), steps=1)
     data = two_modes(space, n=800, rewards=-np.abs(actions[:, 0] - 0.65)) | dict(actions=actions)
     model = GMPO(
-        "FlowPolicy", env, dataset=data, seed=0, beta=0.1, actor_tau=0.05, learning_rate=3e-3, policy_kwargs=SMALL
+        "FlowPolicy",
+        env,
+        dataset=data,
+        seed=0,
+        beta=0.1,
+        actor_tau=0.05,
+        learning_rate=3e-3,
+        policy_kwargs=dict(SMALL, sampling_steps=2),
+        batch_size=64,
     ).learn(150)
-    model.learn_online(250, offline_share=0.0)
+    model.learn_online(200, offline_share=0.0)
     assert np.mean(env.actions[-50:]) > 0.6
 
 
@@ -196,8 +208,8 @@ def test_normalize_actions_off_is_the_whole_space():
 
 def test_a_pretrained_model_hands_its_range_over():
     data = two_modes(spaces.Box(-100, 100, (1,)))
-    pretrained = cloned(data, steps=2, policy_kwargs=SMALL)
-    model = GMPG("FlowPolicy", dataset=data, pretrained=pretrained, seed=0)
+    pretrained = GMPO("FlowPolicy", dataset=data, seed=0, beta=0.0, policy_kwargs=SMALL).learn(2)
+    model = GMPG("FlowPolicy", dataset=data, pretrained=pretrained, seed=0, policy_kwargs=SMALL)
     np.testing.assert_array_equal(model.policy.action_range.ends, pretrained.policy.action_range.ends)
     model.learn(1)
     np.testing.assert_array_equal(model.policy.action_range.ends, pretrained.policy.action_range.ends)

@@ -47,6 +47,18 @@ def start(*arguments, **more):
     return subprocess.CompletedProcess(arguments, started.returncode, out, errors)
 
 
+def start_warm(module, *arguments, folder, **more):
+    """Without torchrun, by the variables that it sets: two processes."""
+    with socket.socket() as chosen:
+        chosen.bind(("localhost", 0))
+        port = str(chosen.getsockname()[1])
+    address = dict(WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=port)
+    return [
+        WarmProcess(module, *arguments, folder=folder, environment=environment(RANK=str(rank), **address, **more))
+        for rank in (0, 1)
+    ]
+
+
 @pytest.fixture(scope="module")
 def flat_file(tmp_path_factory):
     return str(write_npz(tmp_path_factory.mktemp("data") / "own.npz", flat_columns(make_episodes())))
@@ -56,9 +68,10 @@ def flat_file(tmp_path_factory):
 def ran(tmp_path_factory, flat_file):
     """All that two processes do for the tests of this file, at once: they take seconds to start."""
     folder = tmp_path_factory.mktemp("ran")
-    finished = start(*TORCHRUN, *RUN, "everything", str(folder), FLAT_FILE=flat_file)
-    assert finished.returncode == 0, finished.stderr
-    return folder, finished.stdout
+    finished = [process.finish() for process in start_warm(RUN[-1], "everything", folder, folder=folder, FLAT_FILE=flat_file)]
+    for process in finished:
+        assert process.returncode == 0, process.stderr
+    return folder, "".join(process.stdout for process in finished)
 
 
 def both(ran, name):
@@ -185,6 +198,17 @@ def test_what_cannot_be_is_answered_with_a_sentence_in_all_processes(ran, case):
     assert re.search(SENTENCES[case], first[case]), first[case]
 
 
+# By torchrun
+
+
+@pytest.mark.slow
+def test_torchrun_starts_them(ran, tmp_path):
+    finished = start(*TORCHRUN, *RUN, "stops", str(tmp_path))
+    assert finished.returncode == 0, finished.stderr
+    for mine, expected in zip(both((tmp_path, None), "stopped"), both(ran, "stopped"), strict=True):
+        assert_close(mine["model"], expected["model"], rtol=0.0, atol=0.0)
+
+
 # Where a process ends before its time
 
 
@@ -198,14 +222,7 @@ def test_an_error_in_one_process_ends_torchrun(tmp_path):
 
 def test_a_process_that_dies_is_not_waited_for_by_the_others(tmp_path):
     """Without torchrun, which would end them."""
-    with socket.socket() as chosen:
-        chosen.bind(("localhost", 0))
-        port = str(chosen.getsockname()[1])
-    address = dict(WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=port)
-    started = [
-        WarmProcess(RUN[-1], "dies", tmp_path, folder=tmp_path, environment=environment(RANK=str(rank), **address))
-        for rank in (0, 1)
-    ]
+    started = start_warm(RUN[-1], "dies", tmp_path, folder=tmp_path)
     first, second = (process.finish(timeout=60) for process in started)
     assert (first.returncode, second.returncode) == (9, 1)
     assert "RuntimeError: Another process of this training has ended, or was waited for longer than" in second.stderr

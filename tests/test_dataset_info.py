@@ -2,9 +2,6 @@
 What a dataset holds, in words, as a picture and from the command line.
 """
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -13,6 +10,7 @@ from matplotlib.image import imread
 from sb3_genpolicy import dataset_info, load_dataset
 from sb3_genpolicy.data.__main__ import main
 from tests.helpers.data_formats import Episode, flat_columns, make_episodes, write_minari, write_npz
+from tests.helpers.warm_processes import WarmProcess
 
 
 def by_hand():
@@ -83,12 +81,14 @@ def test_the_command_line(tmp_path, capsys, minari_root):
     assert str(spaces.Box(-3, 3, (2,), np.float32)) in printed and "(0: return 0, 100: return 20)" in printed
 
 
-def test_the_module_runs():
-    command = [sys.executable, "-m", "sb3_genpolicy.data"]
-    done = subprocess.run([*command, "info", "pendulum-mixed"], capture_output=True, text=True, check=True)
-    assert "48,000" in done.stdout and "240 cut off" in done.stdout
-    done = subprocess.run([*command, "info", "no/such-v0"], capture_output=True, text=True)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+def test_the_module_runs(tmp_path):
+    found, missed = (
+        WarmProcess("sb3_genpolicy.data", "info", name, folder=tmp_path) for name in ("pendulum-mixed", "no/such-v0")
+    )
+    done = found.finish()
+    assert done.returncode == 0 and "48,000" in done.stdout and "240 cut off" in done.stdout
+    done = missed.finish()
+    assert done.returncode == 1 and "no/such-v0" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_bad_sources_say_the_same_as_when_they_are_loaded():

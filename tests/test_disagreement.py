@@ -7,7 +7,7 @@ import pytest
 import torch as th
 
 from sb3_genpolicy import GMPG, GMPO, OneStepCritic, learn_side_by_side
-from sb3_genpolicy.common.policies.critics.aggregation import agreement
+from sb3_genpolicy.common.policies.critics.aggregation import agreed, agreement
 from sb3_genpolicy.common.updates.batch import Batch
 from tests.helpers.arrays import make_arrays
 from tests.helpers.side_by_side import assert_same
@@ -54,6 +54,17 @@ def test_shares_by_hand(n):
 def test_it_is_one_where_all_agree_and_where_nobody_says_anything():
     values = th.tensor([[2.0, 0.0, 1.0], [2.0, 0.0, -1.0]], dtype=th.float64)
     np.testing.assert_allclose(agreement(values), [1.0, 1.0, 0.0], atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e15, 1e30, 1e37])
+def test_large_values_have_shares_as_small_ones_have(size):
+    """Squares of values of 1e20 are beyond float32: actions by such a critic were no numbers."""
+    values = np.random.default_rng(0).normal(1.0, 1.0, (3, 4, 5))
+    small, large = th.as_tensor(values), th.as_tensor(size * values, dtype=th.float32)
+    for whole in (0, 1):
+        np.testing.assert_allclose(agreement(large, whole), agreement(small, whole), rtol=1e-3)
+    np.testing.assert_allclose(agreed(large).double() / size, agreed(small), rtol=1e-3)
+    np.testing.assert_allclose(agreed(large[:1]).double() / size, agreed(small[:1]), rtol=1e-3)
 
 
 @pytest.mark.parametrize("critic", ["onestep", "iql", OneStepCritic(n_critics=3, relative_actions=False)], ids=str)

@@ -3,8 +3,6 @@ The examples run as a reader would run them, in a short mode.
 """
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -35,11 +33,7 @@ SHORT = {
 def run(name, folder):
     # As for a user: no progress bars of this terminal, one thread for networks this small
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)}
-    if name != "demo.py":
-        return WarmProcess(EXAMPLES / name, *SHORT[name], folder=folder, environment=environment).finish()
-    return subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *SHORT[name]], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    return WarmProcess(EXAMPLES / name, *SHORT[name], folder=folder, environment=environment).finish()
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_genpolicy import GMPG
 from tests.helpers.arrays import one_step_data
@@ -51,8 +52,9 @@ def bandit(n=3000):
 @pytest.fixture(scope="module")
 def pretrained_bandit():
     arch = dict(net_arch=dict(pi=[64, 64], qf=[32, 32], vf=[8]))
-    options = dict(critic="iql", reward_transform=None, pretraining_steps=2000)
-    return GMPG("FlowPolicy", dataset=bandit(), policy_kwargs=arch, seed=0, **options).learn(2000)
+    options = dict(critic="iql", reward_transform=None, pretraining_steps=600, batch_size=128, actor_tau=0.02)
+    falling = LinearSchedule(1e-2, 0.0, 1.0)
+    return GMPG("FlowPolicy", dataset=bandit(), policy_kwargs=arch, seed=0, learning_rate=falling, **options).learn(600)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,9 @@ def pretrained_bandit():
 )
 def test_probability_moves_to_the_better_mode(pretrained_bandit, options):
     """Rewards 0 and 1, half the data each: with beta = 2 the better mode's share is exp(2) / (1 + exp(2)) = 0.88."""
-    model = GMPG("FlowPolicy", pretrained=pretrained_bandit, beta=2.0, policy_learning_rate=2e-3, seed=1, **options)
+    model = GMPG(
+        "FlowPolicy", pretrained=pretrained_bandit, beta=2.0, policy_learning_rate=2e-3, seed=1, batch_size=64, **options
+    )
     model.learn(150, dataset=bandit())
     actions, before = (m.predict(np.zeros((2000, 1), np.float32))[0] for m in (model, pretrained_bandit))
     assert 0.75 < (actions > 0).mean() < 0.98
@@ -82,7 +86,7 @@ def test_a_tilt_is_clamped_as_a_weight_is(pretrained_bandit, estimator):
     V is 0.7, the expectile of 0 and 1. With beta = 2 weights are exp(0.6) and exp(-1.4), the first clamped to 0.5: the better
     mode's share is 0.5 / (0.5 + exp(-1.4)) = 0.67, not 0.88.
     """
-    options = dict(beta=2.0, weight_clamp=0.5, gradient_estimator=estimator, policy_learning_rate=2e-3)
+    options = dict(beta=2.0, weight_clamp=0.5, gradient_estimator=estimator, policy_learning_rate=2e-3, batch_size=64)
     model = GMPG("FlowPolicy", pretrained=pretrained_bandit, seed=1, **options).learn(150, dataset=bandit())
     actions, _ = model.predict(np.zeros((2000, 1), np.float32))
     assert 0.58 < (actions > 0).mean() < 0.76
@@ -105,7 +109,7 @@ def test_where_beta_is_found_no_action_counts_more_than_ten_times(arrays, option
 
 
 def test_beta_0_stays_at_the_behaviour_policy(pretrained_bandit):
-    model = GMPG("FlowPolicy", pretrained=pretrained_bandit, beta=0.0, seed=1, kl_estimator="discrete")
+    model = GMPG("FlowPolicy", pretrained=pretrained_bandit, beta=0.0, seed=1, kl_estimator="discrete", batch_size=64)
     model.learn(30, dataset=bandit())
     assert abs(model.means.pop()["kl"]) < 3e-3
     actions, _ = model.predict(np.zeros((2000, 1), np.float32))
@@ -113,8 +117,8 @@ def test_beta_0_stays_at_the_behaviour_policy(pretrained_bandit):
 
 
 def test_a_kl_target_is_held_by_beta(pretrained_bandit):
-    model = GMPG("FlowPolicy", pretrained=pretrained_bandit, beta=0.5, target_kl=0.3, policy_learning_rate=2e-3)
-    model.learn(300, dataset=bandit())
+    model = GMPG("FlowPolicy", pretrained=pretrained_bandit, beta=0.5, target_kl=0.3, policy_learning_rate=2e-3, batch_size=64)
+    model.learn(250, dataset=bandit())
     model.means.pop()
     model.learn(100, reset_num_timesteps=False)
     means = model.means.pop()
@@ -125,7 +129,9 @@ def test_a_kl_target_is_held_by_beta(pretrained_bandit):
 @pytest.mark.parametrize(("estimator", "steps"), [("discrete", 1500), ("path", 4000)])
 def test_no_estimate_falls_below_zero_in_a_long_run(pretrained_bandit, estimator, steps):
     """The quadrature's did, to -44 nats: a policy learns to exploit whatever error there is."""
-    model = GMPG("FlowPolicy", pretrained=pretrained_bandit, beta=4.0, policy_learning_rate=1e-3, kl_estimator=estimator)
+    model = GMPG(
+        "FlowPolicy", pretrained=pretrained_bandit, beta=4.0, policy_learning_rate=1e-3, kl_estimator=estimator, batch_size=64
+    )
     lowest = []
 
     class Watch(BaseCallback):

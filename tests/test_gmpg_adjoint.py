@@ -105,7 +105,13 @@ def divergence(model, n=4000):
 def test_probability_moves_to_the_better_mode(pretrained_bandit):  # noqa: F811
     """To exp(2) / (1 + exp(2)) = 0.88, with critics that have learnt rewards of 0 and 1."""
     model = GMPG(
-        "FlowPolicy", pretrained=pretrained_bandit, beta=2.0, policy_learning_rate=2e-3, seed=1, gradient_estimator="adjoint"
+        "FlowPolicy",
+        pretrained=pretrained_bandit,
+        beta=2.0,
+        policy_learning_rate=2e-3,
+        seed=1,
+        gradient_estimator="adjoint",
+        batch_size=64,
     )
     model.learn(300, dataset=bandit())
     actions, _ = model.predict(np.zeros((4000, 1), np.float32))

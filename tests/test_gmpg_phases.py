@@ -105,10 +105,14 @@ def test_a_divergence_out_of_reach_is_waited_for_to_the_end(arrays):
             other.learn(1, callback=StopTrainingOnTargetKL())
 
 
-@pytest.mark.parametrize("stop", [6, 10, 15])
 @pytest.mark.parametrize(
-    "options",
-    [{}, dict(kl_estimator="discrete", target_kl=0.1), dict(gradient_estimator="adjoint", target_kl=0.1)],
+    ("stop", "options"),
+    [
+        *((stop, {}) for stop in (6, 10, 15)),
+        # Which the second phase alone has
+        (15, dict(kl_estimator="discrete", target_kl=0.1)),
+        *((stop, dict(gradient_estimator="adjoint", target_kl=0.1)) for stop in (10, 15)),
+    ],
     ids=str,
 )
 def test_a_resumed_run_goes_on_inside_its_phase(arrays, tmp_path, stop, options):

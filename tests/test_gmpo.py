@@ -13,6 +13,7 @@ from scipy import stats
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
 from sb3_genpolicy import GMPO, load_dataset
@@ -122,8 +123,8 @@ def test_modes_are_reweighted_by_the_exponential_of_their_reward(policy, beta, s
     actions = np.where(better, 0.6, -0.6)[:, None] + rng.normal(0, 0.1, (4000, 1))
     data = one_step_data(actions, better.astype(float))
     arch = dict(net_arch=dict(pi=[64, 64], qf=[32], vf=[8]), coupling=coupling)
-    options = dict(beta=beta, critic="iql", reward_transform="none", learning_rate=3e-3)
-    model = small_gmpo(data, policy, policy_kwargs=arch, **options).learn(1500)
+    options = dict(beta=beta, critic="iql", reward_transform="none", learning_rate=LinearSchedule(1e-2, 0.0, 1.0))
+    model = small_gmpo(data, policy, policy_kwargs=arch, batch_size=128, actor_tau=0.02, **options).learn(1000)
     drawn, _ = model.predict(np.zeros((4000, 1), np.float32))
     assert (drawn > 0).mean() == pytest.approx(share, abs=0.05)
     # Modes, not their mean
@@ -137,7 +138,8 @@ def pretrained_modes():
     better = rng.random(3000) < 0.5
     data = one_step_data(np.where(better, 0.6, -0.6)[:, None] + rng.normal(0, 0.1, (3000, 1)), better.astype(float))
     arch = dict(net_arch=dict(pi=[64, 64], qf=[32, 32], vf=[8]))
-    return data, small_gmpo(data, beta=0.0, critic="iql", reward_transform=None, policy_kwargs=arch).learn(1500)
+    options = dict(critic="iql", reward_transform=None, learning_rate=LinearSchedule(1e-2, 0.0, 1.0), actor_tau=0.02)
+    return data, small_gmpo(data, beta=0.0, policy_kwargs=arch, batch_size=128, **options).learn(600)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,7 @@ def test_behaviour_actions_drawn_once_are_those_of_their_rows(arrays):
 def test_truncated_rows_bootstrap_and_terminated_rows_do_not(terminal, value):
     """A state that leads to itself with reward 1: worth 1 if that ends it, 1 / (1 - gamma) = 5 if it was merely cut off."""
     data = one_step_data(np.zeros((50, 1)), np.ones(50), terminal)
-    model = small_gmpo(data, gamma=0.8, tau=0.05, reward_transform=None, learning_rate=3e-3)
+    model = small_gmpo(data, gamma=0.8, tau=0.05, reward_transform=None, learning_rate=3e-3, batch_size=32)
     model.learn(700)
     q_value = model.critic(th.zeros(1, 1), th.zeros(1, 1))[0].item()
     assert q_value == pytest.approx(value, rel=0.05)
@@ -343,7 +345,7 @@ def test_action_units_are_the_environments():
     space = spaces.Box(low, high)
     target = low + 0.25 * (high - low)
     data = one_step_data(np.tile(target, (200, 1, 1)), np.zeros(200))
-    model = small_gmpo({**data, "action_space": space}, beta=0.0, learning_rate=3e-3).learn(700)
+    model = small_gmpo({**data, "action_space": space}, beta=0.0, learning_rate=3e-3, batch_size=64).learn(700)
     action, _ = model.predict(np.zeros(1, np.float32), deterministic=True)
     assert action.shape == (2, 2) and space.contains(action.astype(np.float32))
     np.testing.assert_allclose((action - low) / (high - low), 0.25, atol=0.02)

@@ -2,16 +2,12 @@
 Every method trained in company, models side by side and one model in two processes: each is what it is alone.
 """
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch as th
 
 from sb3_genpolicy import learn_side_by_side
 from tests.helpers import every_method
-from tests.test_data_parallel import TORCHRUN, environment
+from tests.test_data_parallel import start_warm
 
 
 def left_out(name):
@@ -41,11 +37,9 @@ def test_side_by_side_it_is_what_it_is_alone(name):
 @pytest.fixture(scope="module")
 def of_two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    command = [sys.executable, *TORCHRUN, "-m", "tests.helpers.every_method", str(folder)]
-    finished = subprocess.run(
-        command, cwd=Path(__file__).parent.parent, env=environment(), capture_output=True, text=True, timeout=300
-    )
-    assert finished.returncode == 0, finished.stderr
+    for process in start_warm("tests.helpers.every_method", folder, folder=folder):
+        finished = process.finish()
+        assert finished.returncode == 0, finished.stderr
     return folder
 
 

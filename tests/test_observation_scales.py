@@ -36,9 +36,8 @@ def bandit(observe, space=None, n=1500, seed=0):
 
 
 def trained(data, policy="FlowPolicy", steps=250, **kwargs):
-    return GMPO(
-        policy, dataset=data, seed=0, beta=0.05, actor_tau=0.02, learning_rate=3e-3, policy_kwargs=dict(SMALL, **kwargs)
-    ).learn(steps)
+    options = dict(beta=0.05, actor_tau=0.02, learning_rate=3e-3, batch_size=64, policy_kwargs=dict(SMALL, **kwargs))
+    return GMPO(policy, dataset=data, seed=0, **options).learn(steps)
 
 
 def acts(model, observations):

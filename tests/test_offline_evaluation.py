@@ -20,7 +20,9 @@ from sb3_genpolicy.evaluation.support import fit_behaviour
 from sb3_genpolicy.evaluation.weighing import Densities, log_ratios
 
 PENDULUM = "pendulum-mixed"
-QUICK = FittedQOptions(n_members=3, net_arch=(64, 64), steps=400, first_steps=300, tau=0.05)
+# Where its numbers do not matter
+ROUGH = FittedQOptions(n_members=2, net_arch=(16,), steps=40, first_steps=40)
+QUICK = FittedQOptions(n_members=3, net_arch=(32, 32), steps=300, first_steps=300, tau=0.05)
 
 
 class Pushed(BasePolicy):
@@ -145,7 +147,7 @@ def test_the_undiscounted_value_is_withheld_without_a_time_limit(narrow, clone):
     lengths = [200, 130] * 12
     rows = np.concatenate([np.arange(number * 200, number * 200 + length) for number, length in enumerate(lengths)])
     data = load_dataset(narrow).select_rows(rows)
-    found = evaluate_offline(clone, data, behaviour=clone, options=QUICK, deterministic=True)
+    found = evaluate_offline(clone, data, behaviour=clone, options=ROUGH, deterministic=True)
     line = found.estimate("undiscounted")
     assert line.value is None and "there is no one time limit" in line.withheld
     assert "withheld" in str(found) and found.to_frame().shape[0] == len(found.estimates)
@@ -157,9 +159,9 @@ def test_files_and_pictures(narrow, clone, tmp_path):
     again = opened(tmp_path / "clone.zip")
     assert type(again) is BC
     state = th.random.get_rng_state()
-    found = evaluate_offline(str(tmp_path / "clone.zip"), narrow, behaviour=clone, options=QUICK, deterministic=True)
+    found = evaluate_offline(str(tmp_path / "clone.zip"), narrow, behaviour=clone, options=ROUGH, deterministic=True)
     assert th.equal(state, th.random.get_rng_state())
-    same = evaluate_offline(clone, narrow, behaviour=clone, options=QUICK, deterministic=True)
+    same = evaluate_offline(clone, narrow, behaviour=clone, options=ROUGH, deterministic=True)
     assert found.estimate().value == pytest.approx(same.estimate().value, rel=1e-4)
     assert found.picture(tmp_path / "found.png").stat().st_size > 10_000
 

@@ -66,7 +66,9 @@ def test_it_acts_as_the_model_does(algorithm, policy, horizon, tmp_path, runner_
 
 def test_guidance_and_candidates_reach_into_the_executed_part_alone(tmp_path, runner_class):
     horizon = dict(chunk_length=4, execute_length=2, history=2)
-    options = dict(policy_kwargs=dict(net_arch=[16], guidance=1.0, n_candidates=3, **horizon), seed=0, device="cpu")
+    options = dict(
+        policy_kwargs=dict(net_arch=[16], guidance=1.0, n_candidates=3, sampling_steps=2, **horizon), seed=0, device="cpu"
+    )
     model = GMPO("FlowPolicy", None, dataset=make_arrays(), **options).learn(20)
     model.policy.export_onnx(tmp_path / "policy.onnx", deterministic=True)
     shown = np.random.default_rng(0).uniform(-1.0, 1.0, (5, 3)).astype(np.float32)

@@ -98,7 +98,7 @@ def test_options_reach_the_model_and_the_file(arrays, tmp_path, policy, options)
 @pytest.fixture(scope="module")
 def bimodal():
     """Policies by the name of their path, trained when they are first asked for."""
-    return functools.cache(lambda name: train_bimodal(name, steps=1500 if name == "linear" else 2500))
+    return functools.cache(lambda name: train_bimodal(name))
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def bimodal():
     ],
 )
 def test_density_of_a_trained_policy_integrates_to_one_in_the_environments_units(bimodal, name, likelihood):
-    policy, actions = bimodal(name), th.linspace(-6.0, 10.0, 2001)[:, None]
+    policy, actions = bimodal(name), th.linspace(-6.0, 10.0, 501)[:, None]
     with th.no_grad():
-        density = policy.log_prob(th.zeros(2001, 1), actions, likelihood).exp()
+        density = policy.log_prob(th.zeros(501, 1), actions, likelihood).exp()
     mass = th.trapezoid(density, actions[:, 0])
     assert mass.item() == pytest.approx(1.0, abs=0.01)
     # Its modes, at 0 and 4, are those of the data, with their shares
@@ -129,17 +129,17 @@ def test_density_of_a_trained_policy_integrates_to_one_in_the_environments_units
 
 def test_density_is_that_of_the_samples(bimodal):
     """By another route: the share of many samples between two bounds."""
-    policy, n = bimodal("cosine"), 20_000
+    policy, n = bimodal("cosine"), 10_000
     th.manual_seed(0)
     with th.no_grad():
         actions, log_prob = policy.sample_with_log_prob(th.zeros(n, 1))
         edges = th.linspace(-1.0, 5.0, 13)
-        grid = th.linspace(-1.0, 5.0, 1201)
-        density = policy.log_prob(th.zeros(1201, 1), grid[:, None]).exp()
+        grid = th.linspace(-1.0, 5.0, 301)
+        density = policy.log_prob(th.zeros(301, 1), grid[:, None]).exp()
     shares = th.histogram(actions[:, 0], edges).hist / n
-    masses = [th.trapezoid(density[100 * k : 100 * k + 101], grid[100 * k : 100 * k + 101]) for k in range(12)]
+    masses = [th.trapezoid(density[25 * k : 25 * k + 26], grid[25 * k : 25 * k + 26]) for k in range(12)]
     np.testing.assert_allclose(shares, masses, atol=0.012)
-    assert log_prob.mean().item() == pytest.approx((density * density.log()).sum().item() * 0.005, abs=0.05)
+    assert log_prob.mean().item() == pytest.approx((density * density.log()).sum().item() * 0.02, abs=0.05)
 
 
 @pytest.mark.parametrize("likelihood", [None, Likelihood("discrete", Sampler("euler", 5))])

@@ -106,6 +106,8 @@ class Case:
         scaled = scaled and len(self.lengths) > 1
         large = (self.rewards in ("large", "huge") and not scaled) or options.get("reward_transform") == ReturnRange(1e30)
         tame = self.policy_kwargs.get("optimizer_class") not in (th.optim.SGD, th.optim.ASGD)
+        # Whose exponentials nothing bounds
+        tame = tame and options.get("weight_clamp", 1.0) < np.inf
         return large or max(rates) >= 0.1 or options.get("beta", 1.0) >= 20.0 or not tame
 
     @property

@@ -41,15 +41,16 @@ def bimodal_arrays(low, high, n=2000):
 BIMODAL = {"linear": "FlowPolicy", "cosine": "DiffusionPolicy", "vp": "DiffusionPolicy"}
 
 
-def train_bimodal(name, steps=2500):
+def train_bimodal(name, steps=1000):
     """Long enough to tell the modes apart."""
     model = GMPO(
         BIMODAL[name],
         dataset=bimodal_arrays(-2.0, 6.0),
         beta=0.0,
-        learning_rate=lambda left: 3e-3 * left,
+        learning_rate=lambda left: 1e-2 * left,
+        batch_size=128,
         policy_kwargs=dict(net_arch=[64, 64], path=name),
         seed=0,
-        actor_tau=0.01,
+        actor_tau=0.02,
     )
     return model.learn(steps, log_interval=None).policy

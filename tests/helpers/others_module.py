@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import sb3_genpolicy
+from tests.helpers.warm_processes import WarmProcess
 
 # Of another library than ours, in a module of its own
 MODULE = '''
@@ -56,4 +57,4 @@ def run(*arguments, cwd="."):
 
 
 def zoo(*arguments):
-    return run("-m", "sb3_genpolicy.zoo", *arguments)
+    return WarmProcess("sb3_genpolicy.zoo", *arguments, folder=Path.cwd()).finish()

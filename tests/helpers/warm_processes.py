@@ -22,8 +22,8 @@ def _run(run, target, arguments, folder, environment, files):
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [target, *arguments]
-    if run == "run_path":
-        sys.path.insert(0, str(Path(target).parent))
+    # As Python does: a script's folder comes first, or where a module is run
+    sys.path.insert(0, str(Path(target).parent) if run == "run_path" else folder)
     getattr(runpy, run)(target, run_name="__main__")
 
 

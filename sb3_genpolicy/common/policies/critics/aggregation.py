@@ -10,6 +10,8 @@ from sb3_genpolicy.common.policies.critics.options import Aggregation
 
 # Under the root of a variance: the root's gradient at 0 is no number
 _SMALL = 1e-12
+# Of larger values, products of three would be beyond float32
+_LARGE = 1e12
 
 
 def aggregate(values: th.Tensor, aggregation: Aggregation, rho: float) -> th.Tensor:
@@ -39,6 +41,7 @@ def agreement(values: th.Tensor, whole: int = 0) -> th.Tensor:
     :param whole: so many last dimensions are one vector, whose squared length takes the place of m^2
     :return: shares, (...) without the last ``whole`` dimensions; 1 of a single network
     """
+    values = values / _unit(values, dim=(0, *range(values.ndim - whole, values.ndim)))
     squared = values.mean(dim=0).square()
     noise = th.zeros_like(squared) if len(values) == 1 else values.var(dim=0) / len(values)
     for _ in range(whole):
@@ -56,12 +59,19 @@ def agreed(preferences: th.Tensor) -> th.Tensor:
     :return: above their mean over the actions, (batch_size, n_actions); of a single network as they are
     """
     centred = preferences - preferences.mean(dim=2, keepdim=True)
-    centre = centred.mean(dim=0)
     if len(preferences) == 1:
-        return centre
+        return centred[0]
+    unit = _unit(centred, dim=(0, 2))
+    centred = centred / unit
+    centre = centred.mean(dim=0)
     agreement = centre.square().mean(dim=1, keepdim=True)
     disagreement = ((centred - centre).square().sum(dim=0) / (len(preferences) - 1)).mean(dim=1, keepdim=True)
-    return centre * agreement / (agreement + disagreement).clamp(min=th.finfo(centre.dtype).tiny)
+    return unit[0] * (centre * agreement / (agreement + disagreement).clamp(min=th.finfo(centre.dtype).tiny))
+
+
+def _unit(values: th.Tensor, dim: tuple[int, ...]) -> th.Tensor:
+    """1, or the size in which the largest of values along some dimensions, which are kept, is ``_LARGE``."""
+    return (values.detach().abs().amax(dim=dim, keepdim=True) / _LARGE).clamp(min=1.0)
 
 
 def smallest_quantiles(quantiles: th.Tensor, dropped: int) -> th.Tensor:
