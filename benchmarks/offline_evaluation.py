@@ -221,6 +221,8 @@ def judge_policy(
     }
     return {
         "lines": lines,
+        "cautious": found.cautious_value,
+        "beyond": found.cautions["discounted"].beyond,
         "verdict": found.verdict.word,
         "why": found.verdict.reasons,
         "outside": found.support.outside,
@@ -304,12 +306,14 @@ def rankings(both: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> dict[str
         return [own["lines"].get(name, [None])[0] for own in said]
 
     known = [own["verdict"] != "cannot be told" for own in said]
+    cautious = np.array([own["cautious"] for own in said])
     value = np.array([x if x is not None else -np.inf for x in line("discounted policy fitted Q")])
     losses = [own["matching_loss"] for own in said]
     return {
         # As `choose_policy` does: those of which nothing can be told come last
-        "choose_policy": value - np.where(known, 0.0, 1e6),
-        "fitted Q, all alike": value,
+        "choose_policy": cautious - np.where(known, 0.0, 1e6),
+        "fitted Q alone": value,
+        "actions beyond the data": -np.array([own["outside"] for own in said]),
         "fitted Q, initial states": np.array(line("discounted policy fitted Q, initial states"), dtype=float),
         "the training's critic": np.array([own["critic"] if own["critic"] is not None else -np.inf for own in said]),
         "held-out loss": -np.array([loss if loss is not None else np.inf for loss in losses]),
