@@ -47,6 +47,7 @@ _OUR_CLASSES = {
         "DeterministicPolicy DeterministicCnnPolicy DeterministicMultiInputPolicy"
     ),
     "sb3_genpolicy.common.policies.gaussian_policy": "GaussianPolicy GaussianCnnPolicy GaussianMultiInputPolicy",
+    "sb3_genpolicy.common.policies.dict_extractor": "DictExtractor",
     "sb3_genpolicy.common.replay.buffer": "OfflineReplayBuffer",
     "sb3_genpolicy.generative.networks": "ConditionalMLP UShapedMLP",
     "sb3_genpolicy.generative.time_features": "SinusoidalTimeFeatures GaussianFourierTimeFeatures",
