@@ -2,6 +2,8 @@
 Evaluations on real data, as a user makes them: what they say, what they withhold, and who judges.
 """
 
+import dataclasses
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -11,12 +13,16 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_genpolicy import BC, FittedQOptions, HeldOutEpisodes, choose_policy, evaluate_offline, load_dataset
+from sb3_genpolicy.evaluation import evaluate as evaluating
 from sb3_genpolicy.evaluation.acting import Acting
+from sb3_genpolicy.evaluation.caution import Caution
+from sb3_genpolicy.evaluation.choose import rank
 from sb3_genpolicy.evaluation.evaluate import ask_about
 from sb3_genpolicy.evaluation.fitted_q import Learner
 from sb3_genpolicy.evaluation.judges import judging_episodes, opened
 from sb3_genpolicy.evaluation.question import find_horizon
 from sb3_genpolicy.evaluation.support import fit_behaviour
+from sb3_genpolicy.evaluation.verdict import Verdict
 from sb3_genpolicy.evaluation.weighing import Densities, log_ratios
 
 PENDULUM = "pendulum-mixed"
@@ -93,6 +99,26 @@ def test_ranking(narrow, clone):
     frame = choice.to_frame()
     assert list(frame["policy"]) == ["right", "left", "beyond"] and frame["verdict"].iloc[-1] == "cannot be told"
     assert "Best: right" in str(choice)
+
+
+def test_what_caution_costs_counts_below_and_in_the_order(narrow, clone, monkeypatch):
+    options = dict(behaviour=clone, options=FittedQOptions(n_members=2, net_arch=(16,), steps=40, first_steps=30))
+    found = []
+    for cost in (Caution(0.0, 0.0), Caution(0.4, 5000.0), Caution(0.6, 5000.0)):
+        monkeypatch.setattr(evaluating, "caution", lambda *_, cost=cost: cost)
+        found.append(evaluate_offline(clone, narrow, **options))
+    plain, careful, beyond = found
+    for kind in ("discounted", "undiscounted"):
+        for of, method, shift in (("policy", "fitted Q", 5000.0), ("behaviour", "logged returns", 0.0)):
+            one, other = (each.estimate(kind, of, method) for each in (plain, careful))
+            if one.low is not None:
+                assert (one.value, one.high) == (other.value, other.high) and one.low - other.low == pytest.approx(shift)
+    assert plain.cautious_value - careful.cautious_value == pytest.approx(5000.0)
+    assert beyond.verdict.word == "cannot be told" and "60% of its value" in str(beyond.verdict)
+    assert "60% of its value" not in str(careful.verdict)
+    sure = [dataclasses.replace(each, verdict=Verdict("not distinguishable", ())) for each in (careful, plain)]
+    choice = rank(dict(zip(("careful", "plain"), sure, strict=True)))
+    assert list(choice.evaluations) == ["plain", "careful"] and choice.probabilities["plain"] > 0.9
 
 
 def test_what_all_begin_with_is_learnt_once_and_changes_nothing(narrow, clone, monkeypatch):

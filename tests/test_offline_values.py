@@ -89,11 +89,10 @@ def test_caution_is_what_is_lost_by_whoever_leaves_the_data(kind, gamma, steps):
     data = load_dataset(arrays)
     question = Question(data, gamma, find_horizon(data))
     fitted = FittedQ(np.zeros((2, 1, n)), np.full((2, 1, n), 8.0), np.zeros((2, 1, 3)), [], np.zeros(3, bool), "")
-    found = caution(question, fitted, 0.05, kind)
-    factor, last = (gamma, steps) if kind == DISCOUNTED else (1.0, steps)
-    value = (factor ** np.arange(last)).sum()
-    assert found.shortfall(value) == pytest.approx(value - ((factor * 0.95) ** np.arange(last)).sum(), rel=1e-6)
-    assert caution(question, fitted, 0.0, kind).shortfall(value) == 0.0
+    factor = gamma if kind == DISCOUNTED else 1.0
+    value, left = ((rate ** np.arange(steps)).sum() for rate in (factor, factor * 0.95))
+    assert caution(question, fitted, 0.05, kind, value).shortfall == pytest.approx(value - left, rel=1e-6)
+    assert caution(question, fitted, 0.0, kind, value).shortfall == 0.0
 
 
 class LinearGaussian(BasePolicy):

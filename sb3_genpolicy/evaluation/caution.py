@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sb3_genpolicy.evaluation.fitted_q import FittedQ
-from sb3_genpolicy.evaluation.question import DISCOUNTED, TOTAL, Question
+from sb3_genpolicy.evaluation.question import DISCOUNTED, Question
 
 # Of the values of the logged states, the quantile that counts as the worst: the least one is an error of the networks
 _WORST = 0.05
@@ -21,27 +21,21 @@ _WORST = 0.05
 class Caution(NamedTuple):
     """
     :param beyond: share of the value that is earned after the first action where hardly any were logged, in [0, 1]
-    :param worst: what would be earned in its place, in the environment's units
+    :param shortfall: what the value loses if the worst that was logged is earned in its place, >= 0
     """
 
     beyond: float
-    worst: float
-
-    def shortfall(self, value: float) -> float:
-        """
-        :param value: of the policy
-        :return: what it loses if all that is beyond the data is as bad as the worst that was logged, >= 0
-        """
-        return self.beyond * max(0.0, value - self.worst)
+    shortfall: float
 
 
-def caution(ask: Question, fitted: FittedQ, leaving: float, kind: int) -> Caution:
+def caution(ask: Question, fitted: FittedQ, leaving: float, kind: int, value: float) -> Caution:
     """
     :param ask: what is asked
     :param fitted: what was learnt
     :param leaving: the probability that the policy leaves the data in a step
     :param kind: discounted or total
-    :return: the share of its value that is beyond them, and the worst that was logged
+    :param value: of the policy
+    :return: the share of its value that is beyond them, and what that may cost
     """
     gamma, n_rows = ask.gamma, ask.data.n_rows
     worst = float(np.quantile(fitted.v[DISCOUNTED][:, :n_rows].mean(axis=0), _WORST))
@@ -49,8 +43,9 @@ def caution(ask: Question, fitted: FittedQ, leaving: float, kind: int) -> Cautio
         # Nothing is earned after the end
         worst = min(worst, 0.0)
     if kind == DISCOUNTED:
-        return Caution(gamma * leaving / (1.0 - gamma * (1.0 - leaving)), worst)
-    assert kind == TOTAL
-    steps = float(ask.is_counted.sum() / ask.data.n_episodes)
-    within = (1.0 - (1.0 - leaving) ** steps) / (steps * leaving) if leaving > 0.0 else 1.0
-    return Caution(1.0 - within, worst * (1.0 - gamma) * steps)
+        beyond = gamma * leaving / (1.0 - gamma * (1.0 - leaving))
+    else:
+        steps = float(ask.is_counted.sum() / ask.data.n_episodes)
+        beyond = 1.0 - (1.0 - (1.0 - leaving) ** steps) / (steps * leaving) if leaving > 0.0 else 0.0
+        worst *= (1.0 - gamma) * steps
+    return Caution(beyond, beyond * max(0.0, value - worst))

@@ -155,7 +155,7 @@ def _probabilities(found: Sequence[OfflineEvaluation], names: Sequence[str], n_r
         # What is wrong with one evaluation's Bellman errors need not be with another's
         gaps = np.random.default_rng([seed, number]).normal(size=n_resamples)
         own = evaluation.values["discounted"]
-        drawn.append(replace(resamples, gaps=gaps).of(own.policy, own.gap) - evaluation.shortfall())
+        drawn.append(replace(resamples, gaps=gaps).of(own.policy, own.gap) - evaluation.cautions["discounted"].shortfall)
     best = np.argmax(drawn, axis=0)
     return {name: float((best == number).mean()) for number, name in enumerate(names)}
 

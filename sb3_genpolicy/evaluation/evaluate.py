@@ -252,7 +252,10 @@ def evaluate(
     values = {KINDS[kind]: episode_values(question, fitted, kind) for kind in kinds}
     n_members, n_episodes = values[KINDS[DISCOUNTED]].initial.shape
     resamples = Resamples.draw(conditions.n_resamples, n_episodes, n_members, conditions.seed)
-    cautions = {KINDS[kind]: caution(question, fitted, support.leaving, kind) for kind in kinds}
+    cautions = {
+        name: caution(question, fitted, support.leaving, kind, float(own.policy.mean()))
+        for kind, (name, own) in enumerate(values.items())
+    }
     evidence = _evidence(values, resamples, fitted, support, cautions, conditions.level)
     estimates = _estimates(values, resamples, fitted, question, cautions, conditions)
     fewest = conditions.guards.fewest_effective
@@ -343,7 +346,7 @@ def _evidence(
     discounted, careful = values[KINDS[DISCOUNTED]], cautions[KINDS[DISCOUNTED]]
     low, high = interval(resamples.of(discounted.difference, discounted.gap), level)
     return Evidence(
-        difference=(low - careful.shortfall(float(discounted.policy.mean())), high),
+        difference=(low - careful.shortfall, high),
         level=level,
         n_episodes=discounted.initial.shape[1],
         error=fitted.curve[-1].error[DISCOUNTED],
@@ -372,7 +375,6 @@ def _estimates(
             lines.append(Estimate(name, "behaviour", "logged returns", float(returns.mean()), low, high))
             continue
         own = values[name]
-        shortfall = cautions[name].shortfall(float(own.policy.mean()))
         doubt = _why_withheld(own, fitted, kind, resamples, conditions)
         for of, method, of_episodes, gap in (
             ("policy", "fitted Q", own.policy, own.gap),
@@ -384,7 +386,7 @@ def _estimates(
                 lines.append(Estimate(name, of, method, withheld=doubt))
             else:
                 low, high = interval(resamples.of(of_episodes, gap), conditions.level)
-                low -= 0.0 if of == "behaviour" else shortfall
+                low -= 0.0 if of == "behaviour" else cautions[name].shortfall
                 lines.append(Estimate(name, of, method, float(of_episodes.mean()), low, high))
     return lines
 

@@ -61,7 +61,7 @@ class OfflineEvaluation:
     :param stopped: why it stopped
     :param reference_scores: returns that count as normalised scores of 0 and 100
     :param values: kind -> values of each episode by each network
-    :param cautions: kind -> how much of the value lies beyond the data, and the worst that was logged
+    :param cautions: kind -> how much of the value lies beyond the data, and what that may cost
     """
 
     policy: str
@@ -79,7 +79,7 @@ class OfflineEvaluation:
     stopped: str
     reference_scores: tuple[float, float] | None
     values: Mapping[str, EpisodeValues] = field(repr=False)
-    cautions: Mapping[str, Caution] = field(default_factory=dict)
+    cautions: Mapping[str, Caution]
 
     @property
     def cautious_value(self) -> float:
@@ -87,16 +87,7 @@ class OfflineEvaluation:
         :return: the discounted value if all that lies beyond the data is as bad as the worst that was logged, by which
             policies are put in order
         """
-        value = float(self.estimate().value or 0.0)
-        return value - self.shortfall()
-
-    def shortfall(self, kind: str = KINDS[0]) -> float:
-        """
-        :param kind: ``discounted`` or ``undiscounted``
-        :return: what the policy's value loses then, >= 0
-        """
-        found = self.cautions.get(kind)
-        return 0.0 if found is None else found.shortfall(float(self.values[kind].policy.mean()))
+        return float(self.estimate().value or 0.0) - self.cautions[KINDS[0]].shortfall
 
     def estimate(self, kind: str = "discounted", of: str = "policy", method: str = "fitted Q") -> Estimate:
         """
@@ -148,9 +139,10 @@ class OfflineEvaluation:
             f"  {support.outside:.0%} of its actions beyond the rim of the data (1% of those logged), mean quantile of "
             f"density {support.quantile:.2f}, {apart}"
         )
-        if self.shortfall() > 0.0:
+        careful = self.cautions[KINDS[0]]
+        if careful.shortfall > 0.0:
             lines.append(
-                f"  {self.cautions[KINDS[0]].beyond:.0%} of its discounted value is earned after a first of these: with the "
+                f"  {careful.beyond:.0%} of its discounted value is earned after a first of these: with the "
                 f"worst that was logged in its place it is {self.cautious_value:.4g}"
             )
         lines.append(

@@ -2,6 +2,7 @@
 What our commands understand beyond rl_zoo3's: their arguments are turned into rl_zoo3's own.
 """
 
+import argparse
 import builtins
 import importlib
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from sb3_genpolicy.common.algorithms.registry import registered
 from sb3_genpolicy.common.datasets.loading import JOINT
+from sb3_genpolicy.generative.checks import did_you_mean
 from sb3_genpolicy.zoo.algorithms import check_algorithm, hyperparams_file, is_ours
 from sb3_genpolicy.zoo.environments import dataset_key, register_env, register_no_simulator
 from sb3_genpolicy.zoo.runs import Run, find_runs
@@ -27,6 +29,21 @@ _FOLDERS = ("-f", "--folder", "--log-folder", "--exp-folder", "--exp-folders")
 
 
 # Looking into arguments
+
+
+def known_options(parser: argparse.ArgumentParser, command: str, arguments: Arguments) -> argparse.Namespace:
+    """
+    :param parser: of a command
+    :param command: its name
+    :param arguments: of the command line, without the command
+    :return: its options
+    :raises ValueError: if it does not know one, naming the nearest
+    """
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        raise ValueError(f"{command} does not know '{unknown[0]}'. {did_you_mean(unknown[0], flags)}")
+    return options
 
 
 def values_of(arguments: Arguments, *flags: str) -> list[str] | None:

@@ -16,9 +16,8 @@ from sb3_genpolicy.evaluation.choose import choose_policy
 from sb3_genpolicy.evaluation.evaluate import evaluate_offline
 from sb3_genpolicy.evaluation.fitted_q import FittedQOptions
 from sb3_genpolicy.evaluation.verdict import UNKNOWN
-from sb3_genpolicy.generative.checks import did_you_mean
 from sb3_genpolicy.reporting.report import report
-from sb3_genpolicy.zoo.arguments import Arguments
+from sb3_genpolicy.zoo.arguments import Arguments, known_options
 from sb3_genpolicy.zoo.runs import find_runs
 
 # One discount for all that are compared, whatever they were trained with
@@ -30,11 +29,7 @@ def main(arguments: Arguments) -> None:
     :param arguments: of the command line, without the command
     :raises ValueError: if something of it cannot be evaluated
     """
-    parser = _parser()
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings]
-        raise ValueError(f"evaluate_offline does not know '{unknown[0]}'. {did_you_mean(unknown[0], flags)}")
+    options = known_options(_parser(), "evaluate_offline", arguments)
     if options.num_threads > 0:
         th.set_num_threads(options.num_threads)
     files = [str(file) for name in options.models for file in files_of(Path(name))]

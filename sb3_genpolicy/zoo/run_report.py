@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch as th
 
-from sb3_genpolicy.generative.checks import did_you_mean
 from sb3_genpolicy.reporting.curves import EVALUATIONS, PROGRESS
 from sb3_genpolicy.reporting.report import report
-from sb3_genpolicy.zoo.arguments import REPORT, Arguments
+from sb3_genpolicy.zoo.arguments import REPORT, Arguments, known_options
 from sb3_genpolicy.zoo.offline_evaluation import files_of
 from sb3_genpolicy.zoo.runs import Run, find_runs
 
@@ -20,11 +19,7 @@ def main(arguments: Arguments) -> None:
     :param arguments: of the command line, without the command
     :raises ValueError: if there is no such model, or its data are not to be had
     """
-    parser = _parser()
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings]
-        raise ValueError(f"report does not know '{unknown[0]}'. {did_you_mean(unknown[0], flags)}")
+    options = known_options(_parser(), "report", arguments)
     if options.num_threads > 0:
         th.set_num_threads(options.num_threads)
     files = [file for name in options.models for file in files_of(Path(name))]

@@ -10,8 +10,7 @@ import torch as th
 from rl_zoo3.utils import StoreDict
 
 from sb3_genpolicy.common.algorithms.registry import registered
-from sb3_genpolicy.generative.checks import did_you_mean
-from sb3_genpolicy.zoo.arguments import Arguments, quoted, values_of, without
+from sb3_genpolicy.zoo.arguments import Arguments, known_options, quoted, values_of, without
 from sb3_genpolicy.zoo.comparison.comparison import compare
 from sb3_genpolicy.zoo.comparison.methods import Method
 
@@ -24,11 +23,8 @@ def main(arguments: Arguments) -> None:
     :raises ValueError: if something of it cannot be compared
     """
     settings = [quoted(setting) for setting in values_of(arguments, *_PARAMS) or []]
-    parser = _parser()
-    options, unknown = parser.parse_known_args([*without(arguments, *_PARAMS), *(["-params", *settings] if settings else [])])
-    if unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings]
-        raise ValueError(f"compare does not know '{unknown[0]}'. {did_you_mean(unknown[0], flags)}")
+    known = [*without(arguments, *_PARAMS), *(["-params", *settings] if settings else [])]
+    options = known_options(_parser(), "compare", known)
     algos = [name for word in options.algos for name in word.split(",") if name]
     common, own = _shared_out(options.hyperparams or {}, algos)
     if options.num_threads > 0:
