@@ -3,7 +3,7 @@ Is what :func:`sb3_genpolicy.evaluate_offline` says true? Policies of several me
 deliberately bad ones, are judged by episodes that trained none of them, and then in the simulator.
 
     python -m benchmarks.offline_evaluation --folder FOLDER                     # all; what is finished is not done again
-    python -m benchmarks.offline_evaluation --folder FOLDER --datasets pendulum-mixed --only bc gmpo
+    python -m benchmarks.offline_evaluation --folder FOLDER --datasets rlzoo/pendulum/mixed-v0 --only bc gmpo
     python -m benchmarks.offline_evaluation --folder FOLDER --report            # the tables alone
 
 Every finished piece is a line of ``FOLDER/pieces.jsonl``; models are in ``FOLDER/models``. Several processes may share a
