@@ -115,7 +115,7 @@ def test_rows_that_arrive_online_are_told_apart_too(tmp_path):
     model.save(tmp_path / "model")
     for trained_one, share in ((model, 0.5), (GMPO.load(tmp_path / "model", env=env), 0.0)):
         trained_one.learn_online(20, offline_share=share)
-        added = trained_one.replay_buffer._all_added().observations
+        added = trained_one.replay_buffer.added_rows().observations
         assert added.dtype == th.float64 and len(np.unique(added[:, 0])) == len(added) == 20
     model.save_replay_buffer(tmp_path / "buffer")
     loaded = GMPO.load(tmp_path / "model", env=env)

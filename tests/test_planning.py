@@ -364,8 +364,6 @@ def test_it_learns_acts_and_is_saved(algorithm, policy, more, tmp_path):
         np.testing.assert_array_equal(acted[0], acted[2])
     loaded.set_env(env)
     loaded.learn(2, dataset="pendulum-mixed", reset_num_timesteps=False)
-    with pytest.raises(ValueError, match="plans several actions or sees several observations"):
-        model.learn_online(5)
 
 
 def test_networks_of_other_horizons_are_not_taken_over():

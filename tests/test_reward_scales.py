@@ -217,7 +217,7 @@ def test_the_unit_of_rewards_does_not_count_with_vec_normalize():
         # And online
         env.venv.envs[0].unwrapped.reward = -0.7 * unit
         model.learn_online(12)
-        added = model.replay_buffer._all_added().rewards[:, 0]
+        added = model.replay_buffer.added_rows().rewards[:, 0]
         np.testing.assert_allclose(added, model.reward_function(np.full(len(added), -0.7 * unit)), rtol=1e-5)
         deviations.append(np.sqrt(env.ret_rms.var))
     np.testing.assert_allclose(actions[0], actions[1], atol=1e-4)
@@ -234,7 +234,7 @@ def test_online_the_wrapper_is_stepped_with_what_critics_see_and_left_as_it_was(
     model.learn_online(6)
     assert env.ret_rms.count == seen_before + 6 and env.venv is below
     assert env.get_original_reward() == pytest.approx(21.0)
-    assert (model.replay_buffer._all_added().rewards == 21.0).all()
+    assert (model.replay_buffer.added_rows().rewards == 21.0).all()
 
 
 def stepped(env):

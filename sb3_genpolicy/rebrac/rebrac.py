@@ -124,7 +124,7 @@ class ReBRAC(OfflineAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.action_noise = exploration(self.policy.action_space, self.exploration_noise)
+        self.action_noise = exploration(self.policy.planning.action_space, self.exploration_noise)
 
     def objective(self, batch: Batch) -> Objective:
         # Critics: Q towards r + gamma (Q(s', a') - penalty |a' - a'_logged|^2), a' from the policy

@@ -119,7 +119,7 @@ class SRPO(OfflineAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.action_noise = exploration(self.policy.action_space, self.exploration_noise)
+        self.action_noise = exploration(self.policy.planning.action_space, self.exploration_noise)
 
     def objective(self, batch: Batch) -> Objective:
         # Critics, and behaviour model by the matching loss of the dataset's actions

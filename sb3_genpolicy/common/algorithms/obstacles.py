@@ -136,8 +136,6 @@ def online_obstacle(model: Model) -> str | None:
         return _sentence(dependence)
     if world_size() > 1:
         return f"{world_size()} processes train it together, of which each would see rows of its own. Take one process"
-    if not model.policy.horizon.is_one_step:
-        return "its policy plans several actions or sees several observations, and what is collected comes step by step"
     if model.env is None or isinstance(model.env, SpacesVecEnv):
         return "it has no environment to act in. Give it one by `model.set_env(env)` or `load(path, env=env)`"
     return None

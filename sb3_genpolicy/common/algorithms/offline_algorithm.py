@@ -8,17 +8,15 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_genpolicy.common.algorithms import acting, critic_hooks, learning, online, saving
+from sb3_genpolicy.common.algorithms import acting, collecting, critic_hooks, learning, online, saving
 from sb3_genpolicy.common.algorithms.begin_together import begin_together, check_together
 from sb3_genpolicy.common.algorithms.callbacks import GradientStepProgressBar
 from sb3_genpolicy.common.algorithms.filling import fill_replay_buffer
@@ -214,6 +212,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.processes: OneProcess = OneProcess()
         #: Whether rows arrive between updates, from an environment that is stepped
         self.collects = False
+        self.collecting = collecting.Collecting()
         self.held_out: HeldOutRows | None = None
         self.value_watch = ValueWatch()
         #: What was logged since the last training began
@@ -333,11 +332,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def go_online(self) -> None:
         """Unfreeze the networks that were frozen in offline learning. Called once, after the networks have been built."""
 
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        # The policy is trained: actions at random are no better a start
-        return super()._sample_action(0, action_noise, n_envs)
+    _sample_action = collecting.sample_action
+
+    _store_transition = collecting.store_transition
 
     # Acting
 

@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback, TrainFreq, Trai
 from sb3_genpolicy.common.algorithms.obstacles import online_obstacle
 from sb3_genpolicy.common.algorithms.spreads import forget_spreads
 from sb3_genpolicy.common.datasets import DatasetSource
+from sb3_genpolicy.common.replay.arriving import Window
 from sb3_genpolicy.common.replay.vec_normalize import check_known, seeing_transformed_rewards
 from sb3_genpolicy.common.utils import attributes
 from sb3_genpolicy.generative.checks import check_number, named_arguments
@@ -77,6 +78,7 @@ def learn_online(
         self.online = True
     # Forces a reset: the environment may have been stepped by others in the meantime
     self._last_obs = None
+    _begin_episodes(self)
     with attributes(self, collects=True), _vec_normalize_seeing_what_critics_see(self):
         # SB3's own loop, which works with `log_interval=None` though its type hints do not allow it
         arguments: Any = (total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
@@ -91,6 +93,16 @@ def needs_dataset(model: Any) -> bool:
     :return: whether it needs the dataset to go on
     """
     return model.replay_buffer.offline_share != 0.0 or model.reward_function is None
+
+
+def _begin_episodes(model: Any) -> None:
+    horizon, n_envs = model.policy.horizon, model.env.num_envs
+    window = Window(horizon.history, horizon.chunk_length, horizon.valued_length)
+    model.replay_buffer.begin_episodes(window, model.critic_gamma)
+    model.collecting.begin(n_envs)
+    if model.replay_buffer.size() == 0:
+        # Nothing to learn from before a step has become a row
+        model.learning_starts = max(model.learning_starts, model.num_timesteps + (window.n_awaited - 1) * n_envs)
 
 
 def _check_options(

@@ -75,7 +75,8 @@ class ValueWatch(Transient):
         """Smallest and largest possible value over any number of steps, with the rewards of added rows taken into account."""
         bounds = self._bounds
         if buffer.n_added:
-            added = th.stack(buffer.rewards[buffer.n_from_dataset :].aminmax()) / (1.0 - gamma)
+            rows = buffer.added_rows()
+            added = th.stack((rows.rewards / (1.0 - (gamma if rows.discounts is None else rows.discounts))).aminmax())
             bounds = th.stack([th.minimum(bounds[0], added[0]), th.maximum(bounds[1], added[1])])
         # The wrapper clips the reward of a step
         bounds = buffer.normalized_rewards(env, bounds * (1.0 - gamma)) / (1.0 - gamma)

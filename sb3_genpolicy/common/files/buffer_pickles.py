@@ -59,6 +59,7 @@ class _BufferUnpickler(pickle.Unpickler):
                 ("multi_discrete", "MultiDiscrete"), ("multi_binary", "MultiBinary"),
             )),
             ("sb3_genpolicy.common.replay.added_rows", "AddedRows"),
+            *(("sb3_genpolicy.common.replay.arriving", name) for name in ("ArrivingSteps", "Step", "Window")),
             ("sb3_genpolicy.common.replay.buffer", "OfflineReplayBuffer"),
             ("sb3_genpolicy.common.replay.drawing", "RowDraws"),
             ("sb3_genpolicy.common.replay.row_store", "RowStore"),

@@ -5,11 +5,11 @@ Rows that arrive one by one, from an environment.
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
+from sb3_genpolicy.common.replay.arriving import ONE_STEP, ArrivedRow, Window
 from sb3_genpolicy.common.replay.row_store import Rows, RowStore
 from sb3_genpolicy.common.utils import tree_map
 
@@ -26,12 +26,20 @@ class AddedRows:
     :param observation_shape: shape of an observation, or of each of a dictionary
     :param action_dim: numbers in an action
     :param device: where the rows live
+    :param window: how much of an episode a row is of
     """
 
     def __init__(
-        self, largest: int, observation_space: spaces.Space, observation_shape: Any, action_dim: int, device: th.device
+        self,
+        largest: int,
+        observation_space: spaces.Space,
+        observation_shape: Any,
+        action_dim: int,
+        device: th.device,
+        window: Window = ONE_STEP,
     ):
         self.largest = largest
+        self.window = window
         self.observation_space = observation_space
         self.observation_shape = observation_shape
         self.action_dim = action_dim
@@ -49,17 +57,21 @@ class AddedRows:
         """
         device = self.device
 
+        frames = () if self.window.history == 1 else (self.window.history,)
+
         def zeros(space: spaces.Space, shape: Any, key: str | None = None) -> th.Tensor:
             dtype = th.uint8 if is_image_space(space) else th.float64 if key in self.finer else th.float32
-            return th.zeros((2 * n_rows, *shape), device=device, dtype=dtype)
+            return th.zeros((2 * n_rows, *frames, *shape), device=device, dtype=dtype)
 
         space = self.observation_space
         if isinstance(space, spaces.Dict):
             states: Any = {key: zeros(part, self.observation_shape[key], key) for key, part in space.spaces.items()}
         else:
             states = zeros(space, self.observation_shape)
-        actions, rewards, dones = (th.zeros((n_rows, width), device=device) for width in (self.action_dim, 1, 1))
-        return RowStore(states, th.arange(n_rows, 2 * n_rows, device=device), actions, rewards, dones, None)
+        widths = (self.window.chunk_length * self.action_dim, 1, 1, 1)
+        actions, rewards, dones, discounts = (th.zeros((n_rows, width), device=device) for width in widths)
+        following = th.arange(n_rows, 2 * n_rows, device=device)
+        return RowStore(states, following, actions, rewards, dones, None if self.window.n_steps == 1 else discounts)
 
     def hold_finer(self, keys: Iterable[str | None]) -> None:
         """
@@ -75,27 +87,25 @@ class AddedRows:
                 self._store.states = states.double()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Release 0.1 held all as float32
-        self.__dict__.update({"finer": frozenset(), **state})
+        # Release 0.1 held all as float32, and rows were of one step
+        self.__dict__.update({"finer": frozenset(), "window": ONE_STEP, **state})
 
     def __len__(self) -> int:
         return self._room if self.full else self.pos
 
-    def add(self, observation: Any, next_observation: Any, action: Any, reward: Any, terminated: Any) -> None:
+    def add(self, row: ArrivedRow) -> None:
         """
-        :param observation: (\\*observation_shape)
-        :param next_observation: (\\*observation_shape), before any reset
-        :param action: (action_dim,), scaled to [-1, 1]
-        :param reward: a number, transformed
-        :param terminated: whether the environment ended the episode
+        :param row: of this buffer's window
         """
         if len(self) == self._room < self.largest:
             self._make_room(min(max(2 * self._room, _FIRST_ROOM), self.largest))
-        store, row = self._store, self.pos
-        for slot, value in ((row, observation), (row + self._room, next_observation)):
+        store, at = self._store, self.pos
+        for slot, value in ((at, row.observation), (at + self._room, row.next_observation)):
             tree_map(lambda rows, new, slot=slot: _put(rows, slot, new), store.states, value)
-        for column, value in ((store.actions, action), (store.rewards, reward), (store.dones, terminated)):
-            _put(column, row, value)
+        for column, value in ((store.actions, row.action), (store.rewards, row.reward), (store.dones, row.terminated)):
+            _put(column, at, value)
+        if store.discounts is not None:
+            _put(store.discounts, at, row.discount)
         self.pos += 1
         if self.pos == self._room:
             # At the end of the allocated rows; they may still be extended
@@ -111,8 +121,9 @@ class AddedRows:
             target[n_rows : n_rows + n_old] = rows[old_room : old_room + n_old]
 
         tree_map(copy_both, new.states, old.states)
-        for name in ("actions", "rewards", "dones"):
-            getattr(new, name)[:n_old] = getattr(old, name)[:n_old]
+        for name in ("actions", "rewards", "dones", "discounts"):
+            if getattr(old, name) is not None:
+                getattr(new, name)[:n_old] = getattr(old, name)[:n_old]
         self._store, self._room = new, n_rows
         self.pos, self.full = n_old, False
 
@@ -123,6 +134,16 @@ class AddedRows:
         """
         return self._store.gather(rows.to(self.device))
 
+    def steps(self) -> Rows:
+        """
+        :return: all rows, with the newest observation and the first action of each
+        """
+        rows = self.gather(th.arange(len(self)))
+        if self.window.history > 1:
+            newest = (tree_map(lambda frames: frames[:, -1], seen) for seen in (rows.observations, rows.next_observations))
+            rows = rows._replace(**dict(zip(("observations", "next_observations"), newest, strict=True)))
+        return rows._replace(actions=rows.actions[:, : self.action_dim])
+
     def to(self, device: th.device) -> None:
         """
         :param device: where the rows go
@@ -131,5 +152,5 @@ class AddedRows:
         self._store = self._store.to(device)
 
 
-def _put(rows: th.Tensor, row: int, value: np.ndarray) -> None:
+def _put(rows: th.Tensor, row: int, value: Any) -> None:
     rows[row] = th.as_tensor(value, device=rows.device, dtype=rows.dtype).reshape(rows.shape[1:])

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy.common.replay import following
 from sb3_genpolicy.common.replay.added_rows import AddedRows
+from sb3_genpolicy.common.replay.arriving import ONE_STEP, ArrivingSteps, Step, Window
 from sb3_genpolicy.common.replay.drawing import RowDraws
 from sb3_genpolicy.common.replay.row_store import Rows, RowStore, joined, store_of
 from sb3_genpolicy.common.replay.streaming import Prefetcher
@@ -95,6 +96,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         # Steps that every return has
         self._least_steps = 1
         self._added = AddedRows(buffer_size, observation_space, self.obs_shape, self.action_dim, self.device)
+        self._arriving = [ArrivingSteps(ONE_STEP) for _ in range(n_envs)]
         # The dataset's; none yet
         self._store = self._added.empty_store()
         self._source_of_added: th.Generator | None = None
@@ -127,7 +129,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         :return: observations of all rows
         """
         own = tree_map(lambda array: array[: self._store.n_rows], self._store.states)
-        return _end_to_end(own, self._all_added().observations)
+        return _end_to_end(own, self.added_rows().observations)
 
     @property
     def next_observations(self) -> Any:  # type: ignore[override]
@@ -135,7 +137,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         :return: next observations of all rows
         """
         own = tree_map(lambda array: array[self._store.next_rows.long()], self._store.states)
-        return _end_to_end(own, self._all_added().next_observations)
+        return _end_to_end(own, self.added_rows().next_observations)
 
     @property
     def actions(self) -> th.Tensor:  # type: ignore[override]
@@ -143,21 +145,21 @@ class OfflineReplayBuffer(ReplayBuffer):
         :return: (n_rows, action_dim)
         """
         own = self._store.actions
-        return _end_to_end(self._scale(own) if self.streams else own, self._all_added().actions)
+        return _end_to_end(self._scale(own) if self.streams else own, self.added_rows().actions)
 
     @property
     def rewards(self) -> th.Tensor:  # type: ignore[override]
         """
         :return: (n_rows, 1), transformed
         """
-        return _end_to_end(self._store.rewards, self._all_added().rewards)
+        return _end_to_end(self._store.rewards, self.added_rows().rewards)
 
     @property
     def dones(self) -> th.Tensor:  # type: ignore[override]
         """
         :return: (n_rows, 1)
         """
-        return _end_to_end(self._store.dones, self._all_added().dones)
+        return _end_to_end(self._store.dones, self.added_rows().dones)
 
     @property
     def store(self) -> RowStore:
@@ -174,8 +176,11 @@ class OfflineReplayBuffer(ReplayBuffer):
         """
         return rewards if env is None else self._normalizer.rewards(env, rewards)
 
-    def _all_added(self) -> Rows:
-        return self._added.gather(th.arange(self.n_added)).to(self.rows_device)
+    def added_rows(self) -> Rows:
+        """
+        :return: the rows that were added, each with its newest observation and its first action alone
+        """
+        return self._added.steps().to(self.rows_device)
 
     @property
     def rows_device(self) -> th.device:
@@ -284,13 +289,40 @@ class OfflineReplayBuffer(ReplayBuffer):
         Add one step of every environment; actions are already scaled, as SB3's online loop gives them.
         """
         cut = np.array([info.get("TimeLimit.truncated", False) for info in infos]) & self.handle_timeout_termination
-        terminated = np.asarray(done, dtype=np.float32) * (1.0 - cut)
+        ended = np.asarray(done, dtype=bool)
         rewards = np.asarray(reward, dtype=np.float32)
         if not self.rewards_arrive_transformed:
             rewards = np.asarray(self.reward_function(rewards))
-        for env in range(self.n_envs):
+        for env, arriving in enumerate(self._arriving):
             before, after = (tree_map(lambda array, env=env: array[env], value) for value in (obs, next_obs))
-            self._added.add(before, after, np.asarray(action)[env].reshape(-1), rewards[env], terminated[env])
+            step = Step(before, np.asarray(action)[env].reshape(-1), rewards[env], after, float(ended[env] and not cut[env]))
+            for row in arriving.arrive(step, bool(ended[env]), self._gamma):
+                self._added.add(row)
+
+    def begin_episodes(self, window: Window, gamma: float) -> None:
+        """
+        Steps that are added from here on begin new episodes, in every environment. Those that were cut off have rows too.
+
+        :param window: how much of an episode a row is of
+        :param gamma: discount factor of rewards that are summed
+        :raises ValueError: if there are rows of another window
+        """
+        for arriving in self._arriving:
+            for row in arriving.end(self._gamma):
+                self._added.add(row)
+        self._gamma = gamma
+        if window != self._added.window:
+            if self.n_added:
+                raise ValueError(
+                    f"The rows that were collected before are of a policy with {self._added.window}, and this one has "
+                    f"{window}: they do not go together. Start from a replay buffer without them."
+                )
+            added = self._added
+            self._added = AddedRows(
+                added.largest, added.observation_space, added.observation_shape, added.action_dim, added.device, window
+            )
+            self._added.hold_finer(added.finer)
+        self._arriving = [ArrivingSteps(window) for _ in range(self.n_envs)]
 
     def share_rows(self, other: "OfflineReplayBuffer") -> bool:
         """
@@ -413,7 +445,7 @@ class OfflineReplayBuffer(ReplayBuffer):
             device; not a number where no row starts from there, as at an episode's end, and in rows that were added
         """
         if self._store.n_rows == 0:
-            return th.full((len(rows), self.action_dim), th.nan, device=self.device)
+            return th.full((len(rows), self._added.window.chunk_length * self.action_dim), th.nan, device=self.device)
         actions, is_known = following.next_actions(self._store, rows.to(self.rows_device))
         actions = self._scale(actions.to(self.device)) if self.streams else actions
         return th.where(is_known[:, None].to(self.device), actions, th.nan)
@@ -453,6 +485,8 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     def _gather_from_both(self, rows: th.Tensor) -> Rows:
         """In the order of the indices."""
+        if self._store.n_rows == 0:
+            return self._added.gather(rows)
         added = rows >= self._store.n_rows
         parts = self._gather_from_dataset(rows[~added]), self._added.gather(rows[added] - self._store.n_rows)
         order = th.cat([th.nonzero(~added), th.nonzero(added)])[:, 0].argsort().to(self.device)
@@ -479,7 +513,8 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     def _as_seen(self, observations: Any) -> Any:
         """As the policy sees them: stacked, where it sees several."""
-        return observations if self._store.frames is None else stacked(observations)
+        are_stacks = self._store.frames is not None or self._added.window.history > 1
+        return stacked(observations) if are_stacks else observations
 
     def observation_chunks(self, single: bool = False) -> Any:
         """
@@ -558,7 +593,7 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         later = {"rewards_arrive_transformed": False, "return_lambda": 0.0, "_matched": None, "_least_steps": 1}
-        self.__dict__.update({**later, **state})
+        self.__dict__.update({**later, "_arriving": [ArrivingSteps(ONE_STEP) for _ in range(state["n_envs"])], **state})
         if "_drawn_from" in state:
             # Of release 0.1, where all rows that are drawn from were drawn alike
             rows = vars(self).pop("_drawn_from")

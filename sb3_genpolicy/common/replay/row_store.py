@@ -146,7 +146,7 @@ class RowStore:
         if self.plans is None:
             return _take(self.actions, rows, pinned)
         planned = self.plans[rows].long()
-        return _take(self.actions, planned.flatten(), pinned).reshape(len(rows), -1)
+        return _take(self.actions, planned.flatten(), pinned).unflatten(0, planned.shape).flatten(1)
 
     def to(self, device: th.device) -> "RowStore":
         """
