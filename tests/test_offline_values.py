@@ -79,20 +79,24 @@ def test_totals_of_interrupted_episodes_go_on_to_the_time_limit():
 
 
 @pytest.mark.parametrize("kind, gamma, steps", [(DISCOUNTED, 0.9, 400), (TOTAL, 0.9, 7)])
-def test_caution_is_what_is_lost_by_whoever_leaves_the_data(kind, gamma, steps):
-    """Every step earns 1; with a probability of a twentieth a step is the last one that does."""
+@pytest.mark.parametrize("worst", [0.0, -2.0])
+def test_caution_is_what_is_lost_by_whoever_leaves_the_data(kind, gamma, steps, worst):
+    """
+    Every step earns 1; with a probability of a twentieth a step is the last one that does, and those after it earn nothing,
+    where logged episodes end, or what a tenth of the logged steps earned.
+    """
     n = 3 * steps
     ends = np.tile(np.arange(steps) == steps - 1, 3).astype(np.float32)
-    arrays = dict(
-        observations=np.zeros((n, 1)), actions=np.zeros((n, 1)), rewards=np.ones(n), terminals=ends, timeouts=0 * ends
-    )
-    data = load_dataset(arrays)
+    flags = dict(terminals=ends, timeouts=0 * ends) if worst == 0.0 else dict(terminals=0 * ends, timeouts=ends)
+    rewards = np.where((np.arange(n) % 10 == 0) & (worst < 0.0), worst, 1.0)
+    zeros = np.zeros((n, 1))
+    data = load_dataset(dict(observations=zeros, next_observations=zeros, actions=zeros, rewards=rewards, **flags))
     question = Question(data, gamma, find_horizon(data))
-    fitted = FittedQ(np.zeros((2, 1, n)), np.full((2, 1, n), 8.0), np.zeros((2, 1, 3)), [], np.zeros(3, bool), "")
     factor = gamma if kind == DISCOUNTED else 1.0
     value, left = ((rate ** np.arange(steps)).sum() for rate in (factor, factor * 0.95))
-    assert caution(question, fitted, 0.05, kind, value).shortfall == pytest.approx(value - left, rel=1e-6)
-    assert caution(question, fitted, 0.0, kind, value).shortfall == 0.0
+    left += worst * (value - left)
+    assert caution(question, 0.05, kind, value).shortfall == pytest.approx(value - left, rel=1e-6)
+    assert caution(question, 0.0, kind, value).shortfall == 0.0
 
 
 class LinearGaussian(BasePolicy):

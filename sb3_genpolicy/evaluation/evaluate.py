@@ -253,7 +253,7 @@ def evaluate(
     n_members, n_episodes = values[KINDS[DISCOUNTED]].initial.shape
     resamples = Resamples.draw(conditions.n_resamples, n_episodes, n_members, conditions.seed)
     cautions = {
-        name: caution(question, fitted, support.leaving, kind, float(own.policy.mean()))
+        name: caution(question, support.leaving, kind, float(own.policy.mean()))
         for kind, (name, own) in enumerate(values.items())
     }
     evidence = _evidence(values, resamples, fitted, support, cautions, conditions.level)
