@@ -104,16 +104,16 @@ def test_ranking(narrow, clone):
 def test_what_caution_costs_counts_below_and_in_the_order(narrow, clone, monkeypatch):
     options = dict(behaviour=clone, options=FittedQOptions(n_members=2, net_arch=(16,), steps=40, first_steps=30))
     found = []
-    for cost in (Caution(0.0, 0.0), Caution(0.4, 5000.0), Caution(0.6, 5000.0)):
+    for cost in (Caution(0.0, 0.0), Caution(0.4, 900.0), Caution(0.6, 900.0)):
         monkeypatch.setattr(evaluating, "caution", lambda *_, cost=cost: cost)
         found.append(evaluate_offline(clone, narrow, **options))
     plain, careful, beyond = found
     for kind in ("discounted", "undiscounted"):
-        for of, method, shift in (("policy", "fitted Q", 5000.0), ("behaviour", "logged returns", 0.0)):
+        for of, method, shift in (("policy", "fitted Q", 900.0), ("behaviour", "logged returns", 0.0)):
             one, other = (each.estimate(kind, of, method) for each in (plain, careful))
             if one.low is not None:
                 assert (one.value, one.high) == (other.value, other.high) and one.low - other.low == pytest.approx(shift)
-    assert plain.cautious_value - careful.cautious_value == pytest.approx(5000.0)
+    assert plain.cautious_value - careful.cautious_value == pytest.approx(900.0)
     assert beyond.verdict.word == "cannot be told" and "60% of its value" in str(beyond.verdict)
     assert "60% of its value" not in str(careful.verdict)
     sure = [dataclasses.replace(each, verdict=Verdict("not distinguishable", ())) for each in (careful, plain)]

@@ -9,12 +9,14 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_genpolicy import load_dataset
+from sb3_genpolicy.evaluation import evaluate as evaluating
 from sb3_genpolicy.evaluation.caution import caution
 from sb3_genpolicy.evaluation.evaluate import evaluate_offline
 from sb3_genpolicy.evaluation.fitted_q import FittedQ, FittedQOptions
 from sb3_genpolicy.evaluation.judges import found_log_probs
 from sb3_genpolicy.evaluation.question import DISCOUNTED, TOTAL, Question, find_horizon
 from sb3_genpolicy.evaluation.values import episode_values
+from sb3_genpolicy.evaluation.verdict import Guards
 from tests.helpers.chain import REWARDS, ChainPolicy, discounted_value, log_chain, moves, total_value
 
 GAMMA, N_STEPS = 0.8, 12
@@ -97,6 +99,33 @@ def test_caution_is_what_is_lost_by_whoever_leaves_the_data(kind, gamma, steps, 
     left += worst * (value - left)
     assert caution(question, 0.05, kind, value).shortfall == pytest.approx(value - left, rel=1e-6)
     assert caution(question, 0.0, kind, value).shortfall == 0.0
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("beyond", [1e6, -1e6])
+def test_no_estimate_is_beyond_what_rewards_allow(terminal, beyond, monkeypatch):
+    """The chain's rewards are 0 to 1 here; networks that have lost themselves say a million more, or less."""
+    arrays, _ = log_chain(LOGGED, START, 30, N_STEPS, 0, terminal)
+    arrays["rewards"] = np.resize(np.array([0.5, 1.0], np.float32), len(arrays["rewards"]))
+    lost = evaluating.episode_values
+    monkeypatch.setattr(
+        evaluating,
+        "episode_values",
+        lambda *asked: (own := lost(*asked))._replace(difference=own.difference + beyond, initial=own.initial + beyond),
+    )
+    options = FittedQOptions(net_arch=(8,), steps=20, first_steps=20, batch_size=32)
+    lenient = Guards(largest_error=1e9, largest_drift=1e9)
+    found = evaluate_offline(
+        ChainPolicy(ASKED), arrays, gamma=GAMMA, behaviour=ChainPolicy(LOGGED), options=options, guards=lenient
+    )
+    least = 0.0 if terminal else 0.5
+    for kind, steps in (("discounted", 1.0 / (1.0 - GAMMA)), ("undiscounted", N_STEPS)):
+        end = steps if beyond > 0.0 else least * steps
+        for method in ("fitted Q", "fitted Q, initial states"):
+            assert found.estimate(kind, "policy", method)[3:6] == pytest.approx((end, end, end))
+        own, difference = found.estimate(kind, "behaviour", "logged returns"), found.estimate(kind, "difference")
+        assert own.low < own.value < own.high < steps
+        assert difference.high == pytest.approx(end - (own.low if beyond > 0.0 else own.high))
 
 
 class LinearGaussian(BasePolicy):

@@ -19,16 +19,17 @@ from sb3_genpolicy.common.transitions.action_range import ActionRange
 from sb3_genpolicy.common.transitions.transitions import Transitions, label_of
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.evaluation.acting import Acting, own_random_numbers, policy_actions
-from sb3_genpolicy.evaluation.caution import Caution, caution
+from sb3_genpolicy.evaluation.caution import caution
+from sb3_genpolicy.evaluation.estimates import allowed_by_rewards, evidence_of, fitted_estimates
 from sb3_genpolicy.evaluation.fitted_q import Begun, FittedQ, FittedQOptions, Learner
-from sb3_genpolicy.evaluation.intervals import Resamples, interval
+from sb3_genpolicy.evaluation.intervals import Resamples
 from sb3_genpolicy.evaluation.judges import Candidate, found_log_probs, judging_episodes, opened, read_for, spaces_of
 from sb3_genpolicy.evaluation.plans import Plans
-from sb3_genpolicy.evaluation.question import DISCOUNTED, TOTAL, Question, find_horizon, some_of
-from sb3_genpolicy.evaluation.result import KINDS, Estimate, OfflineEvaluation
-from sb3_genpolicy.evaluation.support import Support, check_behaviour, fit_behaviour, measure_support
-from sb3_genpolicy.evaluation.values import EpisodeValues, episode_values
-from sb3_genpolicy.evaluation.verdict import Evidence, Guards, judge
+from sb3_genpolicy.evaluation.question import DISCOUNTED, Question, find_horizon, some_of
+from sb3_genpolicy.evaluation.result import KINDS, OfflineEvaluation
+from sb3_genpolicy.evaluation.support import check_behaviour, fit_behaviour, measure_support
+from sb3_genpolicy.evaluation.values import episode_values
+from sb3_genpolicy.evaluation.verdict import Guards, judge
 from sb3_genpolicy.evaluation.weighing import Densities, weighed_estimates
 from sb3_genpolicy.generative.checks import check_flag, check_number, named_arguments
 
@@ -253,11 +254,11 @@ def evaluate(
     n_members, n_episodes = values[KINDS[DISCOUNTED]].initial.shape
     resamples = Resamples.draw(conditions.n_resamples, n_episodes, n_members, conditions.seed)
     cautions = {
-        name: caution(question, support.leaving, kind, float(own.policy.mean()))
+        name: caution(question, support.leaving, kind, allowed_by_rewards(question, kind).clip(float(own.policy.mean())))
         for kind, (name, own) in enumerate(values.items())
     }
-    evidence = _evidence(values, resamples, fitted, support, cautions, conditions.level)
-    estimates = _estimates(values, resamples, fitted, question, cautions, conditions)
+    evidence = evidence_of(values, resamples, fitted, support, cautions, conditions.level)
+    estimates = fitted_estimates(values, resamples, fitted, question, cautions, conditions.level, conditions.guards)
     fewest = conditions.guards.fewest_effective
     estimates += weighed_estimates(question, acting, densities, fitted, conditions.level, fewest)
     return OfflineEvaluation(
@@ -310,91 +311,3 @@ def fit_values(question: Question, acting: Acting, conditions: Conditions, begun
             conditions.seed,
         )
         return learner.learn(conditions.progress_bar, begun)
-
-
-def _half_width(values: EpisodeValues, resamples: Resamples, level: float) -> float:
-    low, high = interval(resamples.of(values.difference, values.gap), level)
-    return 0.5 * (high - low)
-
-
-def _drift(fitted: FittedQ, kind: int, half_width: float) -> float:
-    """Change of the value in the last quarter of the steps, in half widths of the interval of the difference."""
-    curve = fitted.curve
-    if len(curve) < 2:
-        return 0.0
-    before = curve[-1 - max(1, len(curve) // 4)] if len(curve) > 4 else curve[0]
-    return abs(curve[-1].values[kind] - before.values[kind]) / max(half_width, 1e-12)
-
-
-def _disagreement(fitted: FittedQ, n_rows: int) -> float:
-    """About the policy's actions, beside that about logged ones, apart from what networks disagree on in all states alike."""
-
-    def of(values: np.ndarray) -> float:
-        return float((values - values.mean(axis=1, keepdims=True)).std(axis=0).mean())
-
-    return of(fitted.v[DISCOUNTED][:, :n_rows]) / max(of(fitted.q[DISCOUNTED]), 1e-12)
-
-
-def _evidence(
-    values: dict[str, EpisodeValues],
-    resamples: Resamples,
-    fitted: FittedQ,
-    support: Support,
-    cautions: dict[str, Caution],
-    level: float,
-) -> Evidence:
-    discounted, careful = values[KINDS[DISCOUNTED]], cautions[KINDS[DISCOUNTED]]
-    low, high = interval(resamples.of(discounted.difference, discounted.gap), level)
-    return Evidence(
-        difference=(low - careful.shortfall, high),
-        level=level,
-        n_episodes=discounted.initial.shape[1],
-        error=fitted.curve[-1].error[DISCOUNTED],
-        disagreement=_disagreement(fitted, fitted.q.shape[2]),
-        outside=support.outside,
-        beyond=careful.beyond,
-        drift=_drift(fitted, DISCOUNTED, _half_width(discounted, resamples, level)),
-    )
-
-
-def _estimates(
-    values: dict[str, EpisodeValues],
-    resamples: Resamples,
-    fitted: FittedQ,
-    question: Question,
-    cautions: dict[str, Caution],
-    conditions: Conditions,
-) -> list[Estimate]:
-    lines = []
-    for kind in (DISCOUNTED, TOTAL):
-        name = KINDS[kind]
-        if name not in values:
-            returns = question.sums(question.rewards)[None].repeat(2, axis=0)
-            low, high = interval(resamples.of(np.resize(returns, (resamples.members.shape[1], returns.shape[1]))), 0.9)
-            lines.append(Estimate(name, "policy", "fitted Q", withheld=question.horizon.why))
-            lines.append(Estimate(name, "behaviour", "logged returns", float(returns.mean()), low, high))
-            continue
-        own = values[name]
-        doubt = _why_withheld(own, fitted, kind, resamples, conditions)
-        for of, method, of_episodes, gap in (
-            ("policy", "fitted Q", own.policy, own.gap),
-            ("behaviour", "logged returns", own.behaviour, 0.0),
-            ("difference", "fitted Q", own.difference, own.gap),
-            ("policy", "fitted Q, initial states", own.initial, own.gap),
-        ):
-            if doubt and of != "behaviour" and kind == TOTAL:
-                lines.append(Estimate(name, of, method, withheld=doubt))
-            else:
-                low, high = interval(resamples.of(of_episodes, gap), conditions.level)
-                low -= 0.0 if of == "behaviour" else cautions[name].shortfall
-                lines.append(Estimate(name, of, method, float(of_episodes.mean()), low, high))
-    return lines
-
-
-def _why_withheld(values: EpisodeValues, fitted: FittedQ, kind: int, resamples: Resamples, conditions: Conditions) -> str:
-    guards, look = conditions.guards, fitted.curve[-1]
-    if not look.error[kind] <= guards.largest_error:
-        return f"the held-out Bellman error is {look.error[kind]:.2f} standard deviations of Q"
-    if _drift(fitted, kind, _half_width(values, resamples, conditions.level)) > guards.largest_drift:
-        return "the value still changed when the steps were over: give more steps"
-    return ""
