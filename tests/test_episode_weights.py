@@ -290,12 +290,23 @@ def test_weights_are_of_the_rows_that_the_policy_is_matched_to(frozen, monkeypat
     th.testing.assert_close(weights, (model.current_beta * advantage).exp().clamp(max=10.0).flatten().detach())
 
 
-def test_online_what_was_collected_counts():
-    source, _ = two_agents()
+def test_online_what_was_collected_counts_as_it_is_and_the_dataset_by_its_episodes():
+    source, share = two_agents()
     model = GMPO("FlowPolicy", dataset=source, **OPTIONS).learn(1)
-    assert rows_for_policy(model, th.arange(8), [None]) is not None
+    buffer, n = model.replay_buffer, model.replay_buffer.n_from_dataset
+    zeros = np.zeros((1, 3), np.float32)
+    for number in range(5):
+        buffer.add(zeros + number, zeros, np.zeros((1, 1)), np.zeros(1), np.zeros(1), [{}])
+    rows = th.arange(n + 5)
     model.online = True
-    assert rows_for_policy(model, th.arange(8), [None]) is None
+    samples, matched = rows_for_policy(model, rows, [th.Generator().manual_seed(0)])
+    assert th.equal(matched[n:], rows[n:]) and th.equal(samples.observations[n:, 0], th.arange(5.0))
+    model.online = False
+    _, offline = rows_for_policy(model, rows[:n], [th.Generator().manual_seed(0)])
+    # The better agent's, as often as offline
+    assert len(offline.unique()) < n and (matched[:n] < n).all()
+    better = th.as_tensor(source["rewards"])[matched[:n]].mean(), th.as_tensor(source["rewards"])[offline].mean()
+    assert float(better[0]) == pytest.approx(float(better[1]), rel=0.2) and better[0] > source["rewards"].mean() + 0.03
 
 
 @pytest.mark.parametrize("dictionary", [False, True])

@@ -121,14 +121,17 @@ def rows_for_policy(model: Any, rows: th.Tensor, sources: Sequence[Source]) -> t
     :param model: a model
     :param rows: indices of rows, (batch_size,), or (n_models * batch_size,) of several models side by side
     :param sources: of random numbers, one for each model
-    :return: as many rows, drawn as often as their episodes weigh, and their indices; None where they are the same, and online,
-        where what was collected counts
+    :return: as many rows, drawn as often as their episodes weigh, and their indices; rows that were collected online stay as
+        they are. None where all are the same
     """
-    if model.online or not model.replay_buffer.has_matched_rows:
+    if not model.replay_buffer.has_matched_rows:
         return None
     shape, like = (len(rows) // len(sources),), th.empty(0, dtype=th.float64, device=model.device)
     uniform = th.cat([draw("uniform", shape, like, source) for source in sources])
     matched = model.replay_buffer.matched_rows(uniform)
+    if model.online:
+        at = rows.to(matched)
+        matched = th.where(at < model.replay_buffer.n_from_dataset, matched, at)
     return model.replay_buffer.rows(matched, model._vec_normalize_env), matched
 
 
