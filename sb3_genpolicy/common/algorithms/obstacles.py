@@ -136,6 +136,11 @@ def online_obstacle(model: Model) -> str | None:
         return _sentence(dependence)
     if world_size() > 1:
         return f"{world_size()} processes train it together, of which each would see rows of its own. Take one process"
+    if model.policy.critic_options.distilled_from is not None:
+        return (
+            f"its critic is distilled from {model.policy.critic_options.distilled_from} logged actions, and of rows that are "
+            "collected one by one it is not known what follows. Train a model without distilled_from"
+        )
     if not model.policy.horizon.is_one_step:
         return "its policy plans several actions or sees several observations, and what is collected comes step by step"
     if model.env is None or isinstance(model.env, SpacesVecEnv):

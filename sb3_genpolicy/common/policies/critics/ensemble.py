@@ -79,6 +79,8 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         self.norms = nn.ModuleList(BatchedLayerNorm(self.n_critics, width) for width in normed)
         self.activation = in_place(activation_fn)()
         self.dropout = DrawnDropout(options.dropout)
+        #: The critic of more logged actions, which this one is distilled from, if there is one
+        self.teacher: CriticEnsemble | None = None
         # V, where the networks give what Q is above it; another's module, whose parameters are not this one's
         self._baseline: list[NormalizedModel] = []
         if options.learns_advantage:
@@ -94,6 +96,23 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         :param value_net: V, which Q is the sum of and of what the networks give
         """
         self._baseline = [value_net]
+        if self.teacher is not None:
+            self.teacher.stand_on(value_net)
+
+    def learn_from(self, teacher: "CriticEnsemble") -> None:
+        """
+        :param teacher: a critic of more logged actions, with the same extractor, which becomes a part of this one: it is
+            trained, averaged, frozen and saved with it
+        """
+        self.teacher = teacher
+
+    def fit_scale(self, scale: float) -> None:
+        """
+        :param scale: what outputs are multiplied by, where they are advantages
+        """
+        self.scale.fill_(scale)
+        if self.teacher is not None:
+            self.teacher.fit_scale(scale)
 
     def advantages(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """

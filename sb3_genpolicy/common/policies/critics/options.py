@@ -52,6 +52,14 @@ class CriticOptions(ABC):
     :param chunk_length: how many actions of a plan Q values together, from 1 to the policy's ``chunk_length``, where it
         plans several; returns have at least so many steps. More than are executed (decoupled lengths) let values travel
         further in one step, of plans that were logged as valued. Default: those that are executed.
+    :param distilled_from: actions h, more than those, of a second critic of whole logged windows, whose returns have at least
+        h steps. Q is distilled from it (decoupled Q-chunking, arXiv 2512.10926): an expectile of the windows' values over what
+        was logged after the actions that Q values. So values travel h steps at a time, while the policy may plan and execute
+        fewer actions, or one. Within an episode's last h steps its last action is repeated. Default: there is no second
+        critic, and Q learns from returns itself.
+    :param distilled_expectile: that expectile, in (0, 1): towards 1 the best logged continuation counts, 0.5 is their mean.
+        Where continuations differ by chance, as rewards do, rather than by what was done, a large one believes in luck only as
+        far as the second critic does: its values are means.
     :raises ValueError: for a value out of range, and for options that do not go together
     """
 
@@ -69,6 +77,8 @@ class CriticOptions(ABC):
     dropped_quantiles: int = 0
     passes: float | None = None
     chunk_length: int | None = None
+    distilled_from: int | None = None
+    distilled_expectile: float = 0.7
 
     #: Whether targets are values of actions that the policy takes, so that the critics are trained as long as the policy is
     follows_policy: ClassVar[bool] = False
@@ -83,6 +93,7 @@ class CriticOptions(ABC):
         "net_arch",
         "n_quantiles",
         "chunk_length",
+        "distilled_from",
     )
 
     def __post_init__(self) -> None:
@@ -111,6 +122,7 @@ class CriticOptions(ABC):
             check_number(f"{name}: chunk_length", self.chunk_length, low=1, whole=True)
         self._check_widths(name)
         self._check_quantiles(name)
+        self._check_distillation(name)
         if self.aggregation == "lower_bound" and self.n_critics == 1:
             raise ValueError(f"{name}: aggregation='lower_bound' is of how networks differ: n_critics must be 2 or more.")
 
@@ -137,6 +149,33 @@ class CriticOptions(ABC):
             raise ValueError(
                 f"{name}: dropped_quantiles takes the place of aggregation='{self.aggregation}': give aggregation='mean'."
             )
+
+    def _check_distillation(self, name: str) -> None:
+        expectile = self.distilled_expectile
+        check_number(f"{name}: distilled_expectile", expectile, low=0.0, high=1.0, low_open=True, high_open=True)
+        if self.distilled_from is None:
+            if expectile != CriticOptions.distilled_expectile:
+                raise ValueError(
+                    f"{name}: distilled_expectile={expectile} is of the values of distilled_from logged actions: give both, "
+                    "as distilled_from=8."
+                )
+            return
+        check_number(f"{name}: distilled_from", self.distilled_from, low=2, whole=True)
+        if self.n_quantiles is not None:
+            raise ValueError(
+                f"{name}: an expectile of values is distilled from {self.distilled_from} actions, of which "
+                f"n_quantiles={self.n_quantiles} says nothing: leave one of them out."
+            )
+        if self.chunk_length is not None and self.distilled_from <= self.chunk_length:
+            raise ValueError(_too_short(self.distilled_from, self.chunk_length))
+
+    def check_valued(self, valued_length: int) -> None:
+        """
+        :param valued_length: actions of a policy's plans that Q values
+        :raises ValueError: if Q is to be distilled from no more than these
+        """
+        if self.distilled_from is not None and self.distilled_from <= valued_length:
+            raise ValueError(_too_short(self.distilled_from, valued_length))
 
     def __repr__(self) -> str:
         # As one would write it
@@ -165,6 +204,13 @@ class CriticOptions(ABC):
         :return: options that say which networks there are
         """
         return {**{name: getattr(self, name) for name in self.of_networks}, "advantage": self.learns_advantage}
+
+
+def _too_short(distilled_from: int, valued_length: int) -> str:
+    return (
+        f"distilled_from={distilled_from} is not more than the {valued_length} actions of a plan that the critic values "
+        "(its chunk_length, else those that the policy executes): give more, or leave it out."
+    )
 
 
 @with_named_options
@@ -197,6 +243,9 @@ class OneStepCritic(CriticOptions):
     Q of the behaviour policy, as SARSA learns it (one step of policy improvement follows: arXiv 2106.08909). V is trained
     towards the return, and Q is V plus an advantage, which the Q networks learn as what the return is above V. So none of
     their capacity and of their noise goes into what all actions of a state have in common, by far the most of Q.
+
+    With ``distilled_from`` it is the behaviour policy's up to what is logged after the actions that Q values: of that, better
+    continuations count more, and V is the mean of Q over the dataset's actions.
 
     Returns are long by default, of twenty steps in the mean, since a fall comes late. Most of them is noise, which networks
     learn by heart if they see it often: after ten passes over the rows they stay as they are (docs/guide/critics.md).
@@ -236,7 +285,8 @@ class PolicyCritic(CriticOptions):
     :param density_penalty: FAC's (arXiv 2602.18015): ``density_penalty w Q(s, a)`` with ``a`` from the policy is added to the
         loss of Q, ``w = clip(1 - mu(a|s) / mu(a_logged|s), 0, 1)`` by exact densities of the behaviour model mu, >= 0. Needs
         an algorithm with a behaviour model; while that is cloned, the penalty rests.
-    :raises ValueError: for ``passes``, for quantiles without ``aggregation="mean"``, and numbers out of range
+    :raises ValueError: for ``passes`` and ``distilled_from``, for quantiles without ``aggregation="mean"``, and numbers out of
+        range
     """
 
     penalty: float = 0.0
@@ -246,6 +296,11 @@ class PolicyCritic(CriticOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("PolicyCritic: penalty", self.penalty, low=0.0)
+        if self.distilled_from is not None:
+            raise ValueError(
+                f"PolicyCritic: Q is of actions that the policy goes on with, and distilled_from={self.distilled_from} values "
+                "those that were logged: leave it out, or take IQLCritic or OneStepCritic."
+            )
         if self.passes is not None:
             raise ValueError("PolicyCritic: Q of the policy's own actions is learnt as long as it is: leave passes out.")
         check_number("PolicyCritic: density_penalty", self.density_penalty, low=0.0)
