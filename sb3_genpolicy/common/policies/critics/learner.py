@@ -193,7 +193,7 @@ class Critics(Transient):
         outputs, usual = self._of_features(self.critic, features, batch.actions)
         losses = {"teacher_loss": squared_loss(taught / scale, (returns - baseline) / scale)}
         # Twice, so that the expectile 0.5 is the squared loss
-        distilled = 2.0 * expectile_loss((of_windows - outputs) / scale, self.options.distilled_expectile)
+        distilled = 2.0 * expectile_loss((of_windows - outputs) / scale, self.options.continuation_expectile)
         losses |= self._further_losses(batch, usual)
         if its_usual is not None:
             losses["usual_window_loss"] = _usual_loss(_teacher_of(self.critic), its_usual, _windows_of(batch))

@@ -57,9 +57,9 @@ class CriticOptions(ABC):
         was logged after the actions that Q values. So values travel h steps at a time, while the policy may plan and execute
         fewer actions, or one. Within an episode's last h steps its last action is repeated. Default: there is no second
         critic, and Q learns from returns itself.
-    :param distilled_expectile: that expectile, in (0, 1): towards 1 the best logged continuation counts, 0.5 is their mean.
-        Where continuations differ by chance, as rewards do, rather than by what was done, a large one believes in luck only as
-        far as the second critic does: its values are means.
+    :param continuation_expectile: that expectile, in (0, 1): towards 1 the best logged continuation counts, 0.5 is their mean.
+        Chance in rewards is averaged, but chance that the logged agent reacted to passes for its choice, the more so the
+        larger this is.
     :raises ValueError: for a value out of range, and for options that do not go together
     """
 
@@ -78,7 +78,7 @@ class CriticOptions(ABC):
     passes: float | None = None
     chunk_length: int | None = None
     distilled_from: int | None = None
-    distilled_expectile: float = 0.7
+    continuation_expectile: float = 0.7
 
     #: Whether targets are values of actions that the policy takes, so that the critics are trained as long as the policy is
     follows_policy: ClassVar[bool] = False
@@ -151,13 +151,13 @@ class CriticOptions(ABC):
             )
 
     def _check_distillation(self, name: str) -> None:
-        expectile = self.distilled_expectile
-        check_number(f"{name}: distilled_expectile", expectile, low=0.0, high=1.0, low_open=True, high_open=True)
+        expectile = self.continuation_expectile
+        check_number(f"{name}: continuation_expectile", expectile, low=0.0, high=1.0, low_open=True, high_open=True)
         if self.distilled_from is None:
-            if expectile != CriticOptions.distilled_expectile:
+            if expectile != CriticOptions.continuation_expectile:
                 raise ValueError(
-                    f"{name}: distilled_expectile={expectile} is of the values of distilled_from logged actions: give both, "
-                    "as distilled_from=8."
+                    f"{name}: continuation_expectile={expectile} is over what follows in windows of distilled_from logged "
+                    "actions: give both, as distilled_from=8."
                 )
             return
         check_number(f"{name}: distilled_from", self.distilled_from, low=2, whole=True)
