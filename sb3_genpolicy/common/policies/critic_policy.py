@@ -52,7 +52,8 @@ class CriticPolicy(PlanningPolicy):
     :param optimizer_kwargs: keyword arguments of the optimizer, without the learning rate
     :param n_critics: number of Q networks. Default: what ``critic`` says.
     :param critic: which networks Q and V are, and what they are trained for, see
-        :class:`~sb3_genpolicy.common.policies.critics.options.CriticOptions`. Algorithms give it, from their own ``critic=``.
+        :class:`~sb3_genpolicy.common.policies.critics.base_options.CriticOptions`. Algorithms give it, from their own
+        ``critic=``.
     :param share_features_extractor: whether the critics use the actor's extractor, trained by the actor's loss alone
         (saves time with images)
     :param chunk_length: number of actions that are planned together; ``predict`` still gives one, and keeps the rest of the

@@ -82,7 +82,8 @@ class Batch:
         :param mean: from values, (..., batch_size), to their mean over the whole batch, (...)
         :param next_actions: logged actions at the next observations, (batch_size, action_dim), None where nobody asks for them
         :param matched: rows that the policy is matched to, None where they are these
-        :param logged_windows: logged actions from the rows on, None where nobody asks for them
+        :param logged_windows: logged actions from the rows on, (batch_size, n_steps * action_dim), None where nobody asks for
+            them
         :return: the batch
         """
         beside: dict[str, Any] = dict(next_actions=next_actions, matched=matched, logged_windows=logged_windows)

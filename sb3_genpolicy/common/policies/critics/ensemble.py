@@ -13,8 +13,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_genpolicy.common.policies.critics.aggregation import aggregate, agreement, smallest_quantiles
+from sb3_genpolicy.common.policies.critics.base_options import CriticOptions
 from sb3_genpolicy.common.policies.critics.layers import BatchedLayerNorm, BatchedLinear, DrawnDropout, in_place
-from sb3_genpolicy.common.policies.critics.options import CriticOptions, IQLCritic
+from sb3_genpolicy.common.policies.critics.options import IQLCritic
 from sb3_genpolicy.common.policies.critics.usual_action import UsualAction
 from sb3_genpolicy.common.policies.normalization import NormalizedModel, ObservationNormalizer
 from sb3_genpolicy.generative.networks import in_float32

@@ -8,10 +8,11 @@ import torch as th
 
 from sb3_genpolicy.common.files.transient import Transient
 from sb3_genpolicy.common.policies.critics.aggregation import agreement
+from sb3_genpolicy.common.policies.critics.base_options import CriticOptions
 from sb3_genpolicy.common.policies.critics.ensemble import CriticEnsemble
 from sb3_genpolicy.common.policies.critics.layers import masks_from
 from sb3_genpolicy.common.policies.critics.losses import expectile_loss, quantile_loss, squared_loss
-from sb3_genpolicy.common.policies.critics.options import CriticOptions, PolicyCritic
+from sb3_genpolicy.common.policies.critics.options import PolicyCritic
 from sb3_genpolicy.common.policies.critics.value_network import ValueNetwork
 from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.objective import Objective
