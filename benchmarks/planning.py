@@ -3,6 +3,7 @@ Chunks of actions and a memory against single steps: a ball in a maze with two w
 seen, from demonstrations that are recorded here. The demonstrator takes either way, and pauses now and then.
 
     python -m benchmarks.planning [--seeds 5] [--steps 4000] [--algo bc gmpo] [--results FILE]
+    python -m benchmarks.planning --algo gmpo --critics iql iql8 --horizons 1   # critics instead, see CRITICS
     python -m benchmarks.planning --report
     python -m benchmarks.planning --latency   # what a plan costs instead, by `predict_chunk` and by the ONNX file's runner
 
@@ -13,6 +14,7 @@ import argparse
 import json
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_genpolicy import BC, GMPO
+from sb3_genpolicy import BC, GMPO, IQLCritic, OneStepCritic
 
 # Two ways from r to g: along the upper corridor, or along the lower one
 MAZE = [
@@ -36,6 +38,13 @@ LIMIT = 400
 # chunk_length, execute_length, history
 HORIZONS = ((1, 1, 1), (1, 1, 4), (8, 8, 1), (8, 8, 4), (16, 16, 1))
 ALGORITHMS = {"bc": BC, "gmpo": GMPO}
+# The last two are distilled from windows of eight logged actions
+CRITICS = {
+    "default": OneStepCritic(),
+    "iql": IQLCritic(),
+    "default8": OneStepCritic(distilled_from=8),
+    "iql8": IQLCritic(distilled_from=8),
+}
 
 
 class Position(gym.ObservationWrapper):
@@ -122,7 +131,9 @@ def success(model: Any, n_episodes: int, seed: int) -> tuple[float, float]:
     return float(reached.mean()), float(steps.mean())
 
 
-def run(algo: str, horizon: tuple[int, int, int], seed: int, steps: int, episodes: int, data: Any) -> dict[str, Any]:
+def run(
+    algo: str, horizon: tuple[int, int, int], seed: int, steps: int, episodes: int, data: Any, critic: str = "default"
+) -> dict[str, Any]:
     """
     :param algo: key of ALGORITHMS
     :param horizon: chunk_length, execute_length and history
@@ -130,14 +141,18 @@ def run(algo: str, horizon: tuple[int, int, int], seed: int, steps: int, episode
     :param steps: gradient steps
     :param episodes: to evaluate in
     :param data: demonstrations
+    :param critic: key of CRITICS, of algorithms that have critics
     :return: a line of the results
     """
     names = dict(zip(("chunk_length", "execute_length", "history"), horizon, strict=True))
-    began = time.time()
-    model = ALGORITHMS[algo]("FlowPolicy", None, dataset=data, policy_kwargs=names, seed=seed, device="cpu").learn(steps)
+    began, more = time.time(), {} if algo == "bc" else dict(critic=CRITICS[critic])
+    model = ALGORITHMS[algo]("FlowPolicy", None, dataset=data, policy_kwargs=names, seed=seed, device="cpu", **more)
+    model.learn(steps)
     seconds = time.time() - began
     share, length = success(model, episodes, seed=1_000 + seed)
-    return dict(algo=algo, **names, seed=seed, steps=steps, success=share, length=length, seconds=round(seconds, 1))
+    # As those lines have it that are there
+    kind = {} if critic == "default" else dict(critic=critic)
+    return dict(algo=algo, **names, **kind, seed=seed, steps=steps, success=share, length=length, seconds=round(seconds, 1))
 
 
 def report(path: Path) -> str:
@@ -148,7 +163,8 @@ def report(path: Path) -> str:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for line in lines:
-        groups.setdefault((line["algo"], line["chunk_length"], line["execute_length"], line["history"]), []).append(line)
+        algo = " ".join([line["algo"], *([line["critic"]] if "critic" in line else [])])
+        groups.setdefault((algo, line["chunk_length"], line["execute_length"], line["history"]), []).append(line)
     rows = ["| | chunk | executed | history | success | steps | seeds |", "|---|---|---|---|---|---|---|"]
     for (algo, *horizon), runs in sorted(groups.items()):
         shares = 100.0 * np.array([one["success"] for one in runs])
@@ -196,6 +212,8 @@ def latency(n_plans: int = 150) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--algo", nargs="+", default=["bc"], choices=list(ALGORITHMS))
+    parser.add_argument("--critics", nargs="+", default=["default"], choices=list(CRITICS))
+    parser.add_argument("--horizons", type=int, default=len(HORIZONS), help="how many of the horizons, from the first")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4_000)
     parser.add_argument("--demonstrations", type=int, default=60)
@@ -217,15 +235,15 @@ def main() -> None:
         known = args.results.read_text().splitlines() if args.results.exists() else []
         done = [json.loads(line) for line in known]
         for seed in range(args.seeds):
-            for algo in args.algo:
-                for horizon in HORIZONS:
-                    what = dict(zip(("algo", "chunk_length", "execute_length", "history"), (algo, *horizon), strict=True))
-                    if any(line.items() >= {**what, "seed": seed, "steps": args.steps}.items() for line in done):
-                        continue
-                    line = run(algo, horizon, seed, args.steps, args.episodes, data)
-                    with args.results.open("a") as file:
-                        file.write(json.dumps(line) + "\n")
-                    print(json.dumps(line), flush=True)
+            for algo, critic, horizon in product(args.algo, args.critics, HORIZONS[: args.horizons]):
+                names = dict(zip(("algo", "chunk_length", "execute_length", "history"), (algo, *horizon), strict=True))
+                what = {**names, "critic": critic, "seed": seed, "steps": args.steps}
+                if any({"critic": "default", **line}.items() >= what.items() for line in done):
+                    continue
+                line = run(algo, horizon, seed, args.steps, args.episodes, data, critic)
+                with args.results.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                print(json.dumps(line), flush=True)
     print(report(args.results))
 
 

@@ -74,6 +74,8 @@ def test_the_default_is_one_step_of_advantages():
         dropped_quantiles=0,
         passes=10.0,
         chunk_length=None,
+        distilled_from=None,
+        continuation_expectile=0.7,
         advantage=True,
     )
     assert DEFAULT_CRITIC.trace == 0.95 and DEFAULT_CRITIC.learns_advantage and not DEFAULT_CRITIC.follows_policy

@@ -291,7 +291,7 @@ def test_weights_are_of_the_rows_that_the_policy_is_matched_to(frozen, monkeypat
 
 
 def test_online_what_was_collected_counts_as_it_is_and_the_dataset_by_its_episodes():
-    source, share = two_agents()
+    source, _ = two_agents()
     model = GMPO("FlowPolicy", dataset=source, **OPTIONS).learn(1)
     buffer, n = model.replay_buffer, model.replay_buffer.n_from_dataset
     zeros = np.zeros((1, 3), np.float32)

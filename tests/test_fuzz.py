@@ -14,10 +14,11 @@ import torch as th
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sb3_genpolicy import OneStepCritic
 from sb3_genpolicy.common.policies.generative_policy import GenerativePolicy
 from tests.helpers.arrays import make_arrays
 from tests.helpers.fuzz_cases import ALGORITHMS, sound_cases, wild_cases
-from tests.helpers.fuzz_options import OPTIONS_OF, POLICY_OPTIONS
+from tests.helpers.fuzz_options import OF_CRITICS, OPTIONS_OF, POLICY_OPTIONS
 from tests.helpers.sentences import PACKAGE, fault_of
 
 STEPS = 20
@@ -170,6 +171,16 @@ def check_wrong(algorithm, name, of_policy, data):
 @given(data=st.data())
 def test_a_wrong_option_is_named(algorithm, name, of_policy, data):
     check_wrong(algorithm, name, of_policy, data)
+
+
+@pytest.mark.parametrize("name", OF_CRITICS)
+@settings(EXAMPLES, max_examples=30)
+@given(data=st.data())
+def test_a_wrong_option_of_a_critic_is_named(name, data):
+    given = {"distilled_from": 4, name: data.draw(OF_CRITICS[name])}
+    with pytest.raises((TypeError, ValueError)) as raised:
+        OneStepCritic(**given)
+    assert fault_of(raised.value, name) is None, fault_of(raised.value, name)
 
 
 @pytest.mark.slow

@@ -45,9 +45,12 @@ def copy_into(critic, networks):
     return critic
 
 
-def make_critics(options, obs_dim, action_dim=1, net_arch=(16, 8)):
+def make_critics(options, obs_dim, action_dim=1, net_arch=(16, 8), window_dim=None):
     """Q, its slow copy and V, as a policy has them."""
     critic, target = (make_q(options, obs_dim, action_dim, net_arch) for _ in range(2))
+    if window_dim is not None:
+        for network in (critic, target):
+            network.learn_from(make_q(options, obs_dim, window_dim, net_arch))
     target.load_state_dict(critic.state_dict())
     value_net = make_v(options, obs_dim, net_arch)
     for network in (critic, target):
@@ -62,7 +65,8 @@ def train_critics(options, batch, gamma, acts=None, steps=300, learning_rate=0.0
     :param acts: function from observations to the policy's actions
     """
     th.manual_seed(0)
-    policy = make_critics(options, batch.observations.shape[1], batch.actions.shape[1], net_arch)
+    window_dim = None if batch.logged_windows is None else batch.logged_windows.shape[1]
+    policy = make_critics(options, batch.observations.shape[1], batch.actions.shape[1], net_arch, window_dim)
     critics = Critics(policy, SimpleNamespace(policy_actions=lambda observations, generator: acts(observations)))
     parameters = [*policy.critic.parameters(), *policy.value_net.parameters()]
     optimizer = th.optim.Adam(parameters, learning_rate, fused=True)

@@ -164,7 +164,7 @@ COMMON = dict(
     beta=of(0.0, 0.1, 1, 20.0, 1e6),
     critic=of(
         *("iql", "onestep", "policy", IQLCritic(aggregation="mean"), OneStepCritic(gamma=None, n_critics=3)),
-        *(OneStepCritic(advantage=False), PolicyCritic(n_quantiles=3)),
+        *(OneStepCritic(advantage=False), PolicyCritic(n_quantiles=3), OneStepCritic(distilled_from=4)),
     ),
     expectile=of(0.1, 0.5, 0.7, 0.999),
     actor_tau=of(0.001, 1.0, 0.5),

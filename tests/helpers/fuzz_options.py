@@ -128,4 +128,8 @@ POLICY_OPTIONS = dict(
     history=outside(1, whole=True),
     plan_blending=outside(0.0, but=(None,)),
 )
+OF_CRITICS = dict(
+    distilled_from=outside(2, whole=True, but=(None,)),
+    continuation_expectile=outside(0.0, 1.0, low_open=True, high_open=True),
+)
 OPTIONS_OF = dict(GMPO={**OPTIONS, **OF_GMPO}, GMPG={**OPTIONS, **OF_GMPG})

@@ -114,6 +114,17 @@ def rows_for_critics(model: Any, rows: th.Tensor, samples: Any, sources: Sequenc
     return samples, buffer.next_actions(rows) if wanted else None
 
 
+def windows_for_critics(model: Any, rows: th.Tensor) -> th.Tensor | None:
+    """
+    :param model: a model
+    :param rows: indices of rows, (batch_size,)
+    :return: the logged actions from there on that its critics are distilled from, (batch_size, n_steps * action_dim); None for
+        other critics
+    """
+    n_steps = model.critic_options.distilled_from
+    return None if n_steps is None else model.replay_buffer.logged_windows(rows, n_steps)
+
+
 def rows_for_policy(model: Any, rows: th.Tensor, sources: Sequence[Source]) -> tuple[Any, th.Tensor] | None:
     """
     What a policy is matched to, where better episodes weigh more (``episode_kl``), while its critics see all rows alike.

@@ -48,6 +48,7 @@ def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
     fit_action_range(model.policy, chosen.data, first=not model._action_range_is_fitted and model._n_updates == 0)
     model._action_range_is_fitted = True
     n_steps, horizon = _steps_of_returns(model, chosen), model.policy.horizon
+    longer = model.critic_options.distilled_from
     # A number of steps that was asked for goes before a lambda that was not
     trace = model.critic_options.trace if n_steps == 1 else 0.0
     model.replay_buffer.fill(
@@ -55,13 +56,14 @@ def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
         model.reward_function,
         chosen.learnt,
         # Actions that are valued together are followed by what comes after all of them
-        max(n_steps, horizon.valued_length),
+        max(n_steps, horizon.valued_length, longer or 1),
         model.critic_gamma,
         trace,
         chosen.drawn,
         chosen.matched,
         horizon.history,
         horizon.chunk_length,
+        windows=longer is not None,
     )
     is_first = not model._normalizer_is_fitted and model._n_updates == 0
     _fit_statistics(model, chosen, label_of(data))
@@ -70,7 +72,7 @@ def fill_replay_buffer(model: Any, dataset: DatasetSource | None) -> None:
     model.held_out = None
     if len(chosen.held_out):
         model.held_out = HeldOutRows(
-            chosen.held_out, chosen.data, model.replay_buffer, model._vec_normalize_env, model.critic_gamma
+            chosen.held_out, chosen.data, model.replay_buffer, model._vec_normalize_env, model.critic_gamma, longer
         )
     if model.verbose >= 1:
         print(data.describe())

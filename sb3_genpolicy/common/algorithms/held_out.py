@@ -28,10 +28,17 @@ class HeldOutRows(Transient):
     :param buffer: the same, as it is learnt from
     :param env: VecNormalize wrapper whose statistics are applied
     :param gamma: discount factor of returns
+    :param distilled_from: number of logged actions that critics are distilled from; None for others
     """
 
     def __init__(
-        self, rows: np.ndarray, data: Transitions, buffer: OfflineReplayBuffer, env: VecNormalize | None, gamma: float
+        self,
+        rows: np.ndarray,
+        data: Transitions,
+        buffer: OfflineReplayBuffer,
+        env: VecNormalize | None,
+        gamma: float,
+        distilled_from: int | None = None,
     ):
         rows = rows[:: -(-len(rows) // _ROWS)]
         #: Whether it was said what they say against the critics
@@ -39,6 +46,7 @@ class HeldOutRows(Transient):
         self.rows = th.as_tensor(rows)
         self.samples: Any = buffer.rows(self.rows, env)
         self._next_actions = buffer.next_actions(self.rows)
+        self._windows = None if distilled_from is None else buffer.logged_windows(self.rows, distilled_from)
         rewards = th.as_tensor(transform_rewards(buffer.reward_function, data.rewards))
         to_go = returns_to_go(data, buffer.normalized_rewards(env, rewards).numpy(), gamma)
         last_rows, self._episodes = np.unique(to_go.last_rows[rows], return_inverse=True)
@@ -55,7 +63,7 @@ class HeldOutRows(Transient):
         :return: the rows, with the same noise every time, apart from the training's random state
         """
         generator = th.Generator(device).manual_seed(0)
-        return Batch.of(self.samples, self.rows, generator, next_actions=self._next_actions)
+        return Batch.of(self.samples, self.rows, generator, next_actions=self._next_actions, logged_windows=self._windows)
 
     @th.no_grad()
     def advantage_correlation(self, policy: CriticPolicy) -> th.Tensor:

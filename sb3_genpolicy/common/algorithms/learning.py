@@ -88,9 +88,10 @@ def update(model: Any, batch_size: int) -> None:
     rows, samples = model.replay_buffer.draw(batch_size, model._vec_normalize_env, together.part(batch_size))
     source = together.source(model.generator)
     samples, next_actions = critic_hooks.rows_for_critics(model, rows, samples, [source])
+    windows = critic_hooks.windows_for_critics(model, rows)
     others = critic_hooks.rows_for_policy(model, rows, [source])
     matched = None if others is None else Batch.of(*others, source, together.mean)
-    batch = Batch.of(samples, rows, source, together.mean, next_actions, matched)
+    batch = Batch.of(samples, rows, source, together.mean, next_actions, matched, windows)
     with autocast(model.precision, model.device), together.sharing(), model.policy.normalizer.once():
         objective = model.objective(batch)
     model.descent.descend(objective, together, model.before_step)

@@ -97,7 +97,8 @@ def needs_dataset(model: Any) -> bool:
 
 def _begin_episodes(model: Any) -> None:
     horizon, n_envs = model.policy.horizon, model.env.num_envs
-    window = Window(horizon.history, horizon.chunk_length, horizon.valued_length)
+    longer = model.critic_options.distilled_from or 1
+    window = Window(horizon.history, horizon.chunk_length, max(horizon.valued_length, longer), longer)
     model.replay_buffer.begin_episodes(window, model.critic_gamma)
     model.collecting.begin(n_envs)
     if model.replay_buffer.size() == 0:

@@ -21,6 +21,7 @@ from sb3_genpolicy.common.policies.option_checks import check_activation, check_
 from sb3_genpolicy.common.policies.planning import Horizon
 from sb3_genpolicy.common.policies.planning_policy import PlanningPolicy
 from sb3_genpolicy.common.transitions.action_range import ActionRange
+from sb3_genpolicy.common.transitions.time_windows import planned_space
 from sb3_genpolicy.common.updates.averages import PolyakAverage
 from sb3_genpolicy.common.utils import on_one_line
 from sb3_genpolicy.generative.checks import blaming, check_class, check_flag
@@ -51,7 +52,8 @@ class CriticPolicy(PlanningPolicy):
     :param optimizer_kwargs: keyword arguments of the optimizer, without the learning rate
     :param n_critics: number of Q networks. Default: what ``critic`` says.
     :param critic: which networks Q and V are, and what they are trained for, see
-        :class:`~sb3_genpolicy.common.policies.critics.options.CriticOptions`. Algorithms give it, from their own ``critic=``.
+        :class:`~sb3_genpolicy.common.policies.critics.base_options.CriticOptions`. Algorithms give it, from their own
+        ``critic=``.
     :param share_features_extractor: whether the critics use the actor's extractor, trained by the actor's loss alone
         (saves time with images)
     :param chunk_length: number of actions that are planned together; ``predict`` still gives one, and keeps the rest of the
@@ -118,6 +120,7 @@ class CriticPolicy(PlanningPolicy):
         check_activation("critic_activation_fn", critic_activation_fn)
         self.critic_options = resized(make_critic(critic), n_critics)
         horizon = Horizon.of(chunk_length, execute_length, history, self.critic_options.chunk_length)
+        self.critic_options.check_valued(horizon.valued_length)
         super().__init__(
             horizon.seen(observation_space),
             horizon.planned(action_space),
@@ -246,13 +249,25 @@ class CriticPolicy(PlanningPolicy):
         :param features_extractor: an extractor to share; a new one by default
         :return: a new Q
         """
-        valued = self.horizon.valued(self.planning.action_space)
+        action_space, shares, longer = (
+            self.planning.action_space,
+            features_extractor is not None,
+            self.critic_options.distilled_from,
+        )
+        critic = self._make_ensemble(self.horizon.valued(action_space), features_extractor, shares)
+        if longer is not None:
+            critic.learn_from(self._make_ensemble(planned_space(action_space, longer), critic.features_extractor, shares))
+        return critic
+
+    def _make_ensemble(
+        self, action_space: spaces.Box, features_extractor: BaseFeaturesExtractor | None, shares: bool
+    ) -> CriticEnsemble:
         return CriticEnsemble(
-            **{**self.network_kwargs(features_extractor), "action_space": valued},
+            **{**self.network_kwargs(features_extractor), "action_space": action_space},
             net_arch=self._critic_widths("qf"),
             activation_fn=self.critic_activation_fn,
             options=self.critic_options,
-            share_features_extractor=features_extractor is not None,
+            share_features_extractor=shares,
         ).to(self.device)
 
     def make_value_net(self, features_extractor: BaseFeaturesExtractor | None = None) -> ValueNetwork:
@@ -287,7 +302,7 @@ class CriticPolicy(PlanningPolicy):
         self.value_net.shift.fill_(mean)
         self.value_net.scale.fill_(deviation)
         for network in (self.critic, self.critic_target):
-            network.scale.fill_(of_reward)
+            network.fit_scale(of_reward)
 
     # What an algorithm asks for
 

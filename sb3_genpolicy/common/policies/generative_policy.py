@@ -88,7 +88,8 @@ class GenerativePolicy(SamplingPolicy):
     :param behaviour_model: whether there is a frozen actor ``behaviour`` beside the one that is trained. Algorithms that
         compare with the behaviour policy ask for it themselves.
     :param critic: which networks Q and V are, and what they are trained for, see
-        :class:`~sb3_genpolicy.common.policies.critics.options.CriticOptions`. Algorithms give it, from their own ``critic=``.
+        :class:`~sb3_genpolicy.common.policies.critics.base_options.CriticOptions`. Algorithms give it, from their own
+        ``critic=``.
     :param chunk_length: number of actions that are planned together; ``predict`` still gives one, and keeps the rest of the
         plan. 1, the default, acts step by step. Where an episode ends within a plan, its last action is repeated.
     :param execute_length: how many actions of a plan are executed before the next one is made, and valued by the critics,

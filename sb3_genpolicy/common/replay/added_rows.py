@@ -68,7 +68,7 @@ class AddedRows:
             states: Any = {key: zeros(part, self.observation_shape[key], key) for key, part in space.spaces.items()}
         else:
             states = zeros(space, self.observation_shape)
-        widths = (self.window.chunk_length * self.action_dim, 1, 1, 1)
+        widths = (self.window.n_actions * self.action_dim, 1, 1, 1)
         actions, rewards, dones, discounts = (th.zeros((n_rows, width), device=device) for width in widths)
         following = th.arange(n_rows, 2 * n_rows, device=device)
         return RowStore(states, following, actions, rewards, dones, None if self.window.n_steps == 1 else discounts)
@@ -130,9 +130,18 @@ class AddedRows:
     def gather(self, rows: th.Tensor) -> Rows:
         """
         :param rows: indices, (batch_size,): positions in the ring, which is the order of arrival until it is full
-        :return: copies of these rows
+        :return: copies of these rows, with the actions that are planned together
         """
-        return self._store.gather(rows.to(self.device))
+        found = self._store.gather(rows.to(self.device))
+        return found._replace(actions=found.actions[:, : self.window.chunk_length * self.action_dim])
+
+    def windows_at(self, rows: th.Tensor, n_steps: int) -> th.Tensor:
+        """
+        :param rows: indices, (batch_size,)
+        :param n_steps: number of actions, up to those that rows have
+        :return: actions from there on, (batch_size, n_steps * action_dim)
+        """
+        return self._store.actions[rows.to(self.device), : n_steps * self.action_dim]
 
     def steps(self) -> Rows:
         """

@@ -19,16 +19,23 @@ class Window:
     :param history: number of observations that are seen together, >= 1
     :param chunk_length: number of actions that are planned together, >= 1
     :param n_steps: steps whose rewards are summed before the next observation's value counts, >= 1
+    :param logged_length: number of actions that critics are distilled from, >= 1
     """
 
     history: int = 1
     chunk_length: int = 1
     n_steps: int = 1
+    logged_length: int = 1
+
+    @property
+    def n_actions(self) -> int:
+        """How many actions a row has, those that are planned first."""
+        return max(self.chunk_length, self.logged_length)
 
     @property
     def n_awaited(self) -> int:
         """Steps, its own among them, that must have arrived before a step is a row."""
-        return max(self.chunk_length, self.n_steps)
+        return max(self.n_actions, self.n_steps)
 
 
 #: Of a policy that sees one observation and takes one action
@@ -59,7 +66,7 @@ class ArrivedRow(NamedTuple):
 
     :param observation: (history, \\*observation_shape), the newest last; without the first axis where one is seen alone
     :param next_observation: the same, after the last step whose reward counts
-    :param action: (chunk_length * action_dim,), the step's own and those after it; at an episode's end the last one again
+    :param action: (n_actions * action_dim,), the step's own and those after it; at an episode's end the last one again
     :param reward: sum of the rewards, discounted
     :param terminated: whether the last of these steps is terminal
     :param discount: of the value of what follows
@@ -114,12 +121,12 @@ class ArrivingSteps:
     def _oldest(self, gamma: float) -> ArrivedRow:
         window, steps, n_earlier = self.window, self._waiting, len(self._earlier)
         summed = steps[: window.n_steps]
-        planned = steps[: window.chunk_length]
+        taken = steps[: window.n_actions]
         seen = [*self._earlier, *(step.observation for step in summed), summed[-1].next_observation]
         row = ArrivedRow(
             self._frames(seen[: n_earlier + 1]),
             self._frames(seen),
-            np.concatenate([step.action for step in planned] + [planned[-1].action] * (window.chunk_length - len(planned))),
+            np.concatenate([step.action for step in taken] + [taken[-1].action] * (window.n_actions - len(taken))),
             float(sum(gamma**k * step.reward for k, step in enumerate(summed))),
             summed[-1].terminated,
             gamma ** len(summed),

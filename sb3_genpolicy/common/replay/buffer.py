@@ -224,6 +224,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         matched: np.ndarray | None = None,
         history: int = 1,
         chunk_length: int = 1,
+        windows: bool = False,
     ) -> None:
         """
         Take a dataset in place of the one before; rows that were added stay. On a CPU its memory is shared, and never written.
@@ -240,6 +241,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param matched: the same of :meth:`matched_rows`. By default there are none.
         :param history: number of observations that the policy sees together; those of batches are stacks of so many
         :param chunk_length: number of actions that it plans together; those of batches are so many, end to end
+        :param windows: whether more actions are asked for, see :meth:`logged_windows`
         :raises ValueError: if the reward function does not give one finite number per row
         """
         rewards = transform_rewards(reward_function, data.rewards)
@@ -249,7 +251,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         self._streams = data.memory_mapped or not self._fits(data)
         self._least_steps = n_steps if return_lambda > 0.0 else 1
         n_summed = 1 if return_lambda > 0.0 else n_steps
-        self._store = store_of(data, rewards, n_summed, gamma, return_lambda > 0.0, history, chunk_length)
+        self._store = store_of(data, rewards, n_summed, gamma, return_lambda > 0.0, history, chunk_length, windows)
         states = self._store.states if isinstance(self._store.states, dict) else {None: self._store.states}
         self.hold_finer(key for key, array in states.items() if array.dtype == th.float64)
         if not self._streams:
@@ -449,6 +451,25 @@ class OfflineReplayBuffer(ReplayBuffer):
         actions, is_known = following.next_actions(self._store, rows.to(self.rows_device))
         actions = self._scale(actions.to(self.device)) if self.streams else actions
         return th.where(is_known[:, None].to(self.device), actions, th.nan)
+
+    def logged_windows(self, rows: th.Tensor, n_steps: int) -> th.Tensor:
+        """
+        :param rows: indices, (batch_size,)
+        :param n_steps: number of actions
+        :return: the actions that were taken from the rows on, as far as their episodes go, then the last one again,
+            (batch_size, n_steps * action_dim), scaled, on the training device
+        """
+        n_own = self._store.n_rows
+        if n_own == 0:
+            return self._added.windows_at(rows, n_steps)
+        rows = rows.to(self.rows_device)
+        actions = self._store.window_at(rows.clamp(max=n_own - 1), n_steps)
+        actions = self._scale(actions.to(self.device)) if self.streams else actions
+        if self.n_added:
+            is_added = (rows >= n_own).to(self.device)
+            added = self._added.windows_at((rows - n_own).clamp(min=0), n_steps)
+            actions = th.where(is_added[:, None], added, actions)
+        return actions
 
     def with_lambda_returns(
         self, rows: th.Tensor, samples: Any, uniform: th.Tensor, env: VecNormalize | None = None

@@ -10,7 +10,7 @@ import numpy as np
 import torch as th
 
 from sb3_genpolicy.common.transitions.returns import returns_to_go
-from sb3_genpolicy.common.transitions.time_windows import frame_indices, plan_rows
+from sb3_genpolicy.common.transitions.time_windows import frame_indices, last_rows, plan_rows
 from sb3_genpolicy.common.transitions.transitions import Transitions
 from sb3_genpolicy.common.utils import tree_map
 
@@ -92,6 +92,8 @@ class RowStore:
         observation is seen alone
     :param plans: (n_rows, chunk_length), see :func:`~sb3_genpolicy.common.transitions.time_windows.plan_rows`; None where an
         action is taken alone
+    :param last_rows: (n_rows,), see :func:`~sb3_genpolicy.common.transitions.time_windows.last_rows`; None where nobody asks
+        for actions beyond plans
     """
 
     states: Any
@@ -104,6 +106,7 @@ class RowStore:
     steps_left: th.Tensor | None = None
     frames: th.Tensor | None = None
     plans: th.Tensor | None = None
+    last_rows: th.Tensor | None = None
 
     @property
     def n_rows(self) -> int:
@@ -148,6 +151,16 @@ class RowStore:
         planned = self.plans[rows].long()
         return _take(self.actions, planned.flatten(), pinned).unflatten(0, planned.shape).flatten(1)
 
+    def window_at(self, rows: th.Tensor, n_steps: int) -> th.Tensor:
+        """
+        :param rows: indices, (n,)
+        :param n_steps: number of actions
+        :return: actions from there on, as far as the episode goes, then its last one again, (n, n_steps * action_dim)
+        """
+        assert self.last_rows is not None
+        window = th.minimum(rows[:, None] + th.arange(n_steps, device=rows.device), self.last_rows[rows].long()[:, None])
+        return self.actions[window.flatten()].reshape(len(rows), -1)
+
     def to(self, device: th.device) -> "RowStore":
         """
         :param device: where the rows go
@@ -183,6 +196,7 @@ def store_of(
     returns: bool = False,
     history: int = 1,
     chunk_length: int = 1,
+    windows: bool = False,
 ) -> RowStore:
     """
     :param data: the dataset
@@ -192,6 +206,7 @@ def store_of(
     :param returns: whether returns until the end of episodes are computed too
     :param history: number of observations that are seen together, >= 1
     :param chunk_length: number of actions that are planned together, >= 1
+    :param windows: whether actions beyond these are asked for, see :meth:`RowStore.window_at`
     :return: its rows, in the memory that it is in, with actions in the environment's units
     """
     next_rows, dones, discounts = data.next_rows, data.terminals, None
@@ -199,8 +214,9 @@ def store_of(
         rewards, next_rows, dones, discounts = n_step_returns(data, rewards, n_steps, gamma)
     frames = None if history == 1 else frame_indices(data, history)
     plans = None if chunk_length == 1 else plan_rows(data, chunk_length)
+    last = last_rows(data) if windows else None
     if data.n_rows < _SHORT_INDICES:
-        frames, plans = (None if indices is None else indices.astype(np.int32) for indices in (frames, plans))
+        frames, plans, last = (None if indices is None else indices.astype(np.int32) for indices in (frames, plans, last))
         if not data.memory_mapped:
             next_rows = next_rows.astype(np.int32)
     to_go = returns_to_go(data, rewards, gamma) if returns else None
@@ -215,6 +231,7 @@ def store_of(
         None if to_go is None else as_tensor(to_go.steps_left.astype(np.float32)),
         None if frames is None else as_tensor(frames),
         None if plans is None else as_tensor(plans),
+        None if last is None else as_tensor(np.ascontiguousarray(last)),
     )
 
 

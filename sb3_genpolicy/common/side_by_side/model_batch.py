@@ -8,7 +8,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_genpolicy.common.algorithms.critic_hooks import rows_for_critics, rows_for_policy
+from sb3_genpolicy.common.algorithms.critic_hooks import rows_for_critics, rows_for_policy, windows_for_critics
 from sb3_genpolicy.common.algorithms.offline_algorithm import OfflineAlgorithm
 from sb3_genpolicy.common.side_by_side.model_stack import ModelStack
 from sb3_genpolicy.common.updates.batch import Batch
@@ -65,7 +65,9 @@ class ModelBatch:
             flat = first.replay_buffer.rows(rows.flatten())
             sources = [model.generator for model in self.models]
             flat, logged = rows_for_critics(first, rows.flatten(), flat, sources)
-            beside: dict[str, Any] = {} if logged is None else dict(next_actions=logged)
+            windows = windows_for_critics(first, rows.flatten())
+            found = dict(next_actions=logged, logged_windows=windows)
+            beside: dict[str, Any] = {name: array for name, array in found.items() if array is not None}
             matched = rows_for_policy(first, rows.flatten(), sources)
             if matched is not None:
                 columns = {name: value for name, value in matched[0]._asdict().items() if value is not None}
@@ -233,4 +235,6 @@ def _batch_of(samples: Any, rows: th.Tensor, tape: Tape, beside: dict[str, Any])
     if matched is not None:
         columns = {name: value for name, value in matched.items() if name != "rows"}
         matched = Batch.of(samples._replace(**columns), matched["rows"], tape)
-    return Batch.of(samples, rows, tape, next_actions=beside.get("next_actions"), matched=matched)
+    return Batch.of(
+        samples, rows, tape, matched=matched, **{name: array for name, array in beside.items() if name != "matched"}
+    )

@@ -84,11 +84,19 @@ def plan_rows(data: Transitions, chunk_length: int) -> np.ndarray:
     :param chunk_length: number of actions, >= 1
     :return: (n_rows, chunk_length), the rows whose actions follow each other from a row on
     """
+    planned: np.ndarray = np.minimum(np.arange(data.n_rows)[:, None] + np.arange(chunk_length), last_rows(data)[:, None])
+    return planned
+
+
+def last_rows(data: Transitions) -> np.ndarray:
+    """
+    :param data: a record
+    :return: (n_rows,), the row that a row's episode ends with
+    """
     rows = np.arange(data.n_rows)
     ends = np.where(np.asarray(data.ends) | (np.asarray(data.terminals) > 0), rows, data.n_rows)
-    last = np.minimum.accumulate(ends[::-1])[::-1]
-    planned: np.ndarray = np.minimum(rows[:, None] + np.arange(chunk_length), last[:, None])
-    return planned
+    last: np.ndarray = np.minimum.accumulate(ends[::-1])[::-1]
+    return last
 
 
 def with_stacks(data: Transitions, history: int) -> Transitions:

@@ -36,6 +36,8 @@ class Batch:
     :param rows: indices of the rows, (batch_size,)
     :param next_actions: (batch_size, action_dim), the logged actions at the next observations, scaled, and not a number where
         none was logged; None for algorithms and critics that do not ask for them
+    :param logged_windows: (batch_size, n_steps * action_dim), the logged actions from the rows on, scaled, as many as critics
+        are distilled from; None for critics that are not
     :param matched: as many rows that the policy is matched to, drawn as often as their episodes weigh; None: these
     :param generator: source of random numbers, for :func:`~sb3_genpolicy.generative.draws.draw` and the losses that take one
     :param mean: function from values, (..., batch_size), to their mean over all rows of the batch, (...), those in other
@@ -53,6 +55,7 @@ class Batch:
     mean: Callable[[th.Tensor], th.Tensor] = mean_of_rows
     next_actions: th.Tensor | None = None
     matched: "Batch | None" = None
+    logged_windows: th.Tensor | None = None
 
     @property
     def for_policy(self) -> "Batch":
@@ -70,6 +73,7 @@ class Batch:
         mean: Callable[[th.Tensor], th.Tensor] = mean_of_rows,
         next_actions: th.Tensor | None = None,
         matched: "Batch | None" = None,
+        logged_windows: th.Tensor | None = None,
     ) -> "Batch":
         """
         :param samples: rows, as SB3's replay buffers give them
@@ -78,7 +82,10 @@ class Batch:
         :param mean: from values, (..., batch_size), to their mean over the whole batch, (...)
         :param next_actions: logged actions at the next observations, (batch_size, action_dim), None where nobody asks for them
         :param matched: rows that the policy is matched to, None where they are these
+        :param logged_windows: logged actions from the rows on, (batch_size, n_steps * action_dim), None where nobody asks for
+            them
         :return: the batch
         """
-        columns: dict[str, Any] = dict(samples._asdict(), rows=rows, next_actions=next_actions, matched=matched)
+        beside: dict[str, Any] = dict(next_actions=next_actions, matched=matched, logged_windows=logged_windows)
+        columns: dict[str, Any] = dict(samples._asdict(), rows=rows, **beside)
         return cls(**columns, generator=generator, mean=mean)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch as th
 
-from sb3_genpolicy.common.policies.critics.options import Aggregation
+from sb3_genpolicy.common.policies.critics.base_options import Aggregation
 
 # Under the root of a variance: the root's gradient at 0 is no number
 _SMALL = 1e-12

@@ -13,8 +13,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_genpolicy.common.policies.critics.aggregation import aggregate, agreement, smallest_quantiles
+from sb3_genpolicy.common.policies.critics.base_options import CriticOptions
 from sb3_genpolicy.common.policies.critics.layers import BatchedLayerNorm, BatchedLinear, DrawnDropout, in_place
-from sb3_genpolicy.common.policies.critics.options import CriticOptions, IQLCritic
+from sb3_genpolicy.common.policies.critics.options import IQLCritic
 from sb3_genpolicy.common.policies.critics.usual_action import UsualAction
 from sb3_genpolicy.common.policies.normalization import NormalizedModel, ObservationNormalizer
 from sb3_genpolicy.generative.networks import in_float32
@@ -79,6 +80,8 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         self.norms = nn.ModuleList(BatchedLayerNorm(self.n_critics, width) for width in normed)
         self.activation = in_place(activation_fn)()
         self.dropout = DrawnDropout(options.dropout)
+        #: The critic of more logged actions, which this one is distilled from, if there is one
+        self.teacher: CriticEnsemble | None = None
         # V, where the networks give what Q is above it; another's module, whose parameters are not this one's
         self._baseline: list[NormalizedModel] = []
         if options.learns_advantage:
@@ -94,6 +97,23 @@ class CriticEnsemble(NormalizedModel, ContinuousCritic):
         :param value_net: V, which Q is the sum of and of what the networks give
         """
         self._baseline = [value_net]
+        if self.teacher is not None:
+            self.teacher.stand_on(value_net)
+
+    def learn_from(self, teacher: "CriticEnsemble") -> None:
+        """
+        :param teacher: a critic of more logged actions, with the same extractor, which becomes a part of this one: it is
+            trained, averaged, frozen and saved with it
+        """
+        self.teacher = teacher
+
+    def fit_scale(self, scale: float) -> None:
+        """
+        :param scale: what outputs are multiplied by, where they are advantages
+        """
+        self.scale.fill_(scale)
+        if self.teacher is not None:
+            self.teacher.fit_scale(scale)
 
     def advantages(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """

@@ -8,10 +8,11 @@ import torch as th
 
 from sb3_genpolicy.common.files.transient import Transient
 from sb3_genpolicy.common.policies.critics.aggregation import agreement
+from sb3_genpolicy.common.policies.critics.base_options import CriticOptions
 from sb3_genpolicy.common.policies.critics.ensemble import CriticEnsemble
 from sb3_genpolicy.common.policies.critics.layers import masks_from
 from sb3_genpolicy.common.policies.critics.losses import expectile_loss, quantile_loss, squared_loss
-from sb3_genpolicy.common.policies.critics.options import CriticOptions, PolicyCritic
+from sb3_genpolicy.common.policies.critics.options import PolicyCritic
 from sb3_genpolicy.common.policies.critics.value_network import ValueNetwork
 from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.objective import Objective
@@ -120,6 +121,8 @@ class Critics(Transient):
         :return: both losses, and the values that the policy's weights need
         """
         losses_of = self._losses_of_advantage if self.options.learns_advantage else self._losses_of_q
+        if self.options.distilled_from is not None:
+            losses_of = self._losses_of_distilled
         # Held-out rows are looked at in evaluation mode
         if not (self.options.dropout and self.critic.training):
             return losses_of(batch, gamma)
@@ -161,6 +164,52 @@ class Critics(Transient):
         q_value = values.detach() + advantage
         return CriticLosses(value_loss, critic_loss + sum(further.values()), q_value, advantage, _detached(further))
 
+    def _losses_of_distilled(self, batch: Batch, gamma: float) -> CriticLosses:
+        """
+        The teacher, Q of logged windows, towards the return; Q towards an expectile of the teacher's values over what was
+        logged after the actions that Q is of, each network towards that of the same number, so that pessimism counts once
+        (arXiv 2512.10926). V towards an expectile of the target Q.
+
+        Where networks learn what is above V, V's own value would be in that target. There V is trained towards the return with
+        what the target networks say of the rest of the window, ``Q(s, a_1..k) - Q(s, a_1..h)``, put right. The fixed point is
+        the same; the mean of this is the return's for the expectile 0.5.
+        """
+        with th.no_grad():
+            returns = self._targets(batch, gamma)
+            features = self.critic_target.features_of(batch.observations)
+            of_windows = _teacher_of(self.critic_target).preferences_of_members(features, _windows_of(batch))
+            of_plans = self.critic_target.preferences_of_members(features, batch.actions)
+            preference = self.critic_target.aggregated(of_plans)
+        values = self.value_net(batch.observations)
+        baseline, towards = th.zeros_like(returns), preference
+        scale: th.Tensor | float = 1.0
+        scale_of_v: th.Tensor | float = 1.0
+        if self.options.learns_advantage:
+            baseline, towards = values.detach(), returns + (of_plans - of_windows).mean(dim=0)
+            scale, scale_of_v = self.critic.scale, self.value_net.scale
+        value_loss = expectile_loss((towards - values) / scale_of_v, self.options.value_expectile).mean()
+        # Once: an extractor may note what it sees
+        features = self.critic.features_of(batch.observations)
+        taught, its_usual = self._of_features(_teacher_of(self.critic), features, _windows_of(batch))
+        outputs, usual = self._of_features(self.critic, features, batch.actions)
+        losses = {"teacher_loss": squared_loss(taught / scale, (returns - baseline) / scale)}
+        # Twice, so that the expectile 0.5 is the squared loss
+        distilled = 2.0 * expectile_loss((of_windows - outputs) / scale, self.options.continuation_expectile)
+        losses |= self._further_losses(batch, usual)
+        if its_usual is not None:
+            losses["usual_window_loss"] = _usual_loss(_teacher_of(self.critic), its_usual, _windows_of(batch))
+        critic_loss = distilled.mean(dim=(1, 2)).sum() + sum(losses.values())
+        q_value = baseline + preference
+        advantage = preference if self.options.learns_advantage else q_value - values.detach()
+        return CriticLosses(value_loss, critic_loss, q_value, advantage, _detached(losses))
+
+    def _of_features(
+        self, critic: CriticEnsemble, features: th.Tensor, actions: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor | None]:
+        """What networks give, an advantage or all of Q, and the usual actions, if they see these."""
+        usual = critic.usual_actions(features) if self.options.relative_actions else None
+        return critic.preferences_of_members(features, actions, usual), usual
+
     def _outputs(self, batch: Batch) -> tuple[th.Tensor, th.Tensor | None]:
         """What Q networks give for the batch's actions, an advantage or all of Q, and the usual actions, if they see these."""
         if not self.options.relative_actions:
@@ -169,8 +218,7 @@ class Critics(Transient):
             return values_of(batch.observations, batch.actions), None
         # Once: an extractor may note what it sees
         features = self.critic.features_of(batch.observations)
-        usual = self.critic.usual_actions(features)
-        return self.critic.preferences_of_members(features, batch.actions, usual), usual
+        return self._of_features(self.critic, features, batch.actions)
 
     def _further_losses(self, batch: Batch, usual: th.Tensor | None) -> dict[str, th.Tensor]:
         """What else Q's parameters descend on, scalars by name."""
@@ -179,8 +227,7 @@ class Critics(Transient):
         if penalty is not None:
             losses["density_penalty"] = penalty
         if usual is not None:
-            assert self.critic.usual_action is not None
-            losses["usual_action_loss"] = self.critic.usual_action.losses(usual, self.critic.valued(batch.actions)).mean()
+            losses["usual_action_loss"] = _usual_loss(self.critic, usual, batch.actions)
         return losses
 
     def _targets(self, batch: Batch, gamma: float) -> th.Tensor:
@@ -241,3 +288,22 @@ class Critics(Transient):
 
 def _detached(losses: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
     return {name: loss.detach() for name, loss in losses.items()}
+
+
+def _usual_loss(critic: CriticEnsemble, usual: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    assert critic.usual_action is not None
+    return critic.usual_action.losses(usual, critic.valued(actions)).mean()
+
+
+def _teacher_of(critic: CriticEnsemble) -> CriticEnsemble:
+    assert critic.teacher is not None
+    return critic.teacher
+
+
+def _windows_of(batch: Batch) -> th.Tensor:
+    if batch.logged_windows is None:
+        raise ValueError(
+            "These critics are distilled from logged actions beyond those of the batch: give them with it, as "
+            "Batch.of(..., logged_windows=model.replay_buffer.logged_windows(rows, n_steps))."
+        )
+    return batch.logged_windows

@@ -3,168 +3,11 @@ Which critic: what its targets are, over how many steps, by which networks, and 
 given as ``critic=`` to every algorithm and saved with the model.
 """
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
+from sb3_genpolicy.common.policies.critics.base_options import Aggregation, CriticOptions
 from sb3_genpolicy.generative.checks import check_choice, check_flag, check_number, shown, with_named_options
-
-Aggregation = Literal["minimum", "mean", "lower_bound"]
-AGGREGATIONS: tuple[Aggregation, ...] = ("minimum", "mean", "lower_bound")
-
-
-@dataclass(frozen=True, repr=False)
-class CriticOptions(ABC):
-    """
-    What all critics have in common: K networks for Q, one for V, and returns of some steps.
-
-    :param n_critics: number K of Q networks, >= 1; one batched product computes a layer of all of them
-    :param aggregation: how their K values become one: ``minimum``, ``mean``, or ``lower_bound``, the mean minus ``rho``
-        standard deviations over the networks. The minimum is the usual pessimism; it ranks actions no better than the
-        mean (docs/guide/critics.md).
-    :param rho: standard deviations below the mean of ``lower_bound``, >= 0 (QAM, arXiv 2601.14234: 0.5 with ten networks)
-    :param layer_norm: whether every hidden activation of Q and V is normalised over its entries
-    :param dropout: share of the hidden activations of Q and V that is left out in each update, at random, in [0, 1). Long
-        lambda-returns are mostly noise, which networks without it learn by heart (docs/guide/critics.md).
-    :param relative_actions: whether the Q networks are given how far an action is from the mean of the logged ones in its
-        state, in standard deviations, instead of the action, see
-        :class:`~sb3_genpolicy.common.policies.critics.usual_action.UsualAction`; that mean is learnt beside Q. An agent's
-        noise is often a small part of what its actions differ by between states, and learnt slowly where actions are given
-        as they are.
-    :param net_arch: widths of the hidden layers of Q and V. Default: those of ``policy_kwargs`` (``net_arch``).
-    :param gamma: discount factor of Q and V, in [0, 1]. What lies far ahead is mostly noise: a smaller one than that of the
-        returns one is interested in often ranks actions better by these. ``auto``: such that critics look ten steps ahead
-        where rewards are dense, and further where few steps are rewarded, see
-        :func:`~sb3_genpolicy.common.transitions.returns.horizon_of`, at most as far as the algorithm's. None: the algorithm's.
-    :param n_steps: steps whose rewards are summed before a value of the critics counts, >= 1. News of a reward travels faster
-        with more, and what the critics do not know yet counts for less, at the price of the returns' noise.
-    :param return_lambda: lambda of lambda-returns in place of a fixed number of steps, in [0, 1]: whenever a row is drawn, its
-        return goes on from step to step with this probability, until the episode ends, so that its mean is the lambda-return.
-        0: ``n_steps``; 1: whole returns (Monte Carlo). Rows that are collected online have one step. Default: the class's,
-        unless ``n_steps`` or ``NStepReturns`` is given.
-    :param n_quantiles: quantiles that each Q network gives, >= 2, of what Q is trained towards (with critics of the policy's
-        own actions, of the return); Q is their mean. Default: the mean alone.
-    :param dropped_quantiles: largest quantiles that are left out, for each network, of all of them pooled, before their mean
-        is taken (TQC, arXiv 2005.04269: 2 of 25), >= 0
-    :param passes: how often, in the mean, each row of the dataset is learnt from, > 0. Over so many passes, and not less than
-        8,000 updates, the learning rate of Q and V falls linearly to 0; then they stay as they are, and the policy goes on.
-        Online they learn at the whole rate. None: they learn as long as the policy does.
-    :param chunk_length: how many actions of a plan Q values together, from 1 to the policy's ``chunk_length``, where it
-        plans several; returns have at least so many steps. More than are executed (decoupled lengths) let values travel
-        further in one step, of plans that were logged as valued. Default: those that are executed.
-    :raises ValueError: for a value out of range, and for options that do not go together
-    """
-
-    n_critics: int = 2
-    aggregation: Aggregation = "mean"
-    rho: float = 0.5
-    layer_norm: bool = True
-    dropout: float = 0.0
-    relative_actions: bool = False
-    net_arch: tuple[int, ...] | None = None
-    gamma: float | Literal["auto"] | None = None
-    n_steps: int = 1
-    return_lambda: float | None = None
-    n_quantiles: int | None = None
-    dropped_quantiles: int = 0
-    passes: float | None = None
-    chunk_length: int | None = None
-
-    #: Whether targets are values of actions that the policy takes, so that the critics are trained as long as the policy is
-    follows_policy: ClassVar[bool] = False
-    #: ``return_lambda`` where neither that nor ``n_steps`` is given
-    default_lambda: ClassVar[float] = 0.0
-    #: Fields that say which networks there are; the others can be changed in a model that is loaded
-    of_networks: ClassVar[tuple[str, ...]] = (
-        "n_critics",
-        "layer_norm",
-        "dropout",
-        "relative_actions",
-        "net_arch",
-        "n_quantiles",
-        "chunk_length",
-    )
-
-    def __post_init__(self) -> None:
-        name = type(self).__name__
-        check_number(f"{name}: n_critics", self.n_critics, low=1, whole=True)
-        check_choice(f"{name}: aggregation", self.aggregation, AGGREGATIONS)
-        check_number(f"{name}: rho", self.rho, low=0.0)
-        check_flag(f"{name}: layer_norm", self.layer_norm)
-        check_number(f"{name}: dropout", self.dropout, low=0.0, high=1.0, high_open=True)
-        check_flag(f"{name}: relative_actions", self.relative_actions)
-        if isinstance(self.gamma, str):
-            check_choice(f"{name}: gamma", self.gamma, ("auto",))
-        elif self.gamma is not None:
-            check_number(f"{name}: gamma", self.gamma, low=0.0, high=1.0)
-        check_number(f"{name}: n_steps", self.n_steps, low=1, whole=True)
-        if self.return_lambda is not None:
-            check_number(f"{name}: return_lambda", self.return_lambda, low=0.0, high=1.0)
-        if self.return_lambda and self.n_steps > 1:
-            raise ValueError(
-                f"{name}: return_lambda={self.return_lambda} takes the place of n_steps={self.n_steps}: leave one of them out."
-            )
-        check_number(f"{name}: dropped_quantiles", self.dropped_quantiles, low=0, whole=True)
-        if self.passes is not None:
-            check_number(f"{name}: passes", self.passes, low=0.0, low_open=True)
-        if self.chunk_length is not None:
-            check_number(f"{name}: chunk_length", self.chunk_length, low=1, whole=True)
-        self._check_widths(name)
-        self._check_quantiles(name)
-        if self.aggregation == "lower_bound" and self.n_critics == 1:
-            raise ValueError(f"{name}: aggregation='lower_bound' is of how networks differ: n_critics must be 2 or more.")
-
-    def _check_widths(self, name: str) -> None:
-        if self.net_arch is None:
-            return
-        if not isinstance(self.net_arch, (tuple, list)):
-            raise ValueError(f"{name}: net_arch must be widths, as (256, 256), not {shown(self.net_arch)}.")
-        for width in self.net_arch:
-            check_number(f"{name}: each width in net_arch", width, low=1, whole=True)
-        object.__setattr__(self, "net_arch", tuple(int(width) for width in self.net_arch))
-
-    def _check_quantiles(self, name: str) -> None:
-        if self.n_quantiles is None:
-            if self.dropped_quantiles:
-                raise ValueError(f"{name}: dropped_quantiles are left out of n_quantiles: give both, as n_quantiles=25.")
-            return
-        check_number(f"{name}: n_quantiles", self.n_quantiles, low=2, whole=True)
-        if self.dropped_quantiles >= self.n_quantiles:
-            raise ValueError(
-                f"{name}: dropped_quantiles={self.dropped_quantiles} leaves none of {self.n_quantiles} quantiles: drop fewer."
-            )
-        if self.dropped_quantiles and self.aggregation != "mean":
-            raise ValueError(
-                f"{name}: dropped_quantiles takes the place of aggregation='{self.aggregation}': give aggregation='mean'."
-            )
-
-    def __repr__(self) -> str:
-        # As one would write it
-        given = [(each.name, getattr(self, each.name)) for each in fields(self) if getattr(self, each.name) != each.default]
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in given)})"
-
-    @property
-    @abstractmethod
-    def value_expectile(self) -> float:
-        """Expectile of Q over the dataset's actions that V is trained to be; 0.5 is the mean."""
-
-    @property
-    def learns_advantage(self) -> bool:
-        """Whether Q is V plus what the Q networks give."""
-        return False
-
-    @property
-    def trace(self) -> float:
-        """Lambda of the returns, 0 for a fixed number of steps."""
-        if self.return_lambda is None:
-            return self.default_lambda if self.n_steps == 1 else 0.0
-        return self.return_lambda
-
-    def networks(self) -> dict[str, Any]:
-        """
-        :return: options that say which networks there are
-        """
-        return {**{name: getattr(self, name) for name in self.of_networks}, "advantage": self.learns_advantage}
 
 
 @with_named_options
@@ -197,6 +40,9 @@ class OneStepCritic(CriticOptions):
     Q of the behaviour policy, as SARSA learns it (one step of policy improvement follows: arXiv 2106.08909). V is trained
     towards the return, and Q is V plus an advantage, which the Q networks learn as what the return is above V. So none of
     their capacity and of their noise goes into what all actions of a state have in common, by far the most of Q.
+
+    With ``distilled_from`` it is the behaviour policy's up to what is logged after the actions that Q values: of that, better
+    continuations count more, and V is the mean of Q over the dataset's actions.
 
     Returns are long by default, of twenty steps in the mean, since a fall comes late. Most of them is noise, which networks
     learn by heart if they see it often: after ten passes over the rows they stay as they are (docs/guide/critics.md).
@@ -236,7 +82,8 @@ class PolicyCritic(CriticOptions):
     :param density_penalty: FAC's (arXiv 2602.18015): ``density_penalty w Q(s, a)`` with ``a`` from the policy is added to the
         loss of Q, ``w = clip(1 - mu(a|s) / mu(a_logged|s), 0, 1)`` by exact densities of the behaviour model mu, >= 0. Needs
         an algorithm with a behaviour model; while that is cloned, the penalty rests.
-    :raises ValueError: for ``passes``, for quantiles without ``aggregation="mean"``, and numbers out of range
+    :raises ValueError: for ``passes`` and ``distilled_from``, for quantiles without ``aggregation="mean"``, and numbers out of
+        range
     """
 
     penalty: float = 0.0
@@ -246,6 +93,11 @@ class PolicyCritic(CriticOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("PolicyCritic: penalty", self.penalty, low=0.0)
+        if self.distilled_from is not None:
+            raise ValueError(
+                f"PolicyCritic: Q is of actions that the policy goes on with, and distilled_from={self.distilled_from} values "
+                "those that were logged: leave it out, or take IQLCritic or OneStepCritic."
+            )
         if self.passes is not None:
             raise ValueError("PolicyCritic: Q of the policy's own actions is learnt as long as it is: leave passes out.")
         check_number("PolicyCritic: density_penalty", self.density_penalty, low=0.0)
