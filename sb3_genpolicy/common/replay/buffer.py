@@ -426,8 +426,13 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param n_steps: number of actions
         :return: the dataset's actions from the rows on, as far as their episodes go, then the last one again,
             (batch_size, n_steps * action_dim), scaled, on the training device
-        :raises ValueError: if rows were added, of which it is not known what followed
+        :raises ValueError: if rows were added, of which it is not known what followed, or it was not asked for
         """
+        if self._store.last_rows is None:
+            raise ValueError(
+                "These rows were read for critics that are not distilled from logged windows: read the dataset anew, by "
+                "learn(dataset=...) of the model whose critic is, or fill(..., windows=True)."
+            )
         if self.n_added:
             raise ValueError(
                 f"{self.n_added} rows were added one by one, and what was done after them is not known, which a critic that "
