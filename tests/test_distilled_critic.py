@@ -19,6 +19,7 @@ from sb3_genpolicy import (
     IQLCritic,
     OneStepCritic,
     PolicyCritic,
+    SupportCritic,
     learn_side_by_side,
     load_dataset,
 )
@@ -29,6 +30,7 @@ from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
 from sb3_genpolicy.common.updates.batch import Batch
 from tests.helpers.arrays import make_arrays
 from tests.helpers.critics import ACTIONS, DICE, STATES, dynamic_programming, every_throw, make_critics, train_critics
+from tests.helpers.every_method import METHODS
 
 GAMMA, LENGTH = 0.8, 3
 TINY = dict(net_arch=[8])
@@ -208,6 +210,26 @@ def test_windows_are_the_logged_actions_up_to_an_episodes_end(own_file, memory_m
         assert th.equal(mine, theirs)
 
 
+def test_a_saved_buffer_has_the_same_windows(tmp_path):
+    def read(critic):
+        model = GMPO("FlowPolicy", None, dataset=make_arrays(), critic=critic, **OPTIONS)
+        model.read_dataset()
+        return model
+
+    model, plain, rows = read(LAMBDA), read(OneStepCritic()), th.arange(26)
+    windows = model.replay_buffer.logged_windows(rows, 4)
+    for source in (model, plain):
+        source.save_replay_buffer(tmp_path / "rows")
+        loaded = read(LAMBDA)
+        loaded.load_replay_buffer(tmp_path / "rows")
+        if source is model:
+            assert th.equal(loaded.replay_buffer.logged_windows(rows, 4), windows)
+            continue
+        with pytest.raises(ValueError, match="read for critics that are not distilled"):
+            loaded.replay_buffer.logged_windows(rows, 4)
+    assert not model.replay_buffer.share_rows(plain.replay_buffer)
+
+
 def test_held_out_rows_have_their_windows():
     data, transforms = make_arrays(), [HeldOutEpisodes(0.3)]
     model = GMPO("FlowPolicy", None, dataset=data, critic=OneStepCritic(distilled_from=4), transforms=transforms, **OPTIONS)
@@ -243,6 +265,8 @@ def test_rows_that_are_added_have_the_windows_that_a_dataset_of_them_has(plans, 
         np.testing.assert_allclose(mine, filled.logged_windows(th.arange(26), 4), atol=1e-6)
     for mine, theirs in zip(buffer.rows(n + order), filled.rows(th.arange(26)), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="distilled from 7 logged actions, and rows that were added"):
+        buffer.logged_windows(rows, 7)
 
 
 # In models
@@ -335,6 +359,17 @@ def test_shared_extractors_get_no_gradient_from_the_teacher():
     assert own.issuperset(map(id, model.critic.teacher.layers.parameters()))
 
 
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"BC", "QGPO"}))
+def test_every_method_that_takes_critics_learns_by_them(name):
+    method, plans = METHODS[name], dict(chunk_length=3, execute_length=2, history=2)
+    options = dict(OPTIONS, dataset=make_arrays(), critic=LAMBDA, policy_kwargs=dict(TINY, **plans))
+    model = method(next(iter(method.policy_aliases)), None, **options)
+    before = [parameter.clone() for parameter in model.critic.teacher.layers.parameters()]
+    model.learn(6)
+    assert all(not th.equal(*pair) for pair in zip(model.critic.teacher.layers.parameters(), before, strict=True))
+    assert model.predict(np.zeros((1, 3), np.float32), None, np.array([True]))[0].shape == (1, 2)
+
+
 def test_the_option_is_kept_and_the_expectile_may_change(tmp_path):
     options = dict(OPTIONS, dataset=make_arrays(), critic=LAMBDA)
     model = GMPG("FlowPolicy", None, pretraining_steps=3, **options).learn(3)
@@ -355,6 +390,24 @@ def test_the_option_is_kept_and_the_expectile_may_change(tmp_path):
         GMPO("FlowPolicy", None, pretrained=model, policy_kwargs=TINY, critic=OneStepCritic(), device="cpu")
 
 
+def test_only_the_distilled_critic_acts():
+    kwargs = dict(TINY, guidance=1.0, n_candidates=3, sampling_steps=2)
+    model = GMPO("FlowPolicy", None, dataset=make_arrays(), critic=LAMBDA, **dict(OPTIONS, policy_kwargs=kwargs)).learn(6)
+    shown = np.random.default_rng(0).uniform(-1.0, 1.0, (5, 3)).astype(np.float32)
+
+    def act():
+        return model.predict(shown, deterministic=True)[0]
+
+    before, head = act(), model.critic.layers[-1].weight
+    with th.no_grad():
+        for parameter in model.critic.teacher.parameters():
+            parameter.add_(1.0)
+        np.testing.assert_array_equal(act(), before)
+        head.mul_(-1.0)
+    assert np.abs(act() - before).max() > 1e-3
+
+
+@pytest.mark.slow
 def test_files_have_the_distilled_critic_alone(tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -367,14 +420,10 @@ def test_files_have_the_distilled_critic_alone(tmp_path):
     own, _ = model.predict(shown, deterministic=True)
     (action,) = session.run(None, {"observation": shown})[:1]
     np.testing.assert_allclose(action, own, rtol=1e-5, atol=1e-5)
-    # Nothing of the other one is in it, nor in what acts
+    # Nothing of the other one is in it
     written = path.read_bytes()
     assert teacher.layers[1].weight[0].detach().numpy().tobytes() not in written
     assert model.critic.layers[1].weight[0].detach().numpy().tobytes() in written
-    with th.no_grad():
-        for parameter in teacher.parameters():
-            parameter.add_(1.0)
-    np.testing.assert_array_equal(model.predict(shown, deterministic=True)[0], own)
 
 
 # Refusals
@@ -389,8 +438,9 @@ def test_files_have_the_distilled_critic_alone(tmp_path):
         (lambda: IQLCritic(continuation_expectile=0.8), "give both, as distilled_from=8"),
         (lambda: OneStepCritic(distilled_from=4, n_quantiles=8), "n_quantiles=8 says nothing"),
         (lambda: OneStepCritic(distilled_from=4, chunk_length=4), "not more than the 4 actions of a plan"),
-        (lambda: PolicyCritic(distilled_from=4), "take IQLCritic or OneStepCritic"),
-        (lambda: changed_critic(LAMBDA, "policy"), "take IQLCritic or OneStepCritic"),
+        (lambda: PolicyCritic(distilled_from=4), "IQLCritic and OneStepCritic have it"),
+        (lambda: SupportCritic(distilled_from=4), "SupportCritic: .* leave it out"),
+        (lambda: changed_critic(LAMBDA, "policy"), "IQLCritic and OneStepCritic have it"),
     ],
 )
 def test_what_does_not_go_is_refused(make, message):

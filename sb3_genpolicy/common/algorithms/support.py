@@ -29,7 +29,8 @@ class SupportCritic(PolicyCritic):
     In-support softmax Q-learning (QGPO, section 4.2): Q is trained towards ``r + gamma sum_k w_k Q(s', a_k)`` with actions
     a_k of the behaviour model and ``w = softmax_k(beta Q(s', a_k))``. V is the mean of Q over the dataset's actions.
 
-    The other options are those of :class:`~sb3_genpolicy.common.policies.critics.options.CriticOptions`, without quantiles.
+    The other options are those of :class:`~sb3_genpolicy.common.policies.critics.base_options.CriticOptions`, without
+    quantiles and windows.
 
     :raises ValueError: for an option that says nothing of actions of the behaviour model
     """

@@ -140,7 +140,13 @@ class AddedRows:
         :param rows: indices, (batch_size,)
         :param n_steps: number of actions, up to those that rows have
         :return: actions from there on, (batch_size, n_steps * action_dim)
+        :raises ValueError: if rows have not so many
         """
+        if n_steps > self.window.n_actions:
+            raise ValueError(
+                f"Critics are distilled from {n_steps} logged actions, and rows that were added one by one before have "
+                f"{self.window.n_actions}: start from a replay buffer without them."
+            )
         return self._store.actions[rows.to(self.device), : n_steps * self.action_dim]
 
     def steps(self) -> Rows:

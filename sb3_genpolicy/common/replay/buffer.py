@@ -177,10 +177,16 @@ class OfflineReplayBuffer(HeldRows):
         :param n_steps: number of actions
         :return: the actions that were taken from the rows on, as far as their episodes go, then the last one again,
             (batch_size, n_steps * action_dim), scaled, on the training device
+        :raises ValueError: if rows were read or added for critics that do not ask for so many
         """
         n_own = self._store.n_rows
         if n_own == 0:
             return self._added.windows_at(rows, n_steps)
+        if self._store.last_rows is None:
+            raise ValueError(
+                "These rows were read for critics that are not distilled from logged windows: read the dataset anew, by "
+                "learn(dataset=...) of the model whose critic is, or fill(..., windows=True)."
+            )
         rows = rows.to(self.rows_device)
         actions = self._store.window_at(rows.clamp(max=n_own - 1), n_steps)
         actions = self._scale(actions.to(self.device)) if self.streams else actions

@@ -95,8 +95,8 @@ class PolicyCritic(CriticOptions):
         check_number("PolicyCritic: penalty", self.penalty, low=0.0)
         if self.distilled_from is not None:
             raise ValueError(
-                f"PolicyCritic: Q is of actions that the policy goes on with, and distilled_from={self.distilled_from} values "
-                "those that were logged: leave it out, or take IQLCritic or OneStepCritic."
+                f"{type(self).__name__}: Q is of actions that a policy goes on with, and distilled_from={self.distilled_from} "
+                "values those that were logged: leave it out (IQLCritic and OneStepCritic have it)."
             )
         if self.passes is not None:
             raise ValueError("PolicyCritic: Q of the policy's own actions is learnt as long as it is: leave passes out.")
