@@ -21,6 +21,7 @@ from sb3_genpolicy import (
     GMPG,
     GMPO,
     HeldOutEpisodes,
+    IQLCritic,
     OfflineEvalCallback,
     OneStepCritic,
     PolicyCritic,
@@ -69,6 +70,7 @@ CASES = {
     "matching": (GMPG, lambda: dict(gradient_estimator="matching")),
     "detached": (GMPG, lambda: dict(gradient_estimator="detached", kl_estimator=HUTCHINSON)),
     "onestep": (GMPO, lambda: dict(critic=OneStepCritic(n_critics=3, n_steps=2), **SMALL_REWARDS)),
+    "distilled": (GMPO, lambda: dict(critic=IQLCritic(distilled_from=3))),
     "policy's quantiles": (GMPG, lambda: dict(critic=QUANTILES, **SMALL_REWARDS)),
 }
 
