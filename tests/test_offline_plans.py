@@ -57,10 +57,13 @@ def test_who_commits_himself_is_worth_what_that_is_worth(on_chain, method):
     exact = discounted_value(ASKED, START, GAMMA, LENGTH), total_value(ASKED, START, N_STEPS, LENGTH)
     for kind, value in zip(("discounted", "undiscounted"), exact, strict=True):
         estimate = on_chain.estimate(kind, "policy", method)
-        assert estimate.low < value < estimate.high, kind
-        assert estimate.high - estimate.low < 0.3 * value, kind
+        # Apart from caution: one plan in twenty is of three actions that hardly anybody took in a row
+        low = estimate.low + on_chain.cautions[kind].shortfall
+        assert low < value < estimate.high, kind
+        assert estimate.high - low < 0.3 * value, kind
     # Who would go right as often, and chooses at every step, is worth less
-    assert chain.discounted_value(ASKED, START, GAMMA) < on_chain.estimate(method=method).low
+    low = on_chain.estimate(method=method).low + on_chain.cautions["discounted"].shortfall
+    assert chain.discounted_value(ASKED, START, GAMMA) < low
     assert on_chain.verdict.word == "better"
 
 
