@@ -14,6 +14,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_genpolicy import GMPG, GMPO, load_dataset
+from sb3_genpolicy.common.algorithms.value_watch import ValueWatch
 from sb3_genpolicy.common.replay import added_rows
 from sb3_genpolicy.common.replay.arriving import Window
 from sb3_genpolicy.common.replay.buffer import OfflineReplayBuffer
@@ -107,6 +108,17 @@ def test_what_is_cut_off_becomes_rows_too_and_goes_no_further():
     np.testing.assert_array_equal(first.observations[0], np.tile(arrays["observations"][1], 2))
     with pytest.raises(ValueError, match="do not go together"):
         buffer.begin_episodes(Window(1, 3, 3), 0.5)
+
+
+def test_what_rewards_allow_does_not_grow_with_the_steps_that_are_summed():
+    """Whoever earns 2 in every step has 20, at a discount of 0.9, however many rewards a row is the sum of."""
+    arrays = make_arrays(n_episodes=2)
+    buffer = OfflineReplayBuffer(1000, SPACE, arrays["action_space"], device="cpu")
+    buffer.begin_episodes(Window(1, 4, 4), 0.9)
+    added_to(buffer, arrays | dict(rewards=np.full(11, 2.0, np.float32)), [[row] for row in range(11)])
+    watch = ValueWatch()
+    watch._bounds = th.tensor([0.0, 1.0])
+    assert watch._allowed(buffer, None, 0.9) == pytest.approx((0.0, 20.0))
 
 
 # Acting

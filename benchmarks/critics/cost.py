@@ -21,6 +21,8 @@ CRITICS: dict[str, CriticOptions] = {
     "onestep": OneStepCritic(),
     "onestep, 10 members": OneStepCritic(n_critics=10),
     "iql, 10 members": IQLCritic(n_critics=10),
+    "iql, distilled from 8": IQLCritic(distilled_from=8),
+    "onestep, distilled from 8": OneStepCritic(distilled_from=8),
 }
 _STEPS, _WARM_UP, _BATCH_SIZE = 20, 20, 256
 

@@ -16,6 +16,24 @@ from sb3_genpolicy.evaluation.values import EpisodeValues
 from sb3_genpolicy.evaluation.verdict import Evidence, Guards
 
 
+class Found(NamedTuple):
+    """
+    What an evaluation rests on.
+
+    :param values: kind -> values of each episode by each network
+    :param resamples: of episodes and networks
+    :param fitted: what fitted Q evaluation learnt
+    :param cautions: kind -> what lies beyond the data
+    :param level: probability of the intervals
+    """
+
+    values: dict[str, EpisodeValues]
+    resamples: Resamples
+    fitted: FittedQ
+    cautions: dict[str, Caution]
+    level: float
+
+
 class Allowed(NamedTuple):
     """
     :param low: the least that can be earned, if rewards are as those that were logged
@@ -80,23 +98,13 @@ def _disagreement(fitted: FittedQ, n_rows: int) -> float:
     return of(fitted.v[DISCOUNTED][:, :n_rows]) / max(of(fitted.q[DISCOUNTED]), 1e-12)
 
 
-def evidence_of(
-    values: dict[str, EpisodeValues],
-    resamples: Resamples,
-    fitted: FittedQ,
-    support: Support,
-    cautions: dict[str, Caution],
-    level: float,
-) -> Evidence:
+def evidence_of(found: Found, support: Support) -> Evidence:
     """
-    :param values: kind -> values of each episode by each network
-    :param resamples: of episodes and networks
-    :param fitted: what was learnt
+    :param found: what was found
     :param support: where the policy's actions lie
-    :param cautions: kind -> what lies beyond the data
-    :param level: probability of the interval
     :return: what the verdict rests on
     """
+    values, resamples, fitted, cautions, level = found
     discounted, careful = values[KINDS[DISCOUNTED]], cautions[KINDS[DISCOUNTED]]
     low, high = interval(resamples.of(discounted.difference, discounted.gap), level)
     return Evidence(
@@ -111,25 +119,14 @@ def evidence_of(
     )
 
 
-def fitted_estimates(
-    values: dict[str, EpisodeValues],
-    resamples: Resamples,
-    fitted: FittedQ,
-    question: Question,
-    cautions: dict[str, Caution],
-    level: float,
-    guards: Guards,
-) -> list[Estimate]:
+def fitted_estimates(found: Found, question: Question, guards: Guards) -> list[Estimate]:
     """
-    :param values: kind -> values of each episode by each network
-    :param resamples: of episodes and networks
-    :param fitted: what was learnt
+    :param found: what was found
     :param question: what was asked
-    :param cautions: kind -> what lies beyond the data
-    :param level: probability of the intervals
     :param guards: that totals have to pass
     :return: the table's lines of fitted Q evaluation, and of what was logged
     """
+    values, resamples, fitted, cautions, level = found
     lines = []
     for kind in (DISCOUNTED, TOTAL):
         name = KINDS[kind]

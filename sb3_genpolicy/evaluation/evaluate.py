@@ -20,7 +20,7 @@ from sb3_genpolicy.common.transitions.transitions import Transitions, label_of
 from sb3_genpolicy.common.utils import tree_map
 from sb3_genpolicy.evaluation.acting import Acting, own_random_numbers, policy_actions
 from sb3_genpolicy.evaluation.caution import caution
-from sb3_genpolicy.evaluation.estimates import allowed_by_rewards, evidence_of, fitted_estimates
+from sb3_genpolicy.evaluation.estimates import Found, allowed_by_rewards, evidence_of, fitted_estimates
 from sb3_genpolicy.evaluation.fitted_q import Begun, FittedQ, FittedQOptions, Learner
 from sb3_genpolicy.evaluation.intervals import Resamples
 from sb3_genpolicy.evaluation.judges import Candidate, found_log_probs, judging_episodes, opened, read_for, spaces_of
@@ -257,8 +257,8 @@ def evaluate(
         name: caution(question, support.leaving, kind, allowed_by_rewards(question, kind).clip(float(own.policy.mean())))
         for kind, (name, own) in enumerate(values.items())
     }
-    evidence = evidence_of(values, resamples, fitted, support, cautions, conditions.level)
-    estimates = fitted_estimates(values, resamples, fitted, question, cautions, conditions.level, conditions.guards)
+    found = Found(values, resamples, fitted, cautions, conditions.level)
+    evidence, estimates = evidence_of(found, support), fitted_estimates(found, question, conditions.guards)
     fewest = conditions.guards.fewest_effective
     estimates += weighed_estimates(question, acting, densities, fitted, conditions.level, fewest)
     return OfflineEvaluation(

@@ -249,11 +249,8 @@ class CriticPolicy(PlanningPolicy):
         :param features_extractor: an extractor to share; a new one by default
         :return: a new Q
         """
-        action_space, shares, longer = (
-            self.planning.action_space,
-            features_extractor is not None,
-            self.critic_options.distilled_from,
-        )
+        action_space, longer = self.planning.action_space, self.critic_options.distilled_from
+        shares = features_extractor is not None
         critic = self._make_ensemble(self.horizon.valued(action_space), features_extractor, shares)
         if longer is not None:
             critic.learn_from(self._make_ensemble(planned_space(action_space, longer), critic.features_extractor, shares))

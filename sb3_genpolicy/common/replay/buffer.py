@@ -5,7 +5,6 @@ The replay buffer that a dataset becomes.
 from typing import Any
 
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -45,25 +44,12 @@ class OfflineReplayBuffer(HeldRows):
     :param handle_timeout_termination: whether :meth:`add` treats a time limit as truncation, not as termination
     """
 
-    def __init__(
-        self,
-        buffer_size: int,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        device: th.device | str = "auto",
-        n_envs: int = 1,
-        optimize_memory_usage: bool = False,
-        handle_timeout_termination: bool = True,
-    ):
-        super().__init__(
-            buffer_size, observation_space, action_space, device, n_envs, optimize_memory_usage, handle_timeout_termination
-        )
-        #: Share of a batch that is drawn from the dataset, in [0, 1], once there are other rows; None: their share of all rows
-        self.offline_share: float | None = 0.5
-        #: Generator for drawing rows, used for nothing else; None: one is made when it is needed
-        self.generator: th.Generator | None = None
-        self._prefetcher: Prefetcher | None = None
-        self._source_of_added: th.Generator | None = None
+    #: Share of a batch that is drawn from the dataset, in [0, 1], once there are other rows; None: their share of all rows
+    offline_share: float | None = 0.5
+    #: Generator for drawing rows, used for nothing else; None: one is made when it is needed
+    generator: th.Generator | None = None
+    _prefetcher: Prefetcher | None = None
+    _source_of_added: th.Generator | None = None
 
     # Drawing
 
