@@ -14,14 +14,13 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 from torch.optim import Optimizer
 
-from sb3_genpolicy.common.policies.critics import CriticEnsemble, CriticOptions, MissingCritics, NoCritic, ValueNetwork
+from sb3_genpolicy.common.policies.critics import CriticEnsemble, CriticOptions, NoCritic, ValueNetwork, making
 from sb3_genpolicy.common.policies.critics.options import make_critic, resized
 from sb3_genpolicy.common.policies.normalization import ObservationNormalizer
 from sb3_genpolicy.common.policies.option_checks import check_activation, check_extractor, check_kwargs, check_optimizer
 from sb3_genpolicy.common.policies.planning import Horizon
 from sb3_genpolicy.common.policies.planning_policy import PlanningPolicy
 from sb3_genpolicy.common.transitions.action_range import ActionRange
-from sb3_genpolicy.common.transitions.time_windows import planned_space
 from sb3_genpolicy.common.updates.averages import PolyakAverage
 from sb3_genpolicy.common.utils import on_one_line
 from sb3_genpolicy.generative.checks import blaming, check_class, check_flag
@@ -166,38 +165,14 @@ class CriticPolicy(PlanningPolicy):
         self.actor_ema.load_state_dict(self.actor.state_dict())
         self.actor_ema.set_training_mode(False)
         if self.has_critics:
-            self._build_critics(lr_schedule)
+            making.build_critics(self, lr_schedule)
         else:
-            self._do_without_critics()
+            making.do_without_critics(self)
 
     @property
     def has_critics(self) -> bool:
         """Whether there are Q and V."""
         return not isinstance(self.critic_options, NoCritic)
-
-    def _do_without_critics(self) -> None:
-        names = {"critic", "value_net"}
-        self.trained = tuple(name for name in self.trained if name not in names)
-        self.running_averages = {own: name for own, name in self.running_averages.items() if name not in names}
-        missing: Any = MissingCritics()
-        self.critic = self.critic_target = self.value_net = missing
-
-    def _build_critics(self, lr_schedule: Schedule) -> None:
-        # With a shared extractor, the critics' losses do not reach it (see SB3's SAC)
-        shared = self.actor.features_extractor if self.share_features_extractor else None
-        self.critic = self.make_critic(shared)
-        self.value_net = self.make_value_net(shared)
-        self.critic_target = self.make_critic()
-        self.critic_target.load_state_dict(self.critic.state_dict())
-        for critic in (self.critic, self.critic_target):
-            critic.stand_on(self.value_net)
-        for network in (self.critic, self.value_net):
-            own = [
-                p for name, p in network.named_parameters() if not (self.share_features_extractor and "features_ext" in name)
-            ]
-            network.optimizer = self.make_optimizer(own, lr_schedule(1))
-        # Target networks should always be in eval mode
-        self.critic_target.set_training_mode(False)
 
     def make_actor(self) -> Any:
         """
@@ -244,62 +219,9 @@ class CriticPolicy(PlanningPolicy):
         )
         return self._update_features_extractor(spaces_and_images, features_extractor)
 
-    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> CriticEnsemble:
-        """
-        :param features_extractor: an extractor to share; a new one by default
-        :return: a new Q
-        """
-        action_space, longer = self.planning.action_space, self.critic_options.distilled_from
-        shares = features_extractor is not None
-        critic = self._make_ensemble(self.horizon.valued(action_space), features_extractor, shares)
-        if longer is not None:
-            critic.learn_from(self._make_ensemble(planned_space(action_space, longer), critic.features_extractor, shares))
-        return critic
-
-    def _make_ensemble(
-        self, action_space: spaces.Box, features_extractor: BaseFeaturesExtractor | None, shares: bool
-    ) -> CriticEnsemble:
-        return CriticEnsemble(
-            **{**self.network_kwargs(features_extractor), "action_space": action_space},
-            net_arch=self._critic_widths("qf"),
-            activation_fn=self.critic_activation_fn,
-            options=self.critic_options,
-            share_features_extractor=shares,
-        ).to(self.device)
-
-    def make_value_net(self, features_extractor: BaseFeaturesExtractor | None = None) -> ValueNetwork:
-        """
-        :param features_extractor: an extractor to share; a new one by default
-        :return: a new V
-        """
-        return ValueNetwork(
-            **self.network_kwargs(features_extractor),
-            net_arch=self._critic_widths("vf"),
-            activation_fn=self.critic_activation_fn,
-            layer_norm=self.critic_options.layer_norm,
-            dropout=self.critic_options.dropout,
-            scaled=self.critic_options.learns_advantage,
-            share_features_extractor=features_extractor is not None,
-        ).to(self.device)
-
-    def _critic_widths(self, key: str) -> list[int]:
-        own = self.critic_options.net_arch
-        return self.net_arch[key] if own is None else list(own)
-
-    def fit_critic_scales(self, mean: float, deviation: float, of_reward: float) -> None:
-        """
-        Where the critics learn an advantage, let their networks give numbers of the order of 1.
-
-        :param mean: of the returns that V is trained towards
-        :param deviation: standard deviation of these returns
-        :param of_reward: standard deviation of the rewards of a step, in which advantages are measured
-        """
-        if not self.critic_options.learns_advantage:
-            return
-        self.value_net.shift.fill_(mean)
-        self.value_net.scale.fill_(deviation)
-        for network in (self.critic, self.critic_target):
-            network.fit_scale(of_reward)
+    make_critic = making.make_critic
+    make_value_net = making.make_value_net
+    fit_critic_scales = making.fit_critic_scales
 
     # What an algorithm asks for
 
