@@ -15,6 +15,11 @@ such critics are given to. Both append to ``benchmarks/results`` and leave out w
     python -m benchmarks.critics ablate --dataset rlzoo/hopper/medium-v0 --variants iql "advantage auto lambda"
     python -m benchmarks.critics act --dataset rlzoo/hopper/medium-v0 --variants iql "advantage auto lambda"
 
+``horizons`` scores critics that ``ablate`` trained by returns of 60 steps and of 500, from one measurement of long rollouts::
+
+    python -m benchmarks.critics measure --dataset rlzoo/hopper/medium-v0 --name episodes --steps 500 --rollouts 8 --states 300
+    python -m benchmarks.critics horizons --dataset rlzoo/hopper/medium-v0 --variants iql default --name episodes
+
 ``compare`` says how two kinds of critics that ``ablate`` trained differ, state by state; ``signal`` how far actions differ in
 truth, beside the noise of returns; ``cost`` what an update takes; ``table`` prints what there is, and draws it.
 """
@@ -28,6 +33,8 @@ from benchmarks.critics.ablation import VARIANTS, ablate
 from benchmarks.critics.acting import act
 from benchmarks.critics.comparison import compare, signal
 from benchmarks.critics.cost import cost
+from benchmarks.critics.horizons import by_horizon
+from benchmarks.critics.horizons import plot as plot_horizons
 from benchmarks.critics.measure import measure
 from benchmarks.critics.models import ceilings, score_model
 from benchmarks.critics.report import plot, table
@@ -42,6 +49,7 @@ def main() -> None:
     first.add_argument("--rollouts", type=int, default=6)
     first.add_argument("--steps", type=int, default=60)
     first.add_argument("--gamma", type=float, default=0.99)
+    first.add_argument("--name", default="returns", help="what the measurement is called")
     second = commands.add_parser("score", help="score the critics of a saved model by these returns, and by logged ones")
     second.add_argument("model", type=Path)
     second.add_argument("--horizon", type=int, default=None, help="count only so many steps of a rollout")
@@ -63,10 +71,16 @@ def main() -> None:
     seventh.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     eighth = commands.add_parser("signal", help="true spread of advantages beside the noise of returns and the number of rows")
     eighth.add_argument("--horizon", type=int, default=None, help="count only so many steps of a rollout")
+    tenth = commands.add_parser("horizons", help="critics by returns of few steps and of many, from one measurement")
+    tenth.add_argument("--variants", nargs="+", choices=list(VARIANTS), required=True)
+    tenth.add_argument("--seeds", type=int, nargs="+", default=[0])
+    tenth.add_argument("--name", default="episodes", help="what the measurement is called")
+    tenth.add_argument("--steps", type=int, nargs="+", default=[15, 30, 60, 120, 250, 500])
+    tenth.add_argument("--plot", type=Path, default=None, help="a picture of all that was scored so")
     ninth = commands.add_parser("cost", help="time of a whole update with each critic, in turns")
     ninth.add_argument("--turns", type=int, default=15)
     ninth.add_argument("--threads", type=int, default=1)
-    for command in (first, second, third, fourth, fifth, seventh, eighth):
+    for command in (first, second, third, fourth, fifth, seventh, eighth, tenth):
         command.add_argument("--dataset", required=True)
         command.add_argument("--threads", type=int, default=1)
     sixth = commands.add_parser("table", help="what ablate and act gave so far")
@@ -80,7 +94,7 @@ def main() -> None:
         return
     th.set_num_threads(args.threads)
     if args.command == "measure":
-        print(measure(args.dataset, args.states, args.actions, args.rollouts, args.steps, args.gamma))
+        print(measure(args.dataset, args.states, args.actions, args.rollouts, args.steps, args.gamma, args.name))
     elif args.command == "score":
         score_model(args.model, args.dataset, args.horizon)
     elif args.command == "ablate":
@@ -89,6 +103,10 @@ def main() -> None:
         cost(args.turns)
     elif args.command == "compare":
         compare(args.dataset, *args.variants, seeds=args.seeds)
+    elif args.command == "horizons":
+        by_horizon(args.dataset, args.variants, args.seeds, args.name, args.steps)
+        if args.plot is not None:
+            plot_horizons(args.plot)
     elif args.command == "signal":
         signal(args.dataset, args.horizon)
     elif args.command == "act":

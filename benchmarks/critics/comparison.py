@@ -52,7 +52,7 @@ def compare(dataset: str, one: str, other: str, seeds: list[int]) -> None:
     for gamma in DISCOUNTS:
         returns = discounted(kept["rewards"], kept["lengths"], gamma)
         ranks = {
-            name: np.mean([rank_correlations(_values(model, kept), returns.mean(axis=-1)) for model in each], axis=0)
+            name: np.mean([rank_correlations(aggregated_values(model, kept), returns.mean(axis=-1)) for model in each], axis=0)
             for name, each in models.items()
         }
         found = _difference(ranks[one], ranks[other], rank_ceiling(returns))
@@ -73,8 +73,12 @@ def _difference(one: np.ndarray, other: np.ndarray, ceiling: float) -> Differenc
     )
 
 
-def _values(model: Any, kept: dict[str, np.ndarray]) -> np.ndarray:
-    """Q as the critic's own aggregation gives it, (states, actions)."""
+def aggregated_values(model: Any, kept: dict[str, np.ndarray]) -> np.ndarray:
+    """
+    :param model: whose critics
+    :param kept: what was measured, by name
+    :return: Q of the slow networks, as the critic's own aggregation gives it, (states, actions)
+    """
     members = members_of(model, "critic_target", kept["observations"], kept["actions"])
     return members.min(axis=0) if model.critic_options.aggregation == "minimum" else members.mean(axis=0)
 

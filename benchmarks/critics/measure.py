@@ -17,6 +17,7 @@ from sb3_genpolicy import GMPO, load_dataset
 _CHUNK = 20
 _CLONING_STEPS = {"Pendulum-v1": 10_000}
 # Of the long rollouts, for the level of Q
+_LONG_ENOUGH = 100
 _LONG = dict(states=150, actions=1, rollouts=4, steps=500)
 
 
@@ -110,7 +111,7 @@ def roll_out(
     return Rollouts(rewards.reshape(*shape, n_steps), lengths.reshape(shape))
 
 
-def measure(dataset: str, states: int, actions: int, rollouts: int, steps: int, gamma: float) -> Path:
+def measure(dataset: str, states: int, actions: int, rollouts: int, steps: int, gamma: float, name: str = "returns") -> Path:
     """
     Measure the returns of a dataset, or go on where a measurement of the same settings was stopped.
 
@@ -120,9 +121,10 @@ def measure(dataset: str, states: int, actions: int, rollouts: int, steps: int, 
     :param rollouts: how often each is played
     :param steps: of each rollout
     :param gamma: discount factor that a score takes by default
-    :return: the file, ``returns.npz``
+    :param name: what the measurement is called
+    :return: its file
     """
-    path = folder_of(dataset) / "returns.npz"
+    path = folder_of(dataset) / f"{name}.npz"
     data = load_dataset(dataset)
     errors = restoration_errors(data)
     reached, of_reward = np.quantile(errors, (0.5, 0.99, 1.0), axis=0).T
@@ -134,7 +136,11 @@ def measure(dataset: str, states: int, actions: int, rollouts: int, steps: int, 
     drawn = draw_actions(model, observations, actions)
     settings = dict(states=states, actions=actions, rollouts=rollouts, steps=steps)
     kept = dict(rows=rows, observations=observations, actions=drawn, gamma=np.array(gamma))
-    for prefix, sizes in (("", settings), ("long_", {**_LONG, "states": min(states, _LONG["states"])})):
+    parts = {"": settings, "long_": {**_LONG, "states": min(states, _LONG["states"])}}
+    if steps > _LONG_ENOUGH:
+        # These say the level of Q themselves
+        del parts["long_"]
+    for prefix, sizes in parts.items():
         chosen = drawn[: sizes["states"], : sizes["actions"]]
         kept = _measure_part(path, prefix, sizes, kept, model, str(data.env_id), observations, chosen)
     return path

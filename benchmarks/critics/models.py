@@ -70,14 +70,15 @@ def values_of(model: Any, observations: np.ndarray) -> np.ndarray:
     return th.cat([model.policy.value_net(part) for part in observed.split(_ROWS_AT_ONCE)]).double().numpy()[:, 0]
 
 
-def measured_returns(dataset: str, finished: bool = True) -> dict[str, np.ndarray]:
+def measured_returns(dataset: str, finished: bool = True, name: str = "returns") -> dict[str, np.ndarray]:
     """
     :param dataset: its id
     :param finished: whether all has to be measured, or the states that are done will do
+    :param name: what the measurement is called
     :return: what ``measure`` kept, by name
     :raises ValueError: if it is not there yet
     """
-    path, command = folder_of(dataset) / "returns.npz", f"python -m benchmarks.critics measure --dataset {dataset}"
+    path, command = folder_of(dataset) / f"{name}.npz", f"python -m benchmarks.critics measure --dataset {dataset}"
     if not path.exists():
         raise ValueError(f"The returns of {dataset} were not measured: {command}")
     with np.load(path) as arrays:
