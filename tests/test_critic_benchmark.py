@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from benchmarks.critics import estimates, logged, scoring
+from benchmarks.critics import estimates, horizons, logged, scoring
 
 N_STATES, N_ACTIONS, N_ROLLOUTS = 1000, 6, 6
 
@@ -51,6 +51,21 @@ def test_values_that_know_the_state_alone_rank_nothing():
     scores = scoring.score(q[None], returns)
     assert all(is_near(each, 0.0) for each in (scores.within.value, scores.rank.value, scores.gain.value))
     assert scores.across.value > 0.95
+
+
+def test_a_fall_after_the_steps_that_are_counted_turns_ranks_round():
+    # Ten actions: the k-th earns k at once and falls after 9 - k further steps of 10 each
+    k = np.arange(10)
+    lengths = np.broadcast_to(10 - k, (50, 10)).copy()
+    rewards = np.where(np.arange(12) < lengths[..., None], 10.0, 0.0)
+    rewards[..., 0] = k
+    q = np.broadcast_to(k.astype(float), (50, 10))
+    of_one, of_all = (horizons.first_returns(rewards, lengths, steps, 1.0) for steps in (1, 12))
+    np.testing.assert_array_equal(of_one[0], k)
+    np.testing.assert_array_equal(of_all[0], [k + 10 * (9 - k) for k in range(10)])
+    ranks = [scoring.rank_correlations(q, returns) for returns in (of_one, of_all)]
+    np.testing.assert_allclose(ranks[0], 1.0)
+    np.testing.assert_allclose(ranks[1], -1.0)
 
 
 def test_the_ceiling_of_ranks_lies_between_its_bounds():

@@ -35,7 +35,7 @@ from benchmarks.critics.comparison import compare, signal
 from benchmarks.critics.cost import cost
 from benchmarks.critics.horizons import by_horizon
 from benchmarks.critics.horizons import plot as plot_horizons
-from benchmarks.critics.measure import measure
+from benchmarks.critics.measure import RETURNS, measure
 from benchmarks.critics.models import ceilings, score_model
 from benchmarks.critics.report import plot, table
 
@@ -49,7 +49,7 @@ def main() -> None:
     first.add_argument("--rollouts", type=int, default=6)
     first.add_argument("--steps", type=int, default=60)
     first.add_argument("--gamma", type=float, default=0.99)
-    first.add_argument("--name", default="returns", help="what the measurement is called")
+    first.add_argument("--name", default=RETURNS, help="what the measurement is called")
     second = commands.add_parser("score", help="score the critics of a saved model by these returns, and by logged ones")
     second.add_argument("model", type=Path)
     second.add_argument("--horizon", type=int, default=None, help="count only so many steps of a rollout")

@@ -53,11 +53,22 @@ def by_horizon(dataset: str, variants: list[str], seeds: list[int], name: str, h
             row = dict(dataset=dataset, variant=variant, seed=seed, updates=model.num_timesteps, states=done)
             for steps in horizons:
                 for gamma in _DISCOUNTS:
-                    returns = discounted(rewards[..., :steps], np.minimum(lengths, steps), gamma)
+                    returns = first_returns(rewards, lengths, steps, gamma)
                     within, rank = correlation_within(values, returns), rank_correlation(values, returns)
                     _keep({**row, "steps": steps, "gamma": gamma, "within": plain(within), "rank": plain(rank)})
                     cells = [variant, seed, steps, gamma, within.value, f"{within.ceiling.value:.2f}", rank.value]
                     print("| " + " | ".join(map(str, [*cells, f"{rank.most.value:.2f}"])) + " |", flush=True)
+
+
+def first_returns(rewards: np.ndarray, lengths: np.ndarray, steps: int, gamma: float) -> np.ndarray:
+    """
+    :param rewards: of each step, (..., steps)
+    :param lengths: steps until the episode terminated, (...)
+    :param steps: how many are counted
+    :param gamma: discount factor
+    :return: discounted returns of the first steps, (...)
+    """
+    return discounted(rewards[..., :steps], np.minimum(lengths, steps), gamma)
 
 
 def _rows() -> list[dict[str, Any]]:

@@ -16,8 +16,9 @@ from sb3_genpolicy import GMPO, load_dataset
 # States that are simulated at once, and after which what there is so far is saved
 _CHUNK = 20
 _CLONING_STEPS = {"Pendulum-v1": 10_000}
-# Of the long rollouts, for the level of Q
-_LONG_ENOUGH = 100
+#: What the measurement is called that critics are scored by
+RETURNS = "returns"
+# Of its long rollouts, for the level of Q
 _LONG = dict(states=150, actions=1, rollouts=4, steps=500)
 
 
@@ -111,7 +112,7 @@ def roll_out(
     return Rollouts(rewards.reshape(*shape, n_steps), lengths.reshape(shape))
 
 
-def measure(dataset: str, states: int, actions: int, rollouts: int, steps: int, gamma: float, name: str = "returns") -> Path:
+def measure(dataset: str, states: int, actions: int, rollouts: int, steps: int, gamma: float, name: str = RETURNS) -> Path:
     """
     Measure the returns of a dataset, or go on where a measurement of the same settings was stopped.
 
@@ -137,8 +138,8 @@ def measure(dataset: str, states: int, actions: int, rollouts: int, steps: int, 
     settings = dict(states=states, actions=actions, rollouts=rollouts, steps=steps)
     kept = dict(rows=rows, observations=observations, actions=drawn, gamma=np.array(gamma))
     parts = {"": settings, "long_": {**_LONG, "states": min(states, _LONG["states"])}}
-    if steps > _LONG_ENOUGH:
-        # These say the level of Q themselves
+    if name != RETURNS:
+        # What scores the level of Q reads the other one
         del parts["long_"]
     for prefix, sizes in parts.items():
         chosen = drawn[: sizes["states"], : sizes["actions"]]

@@ -11,7 +11,7 @@ import torch as th
 
 from benchmarks.critics.estimates import Estimate
 from benchmarks.critics.logged import LoggedCorrelations, logged_correlations
-from benchmarks.critics.measure import folder_of
+from benchmarks.critics.measure import RETURNS, folder_of
 from benchmarks.critics.scoring import AGGREGATIONS, Scores, discounted, overestimation, score
 from sb3_genpolicy import load_dataset
 from sb3_genpolicy.common.algorithms.registry import registered
@@ -70,7 +70,7 @@ def values_of(model: Any, observations: np.ndarray) -> np.ndarray:
     return th.cat([model.policy.value_net(part) for part in observed.split(_ROWS_AT_ONCE)]).double().numpy()[:, 0]
 
 
-def measured_returns(dataset: str, finished: bool = True, name: str = "returns") -> dict[str, np.ndarray]:
+def measured_returns(dataset: str, finished: bool = True, name: str = RETURNS) -> dict[str, np.ndarray]:
     """
     :param dataset: its id
     :param finished: whether all has to be measured, or the states that are done will do
