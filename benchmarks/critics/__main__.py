@@ -34,10 +34,9 @@ from benchmarks.critics.acting import act
 from benchmarks.critics.comparison import compare, signal
 from benchmarks.critics.cost import cost
 from benchmarks.critics.horizons import by_horizon
-from benchmarks.critics.horizons import plot as plot_horizons
 from benchmarks.critics.measure import RETURNS, measure
 from benchmarks.critics.models import ceilings, score_model
-from benchmarks.critics.report import plot, table
+from benchmarks.critics.report import plot, plot_horizons, table
 
 
 def main() -> None:
@@ -69,6 +68,7 @@ def main() -> None:
     seventh = commands.add_parser("compare", help="two kinds of critics, state by state")
     seventh.add_argument("--variants", nargs=2, choices=list(VARIANTS), default=["advantage auto lambda", "iql"])
     seventh.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    seventh.add_argument("--name", default=RETURNS, help="what the measurement is called")
     eighth = commands.add_parser("signal", help="true spread of advantages beside the noise of returns and the number of rows")
     eighth.add_argument("--horizon", type=int, default=None, help="count only so many steps of a rollout")
     tenth = commands.add_parser("horizons", help="critics by returns of few steps and of many, from one measurement")
@@ -102,7 +102,7 @@ def main() -> None:
     elif args.command == "cost":
         cost(args.turns)
     elif args.command == "compare":
-        compare(args.dataset, *args.variants, seeds=args.seeds)
+        compare(args.dataset, *args.variants, seeds=args.seeds, name=args.name)
     elif args.command == "horizons":
         by_horizon(args.dataset, args.variants, args.seeds, args.name, args.steps)
         if args.plot is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.critics.measure import behaviour_of, folder_of
 from benchmarks.critics.models import RESULTS, logged_scores, measured_scores, plain
+from benchmarks.critics.results import rows_of
 from sb3_genpolicy import GMPO, HeldOutEpisodes, IQLCritic, OneStepCritic, PolicyCritic, load_dataset
 from sb3_genpolicy.common.policies.critics import CriticOptions
 from sb3_genpolicy.common.updates.batch import Batch
@@ -133,7 +134,7 @@ def results() -> list[dict[str, Any]]:
     """
     :return: what was measured so far
     """
-    return [json.loads(line) for line in ABLATION.read_text().splitlines()] if ABLATION.exists() else []
+    return rows_of(ABLATION)
 
 
 def _train(dataset: str, variant: str, checkpoints: list[int], seed: int) -> None:

@@ -2,18 +2,21 @@
 Two kinds of critics on the same states and returns; and how much of an advantage returns as noisy as these can tell at all.
 """
 
-import json
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.critics.ablation import DISCOUNTS, CriticsAlone, path_of
 from benchmarks.critics.estimates import Estimate, jackknife
+from benchmarks.critics.measure import RETURNS
 from benchmarks.critics.models import RESULTS, measured_returns, members_of, plain
+from benchmarks.critics.results import keep
 from benchmarks.critics.scoring import correlation_within, discounted, gain_of_favourite, rank_correlation, rank_correlations
 from sb3_genpolicy import load_dataset
 
 DIFFERENCES = RESULTS.with_name("critic_differences.jsonl")
+# What tells a line of the results from others
+_KEYS = ("dataset", "name", "variants", "gamma", "seeds", "steps")
 
 
 class Difference(NamedTuple):
@@ -34,7 +37,7 @@ class Difference(NamedTuple):
     other_share: Estimate
 
 
-def compare(dataset: str, one: str, other: str, seeds: list[int]) -> None:
+def compare(dataset: str, one: str, other: str, seeds: list[int], name: str = RETURNS) -> None:
     """
     Print and keep how two kinds of critics differ after their last checkpoint, by their slow averages' own aggregation.
 
@@ -42,22 +45,23 @@ def compare(dataset: str, one: str, other: str, seeds: list[int]) -> None:
     :param one: name of a kind of critics that were trained
     :param other: name of another
     :param seeds: of the trainings; those that are there for both are taken
+    :param name: of the measurement
     """
-    kept = measured_returns(dataset)
+    kept = measured_returns(dataset, name=name)
     there = [seed for seed in seeds if path_of(dataset, one, seed).exists() and path_of(dataset, other, seed).exists()]
-    models = {name: [CriticsAlone.load(path_of(dataset, name, seed), device="cpu") for seed in there] for name in (one, other)}
+    models = {kind: [CriticsAlone.load(path_of(dataset, kind, seed), device="cpu") for seed in there] for kind in (one, other)}
     steps = sorted({model.num_timesteps for each in models.values() for model in each})
     if len(steps) != 1:
         raise ValueError(f"The critics of {dataset} were trained for unequal numbers of steps: {steps}. Go on with `ablate`.")
     for gamma in DISCOUNTS:
         returns = discounted(kept["rewards"], kept["lengths"], gamma)
         ranks = {
-            name: np.mean([rank_correlations(aggregated_values(model, kept), returns.mean(axis=-1)) for model in each], axis=0)
-            for name, each in models.items()
+            kind: np.mean([rank_correlations(aggregated_values(model, kept), returns.mean(axis=-1)) for model in each], axis=0)
+            for kind, each in models.items()
         }
         found = _difference(ranks[one], ranks[other], rank_ceiling(returns))
-        row = dict(dataset=dataset, variants=[one, other], gamma=gamma, seeds=there, steps=steps[0], **plain(found))
-        _keep(row)
+        row = dict(dataset=dataset, name=name, variants=[one, other], gamma=gamma, seeds=there, steps=steps[0], **plain(found))
+        keep(DIFFERENCES, row, _KEYS)
         print(f"{dataset}, {gamma:g}, seeds {there}, {steps[0]:,} updates: {one} {found.one}, {other} {found.other},", end=" ")
         print(f"difference {found.difference}, shares {found.share} and {found.other_share}", flush=True)
 
@@ -89,14 +93,6 @@ def rank_ceiling(returns: np.ndarray) -> float:
     :return: the rank correlation that a perfect critic gets at most
     """
     return rank_correlation(returns.mean(axis=-1), returns).most.value
-
-
-def _keep(row: dict[str, Any]) -> None:
-    """In place of an older line of the same comparison."""
-    names = ("dataset", "variants", "gamma", "seeds", "steps")
-    lines = [json.loads(line) for line in DIFFERENCES.read_text().splitlines()] if DIFFERENCES.exists() else []
-    others = [each for each in lines if any(each[name] != row[name] for name in names)]
-    DIFFERENCES.write_text("".join(json.dumps(each) + "\n" for each in [*others, row]))
 
 
 def signal(dataset: str, horizon: int | None = None) -> None:

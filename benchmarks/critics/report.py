@@ -2,7 +2,6 @@
 What was measured so far, as tables and as a picture.
 """
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,9 @@ import numpy as np
 
 from benchmarks.critics.ablation import ABLATION, DISCOUNTS, SHOWN
 from benchmarks.critics.acting import ACTING
+from benchmarks.critics.horizons import DISCOUNTS as HORIZON_DISCOUNTS
+from benchmarks.critics.horizons import HORIZONS
+from benchmarks.critics.results import rows_of
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -24,12 +26,17 @@ _SHOWN_KINDS = {
     "onestep": ("onestep", "tab:orange"),
 }
 
+# The same, by returns of few steps and of many: how they are called there, and their colours
+_SHOWN_BY_HORIZON = {
+    "default": ("default", "tab:blue"),
+    "default quantiles": ("default, quantiles", "tab:cyan"),
+    "iql": ("iql (0.1)", "tab:grey"),
+    "ten steps": ("ten steps", "tab:orange"),
+    "policy": ("policy", "tab:red"),
+}
+
 # How a policy acts, see `benchmarks.critics.acting`
 _ACTED = ("sampled", "fixed", "auto")
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _short(dataset: str) -> str:
@@ -59,7 +66,7 @@ def table(steps: int) -> None:
             cells += [_estimate(_mean([each["share"] for each in within])), _estimate(ranks), share]
             print("| " + " | ".join([*cells, _estimate(_mean([each["value"] for each in gain]))]) + " |")
     print("\n| dataset | critic | updates | policy | sampled | fixed noise | auto |\n|---|---|---|---|---|---|---|")
-    for row in sorted(_rows(ACTING), key=lambda row: [row[name] for name in ("dataset", "variant", "updates", "algorithm")]):
+    for row in sorted(rows_of(ACTING), key=lambda row: [row[name] for name in ("dataset", "variant", "updates", "algorithm")]):
         cells = [_short(row["dataset"]), row["variant"], f"{row['updates']:,}", row["algorithm"]]
         acted = [f"{row[kind]['mean']:.0f} ± {row[kind]['error']:.0f}" if kind in row else "" for kind in _ACTED]
         print("| " + " | ".join([*cells, *acted]) + " |")
@@ -68,7 +75,7 @@ def table(steps: int) -> None:
 def _by_critic(steps: int) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Lines of the ablation after so many updates, by dataset and kind."""
     found = defaultdict(list)
-    for row in sorted(_rows(ABLATION), key=lambda row: row["dataset"]):
+    for row in sorted(rows_of(ABLATION), key=lambda row: row["dataset"]):
         if row["steps"] == steps:
             found[row["dataset"], row["variant"]].append(row)
     return found
@@ -85,7 +92,7 @@ def plot(path: Path) -> None:
 
     :param path: the picture
     """
-    rows = _rows(ABLATION)
+    rows = rows_of(ABLATION)
     datasets = sorted({row["dataset"] for row in rows})
     figure, axes = plt.subplots(2, 4, figsize=(11, 5), layout="constrained")
     panels = axes.flatten()
@@ -120,7 +127,7 @@ def _plot_ranks(axis: Any, dataset: str, rows: list[dict[str, Any]]) -> None:
 
 def _plot_gains(axis: Any, rows: list[dict[str, Any]]) -> None:
     last = {(row["dataset"], row["variant"], row["seed"]): row for row in rows}
-    scores = {(row["dataset"], row["variant"], row["seed"], row["algorithm"]): row["sampled"] for row in _rows(ACTING)}
+    scores = {(row["dataset"], row["variant"], row["seed"], row["algorithm"]): row["sampled"] for row in rows_of(ACTING)}
     for key, row in last.items():
         one, eight = scores.get((*key, "best of 1")), scores.get((*key, "best of 8"))
         if one and eight and row["variant"] in _SHOWN_KINDS:
@@ -135,3 +142,36 @@ def _plot_gains(axis: Any, rows: list[dict[str, Any]]) -> None:
             label.set_in_layout(False)
     axis.axhline(0.0, color="black", linewidth=0.5)
     axis.set(title="score, best of 8 minus one", xlabel="rank correlation")
+
+
+def plot_horizons(path: Path) -> None:
+    """
+    Draw rank correlations against the number of steps that returns are of, a panel for each dataset.
+
+    :param path: the picture
+    """
+    rows = [row for row in rows_of(HORIZONS) if row["gamma"] == HORIZON_DISCOUNTS[0]]
+    datasets = sorted({row["dataset"] for row in rows})
+    columns = min(3, len(datasets))
+    shape = (-(-len(datasets) // columns), columns)
+    figure, axes = plt.subplots(*shape, figsize=(3.7 * shape[1], 3.0 * shape[0]), layout="constrained", squeeze=False)
+    for axis, dataset in zip(axes.flat, datasets, strict=False):
+        for offset, (variant, (label, colour)) in enumerate(_SHOWN_BY_HORIZON.items()):
+            lines = [row for row in rows if (row["dataset"], row["variant"]) == (dataset, variant)]
+            steps = np.array(sorted({row["steps"] for row in lines}))
+            if len(steps):
+                means = [_mean([row["rank"]["value"] for row in lines if row["steps"] == step]) for step in steps]
+                values, errors = ([mean[name] for mean in means] for name in ("value", "error"))
+                # Beside each other, so that errors are seen
+                beside = steps * 1.03 ** (offset - 2)
+                axis.errorbar(beside, values, errors, color=colour, marker="o", markersize=3, label=label)
+        axis.axhline(0.0, color="black", linewidth=0.5)
+        axis.set_xscale("log")
+        axis.set(title=_short(dataset), xlabel="steps that returns are of")
+        ticks = sorted({row["steps"] for row in rows if row["dataset"] == dataset})
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+    for axis in axes[:, 0]:
+        axis.set_ylabel("rank correlation within states")
+    axes[0, -1].legend(fontsize=7)
+    figure.savefig(path, dpi=130)

@@ -1,5 +1,5 @@
 """
-How a policy makes its critics: Q and its slow copy, V, and their optimizers. Methods of
+How a policy makes its critics: Q and its slow copy, V, and their optimizers. What takes ``self`` is a method of
 :class:`~sb3_genpolicy.common.policies.critic_policy.CriticPolicy`.
 """
 
