@@ -78,14 +78,12 @@ def measured_returns(dataset: str, finished: bool = True, name: str = RETURNS) -
     :return: what ``measure`` kept, by name
     :raises ValueError: if it is not there yet
     """
-    path, command = (
-        folder_of(dataset) / f"{name}.npz",
-        f"python -m benchmarks.critics measure --dataset {dataset} --name {name}",
-    )
+    path = folder_of(dataset) / f"{name}.npz"
+    command = f"python -m benchmarks.critics measure --dataset {dataset} --name {name}"
     if not path.exists():
         raise ValueError(f"The returns of {dataset} were not measured: {command}")
     with np.load(path) as arrays:
-        kept = {name: arrays[name] for name in arrays.files}
+        kept = {key: arrays[key] for key in arrays.files}
     last = "long_" if name == RETURNS else ""
     if finished and (f"{last}done" not in kept or kept[f"{last}done"] < len(kept[f"{last}rewards"])):
         raise ValueError(f"The returns of {dataset} are not all measured yet. To go on: {command}")
