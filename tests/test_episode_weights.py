@@ -121,6 +121,28 @@ def test_what_a_beginning_explains_is_no_merit():
     assert abs(stats.spearmanr(weights, np.sin(first))[0]) < 0.2
 
 
+def test_a_goal_in_a_dictionary_is_no_merit_either():
+    """Weights are those of the same numbers in one array; frames beside them change nothing, and frames alone say nothing."""
+    rng = np.random.default_rng(5)
+    first, merit = rng.uniform(-3.0, 3.0, 200), rng.normal(size=200)
+    flat = columns(20.0 * np.sin(first) + merit, np.full(200, 3), first)
+    frames = rng.integers(0, 255, size=(603, 8, 8, 3)).astype(np.uint8)
+
+    def weights(*names):
+        source = dict(flat)
+        for shift, key in enumerate(("observations", "next_observations")):
+            goal, rest = flat[key][:, 1:2], flat[key][:, [0, 2]]
+            source[key] = dict(desired_goal=goal, observation=rest, image=frames[shift : 600 + shift])
+            source[key] = {name: source[key][name] for name in names}
+        return prepare(load_dataset(source), [WeightedEpisodes()]).drawn
+
+    expected = prepare(load_dataset(flat), [WeightedEpisodes()]).drawn
+    # The kernel is of all numbers, in whichever order keys come
+    np.testing.assert_allclose(weights("desired_goal", "observation"), expected, rtol=1e-6)
+    np.testing.assert_allclose(weights("desired_goal", "image", "observation"), expected, rtol=1e-6)
+    assert stats.spearmanr(weights("image"), np.sin(first))[0] > 0.8
+
+
 def test_what_a_beginning_does_not_explain_is_not_taken_for_it():
     """Where nothing depends on it, the regression gives the mean."""
     rng = np.random.default_rng(2)

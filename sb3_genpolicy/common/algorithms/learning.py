@@ -1,25 +1,74 @@
 """
-Learning from a dataset: the loop, a method of
-:class:`~sb3_genpolicy.common.algorithms.offline_algorithm.OfflineAlgorithm`, and what it repeats.
+Learning from a dataset: what comes before the loop, the loop, and what it repeats; methods of
+:class:`~sb3_genpolicy.common.algorithms.offline_algorithm.OfflineAlgorithm`.
 """
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_genpolicy.common.algorithms import critic_hooks
+from sb3_genpolicy.common.algorithms.begin_together import begin_together, check_together
+from sb3_genpolicy.common.algorithms.callbacks import GradientStepProgressBar
 from sb3_genpolicy.common.algorithms.doubt import watch_advantage
+from sb3_genpolicy.common.algorithms.prepare_updates import prepare_updates
 from sb3_genpolicy.common.algorithms.spreads import forget_spreads
 from sb3_genpolicy.common.algorithms.training_log import watch_values
 from sb3_genpolicy.common.datasets import DatasetSource
+from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
 from sb3_genpolicy.common.updates.batch import Batch
 from sb3_genpolicy.common.updates.precision import autocast
-from sb3_genpolicy.common.updates.processes import OneProcess
+from sb3_genpolicy.common.updates.processes import OneProcess, processes
 from sb3_genpolicy.generative.checks import check_number
 
 Model = TypeVar("Model", bound=Any)
+
+
+def setup_learn(
+    self: Any,
+    total_timesteps: int,
+    callback: MaybeCallback = None,
+    reset_num_timesteps: bool = True,
+    tb_log_name: str = "run",
+    progress_bar: bool = False,
+    dataset: DatasetSource | None = None,
+) -> tuple[int, BaseCallback]:
+    """
+    cf `BaseAlgorithm`.
+    """
+    self.processes = processes()
+    check_together(self)
+    if self.env is None:
+        self.env = SpacesVecEnv(self.observation_space, self.action_space)
+    if not self.processes.is_first:
+        # Only the first process logs and runs callbacks
+        self.verbose, callback, progress_bar = 0, None, False
+        self.set_logger(Logger(None, []))
+    self.fill_replay_buffer(dataset)
+    self.random.prepare(self.replay_buffer, self.seed, self.num_timesteps)
+    self.descent.means.clear()
+    prepared = OffPolicyAlgorithm._setup_learn(self, total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+    if self.kept_log not in self.logger.output_formats:
+        self.logger.output_formats.append(self.kept_log)
+    prepare_updates(self)
+    begin_together(self)
+    return prepared
+
+
+def init_callback(self: Any, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+    """
+    cf `BaseAlgorithm`; the progress bar counts gradient steps.
+    """
+    callback = OffPolicyAlgorithm._init_callback(self, callback, progress_bar=False)
+    if progress_bar:
+        callback = CallbackList([callback, GradientStepProgressBar()])
+        callback.init_callback(self)
+    return self.processes.listening(callback)
 
 
 def learn(
@@ -95,3 +144,48 @@ def update(model: Any, batch_size: int) -> None:
     with autocast(model.precision, model.device), together.sharing(), model.policy.normalizer.once():
         objective = model.objective(batch)
     model.descent.descend(objective, together, model.before_step)
+
+
+def begin_update(self: Any) -> None:
+    """Set what Python decides before every update: training modes, learning rates, rates of the running averages."""
+    self.set_training_mode()
+    self._set_learning_rates()
+    for average in self.descent.averages:
+        self.descent.set_rate(average, self.tau)
+    # The averaged actor follows closely in the first steps of a phase, then at the rate `actor_tau`
+    steps_of_phase = self._n_updates - self._updates_before_policy
+    self.descent.set_rate(self.policy.acting, max(self.actor_tau, 9.0 / (10.0 + steps_of_phase)))
+    self.descent.guard.begin(self._n_updates + 1)
+
+
+def end_update(self: Any, is_last: bool = True) -> None:
+    """
+    Count the update.
+
+    :param is_last: whether it is the last one of a call of ``train``
+    """
+    self._n_updates += 1
+    # `num_timesteps` already counts an environment step at its updates, but a gradient step only after its update
+    all_is_done = self.num_timesteps + (not self.collects) >= self._total_timesteps
+    self.descent.guard.check_kept(now=is_last and all_is_done)
+
+
+def set_learning_rates(self: Any) -> None:
+    """Set the learning rates of this update."""
+    rate = self.lr_schedule(self._current_progress_remaining)
+    self._set_learning_rate(rate)
+    share = critic_hooks.share_of_learning_rate(self)
+    if share < 1.0:
+        self.logger.record("train/critic_learning_rate", share * rate)
+        self.descent.set_learning_rate(share * rate, ("critic", "value_net"))
+
+
+def set_learning_rate(self: Any, rate: float, networks: Sequence[str] | None = None) -> None:
+    """
+    Set and log a learning rate.
+
+    :param rate: the learning rate
+    :param networks: of the optimizers of these networks; all by default
+    """
+    self.logger.record("train/learning_rate", rate)
+    self.descent.set_learning_rate(rate, networks)

@@ -9,21 +9,16 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_genpolicy.common.algorithms import acting, collecting, critic_hooks, learning, online, saving
-from sb3_genpolicy.common.algorithms.begin_together import begin_together, check_together
-from sb3_genpolicy.common.algorithms.callbacks import GradientStepProgressBar
 from sb3_genpolicy.common.algorithms.filling import fill_replay_buffer
 from sb3_genpolicy.common.algorithms.held_out import HeldOutRows
 from sb3_genpolicy.common.algorithms.kept_log import KeptLog
 from sb3_genpolicy.common.algorithms.option_checks import check_base_options
-from sb3_genpolicy.common.algorithms.prepare_updates import prepare_updates
 from sb3_genpolicy.common.algorithms.space_checks import check_continuous_actions, check_model_spaces, take_env
 from sb3_genpolicy.common.algorithms.spreads import forget_spreads
 from sb3_genpolicy.common.algorithms.training_log import write_log
@@ -286,42 +281,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     # Learning
 
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-        dataset: DatasetSource | None = None,
-    ) -> tuple[int, BaseCallback]:
-        """
-        cf `BaseAlgorithm`.
-        """
-        self.processes = processes()
-        check_together(self)
-        if self.env is None:
-            self.env = SpacesVecEnv(self.observation_space, self.action_space)
-        if not self.processes.is_first:
-            # Only the first process logs and runs callbacks
-            self.verbose, callback, progress_bar = 0, None, False
-            self.set_logger(Logger(None, []))
-        self.fill_replay_buffer(dataset)
-        self.random.prepare(self.replay_buffer, self.seed, self.num_timesteps)
-        self.descent.means.clear()
-        prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        if self.kept_log not in self.logger.output_formats:
-            self.logger.output_formats.append(self.kept_log)
-        prepare_updates(self)
-        begin_together(self)
-        return prepared
+    _setup_learn = learning.setup_learn
 
-    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        callback = super()._init_callback(callback, progress_bar=False)
-        if progress_bar:
-            callback = CallbackList([callback, GradientStepProgressBar()])
-            callback.init_callback(self)
-        return self.processes.listening(callback)
+    _init_callback = learning.init_callback
 
     learn = learning.learn  # type: ignore[assignment]
 
@@ -402,45 +364,18 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     policy_actions = critic_hooks.policy_actions
     behaviour_log_prob = critic_hooks.behaviour_log_prob
 
-    def begin_update(self) -> None:
-        """Set what Python decides before every update: training modes, learning rates, rates of the running averages."""
-        self.set_training_mode()
-        self._set_learning_rates()
-        for average in self.descent.averages:
-            self.descent.set_rate(average, self.tau)
-        # The averaged actor follows closely in the first steps of a phase, then at the rate `actor_tau`
-        steps_of_phase = self._n_updates - self._updates_before_policy
-        self.descent.set_rate(self.policy.acting, max(self.actor_tau, 9.0 / (10.0 + steps_of_phase)))
-        self.descent.guard.begin(self._n_updates + 1)
+    begin_update = learning.begin_update
 
-    def end_update(self, is_last: bool = True) -> None:
-        """
-        Count the update.
-
-        :param is_last: whether it is the last one of a call of :meth:`train`
-        """
-        self._n_updates += 1
-        # `num_timesteps` already counts an environment step at its updates, but a gradient step only after its update
-        all_is_done = self.num_timesteps + (not self.collects) >= self._total_timesteps
-        self.descent.guard.check_kept(now=is_last and all_is_done)
+    end_update = learning.end_update
 
     def set_training_mode(self) -> None:
         """Set the networks' modes for an update. Skipped where nothing would change, since it walks over all modules."""
         if not self.policy.training:
             self.policy.set_training_mode(True)
 
-    def _set_learning_rates(self) -> None:
-        """Set the learning rates of this update."""
-        rate = self.lr_schedule(self._current_progress_remaining)
-        self._set_learning_rate(rate)
-        share = critic_hooks.share_of_learning_rate(self)
-        if share < 1.0:
-            self.logger.record("train/critic_learning_rate", share * rate)
-            self.descent.set_learning_rate(share * rate, ("critic", "value_net"))
+    _set_learning_rates = learning.set_learning_rates
 
-    def _set_learning_rate(self, rate: float, networks: Sequence[str] | None = None) -> None:
-        self.logger.record("train/learning_rate", rate)
-        self.descent.set_learning_rate(rate, networks)
+    _set_learning_rate = learning.set_learning_rate
 
     # Log
 

@@ -13,6 +13,8 @@ _LEAST_EPISODES = 20.0
 _BISECTIONS = 80
 # Where most rows are of such episodes, critics tell of actions all that there is to be told
 _A_STEP_OR_TWO = 2
+# Number of dimensions of rows of images
+_IMAGES = 4
 # Below this share of the returns, differences are rounding
 _ROUNDING = 1e-9
 # In standard deviations of the returns; beyond it the best episode is drawn alone
@@ -74,10 +76,13 @@ def _least_effective(share: np.ndarray) -> float:
 
 
 def _first_observations(data: Transitions, episodes: np.ndarray) -> np.ndarray | None:
-    """(n_episodes, n), the numbers of their first observations; None for dictionaries and images."""
-    if isinstance(data.states, dict) or data.states.ndim != 2:
-        return None
-    return np.asarray(data.states[data.episode_starts[:-1][episodes]], dtype=np.float64)
+    """(n_episodes, n), the numbers of their first observations, of all keys but images; None if there are only images."""
+    states = data.states if isinstance(data.states, dict) else {"": data.states}
+    first = data.episode_starts[:-1][episodes]
+    numbers = [
+        np.asarray(array[first], dtype=np.float64).reshape(len(first), -1) for array in states.values() if array.ndim < _IMAGES
+    ]
+    return np.concatenate(numbers, axis=1) if numbers else None
 
 
 def describe_episode_weights(data: Transitions, weights: np.ndarray) -> str:
