@@ -48,7 +48,7 @@ def test_of_several_candidates_the_best_is_taken_as_then(arrays, tmp_path):
     assert GMPO.load(tmp_path / "again").policy.candidate_temperature == 0.0
     new = GMPO("FlowPolicy", dataset=arrays, policy_kwargs=dict(net_arch=[8], n_candidates=3)).policy
     new.save(tmp_path / "policy")
-    assert type(new).load(tmp_path / "policy").candidate_temperature == new.candidate_temperature == 1.0
+    assert type(new).load(tmp_path / "policy").candidate_temperature == new.candidate_temperature == 3.0
     saved = th.load(tmp_path / "policy", weights_only=True)
     del saved["data"]["candidate_temperature"]
     th.save(saved, tmp_path / "policy")

@@ -167,10 +167,20 @@ def test_the_temperature_is_in_units_of_the_spread_of_q():
     normal = np.random.default_rng(0).normal(size=(40_000, 8))
     weights = np.exp(normal) / np.exp(normal).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(means[1.0], MEAN[0] + STD[0] * (weights * normal).sum(axis=1).mean(), atol=0.006)
-    policy.candidate_temperature = 0.0
-    chosen = policy.predict(rows[:3], deterministic=True)[0]
-    policy.candidate_temperature = 1e3
-    np.testing.assert_array_equal(policy.predict(rows[:3], deterministic=True)[0], chosen)
+
+
+@pytest.mark.parametrize("expectile, takes_best", [(None, False), (0.7, True)])
+def test_what_is_drawn_has_no_part_in_deterministic_actions(expectile, takes_best):
+    """Of fixed candidates, the first of which comes from noise zero, the best has the largest first number."""
+    slopes = ((5.0, 0.0), (5.0, 0.0))
+    policy = exact_policy([MEAN], STD, slopes=slopes, n_candidates=8, candidate_temperature=0.0)
+    policy.spreads.q.fill_(5.0 * STD[0])
+    row = np.zeros((1, 3), np.float32)
+    best = policy.predict(row, deterministic=True)[0][0, 0]
+    assert best == pytest.approx(MEAN[0] + STD[0] * float(policy.candidate_noise(8)[:, 0].max()), abs=1e-3) and best > MEAN[0]
+    policy.candidate_temperature, policy.candidate_expectile = 1e-3, expectile
+    expected = best if takes_best else MEAN[0]
+    assert policy.predict(row, deterministic=True)[0][0, 0] == pytest.approx(expected, abs=1e-4)
 
 
 def test_spreads_are_those_of_the_networks_that_there_are(arrays, tmp_path):

@@ -25,21 +25,27 @@ def test_guidance_and_drawn_candidates_are_in_the_file(arrays, tmp_path):
     policy = model.policy
     policy.export_onnx(path)
     inputs = dict(observation=observation, **deterministic_inputs(path, 7))
-    # All equal: the best, as without random numbers
-    action = run(path, dict(inputs, uniform=np.full((7, 3), 0.5, np.float32)))
+    # Deterministic actions know no chance: all candidates are that of noise zero
+    uniform = np.random.default_rng(0).random((7, 3)).astype(np.float32)
+    action = run(path, dict(inputs, uniform=uniform))
     np.testing.assert_allclose(action, model.predict(observation, deterministic=True)[0], atol=1e-4)
     assert np.abs(action - model.predict(observation, deterministic=True, guidance=0.0)[0]).max() > 1e-2
-    uniform = np.random.default_rng(0).random((7, 3)).astype(np.float32)
-    drawn = run(path, dict(inputs, uniform=uniform))
-    assert np.abs(drawn - action).max() > 1e-2
+    noise = np.random.default_rng(1).normal(size=(7, 3, 2)).astype(np.float32)
+    inputs = dict(observation=observation, noise=noise)
+    # All equal: the best
+    best, drawn = (run(path, dict(inputs, uniform=numbers)) for numbers in (np.full_like(uniform, 0.5), uniform))
+    assert np.abs(drawn - best).max() > 1e-2
     with th.no_grad():
         seen, actor = th.as_tensor(observation), policy.actor_ema
         features = actor.extract_features(seen, actor.features_extractor).repeat_interleave(3, dim=0)
-        noise = policy.candidate_noise(3).repeat(7, 1)
-        candidates = actor.sample(features, noise, guide=policy.guide(seen, 1.5).repeated(3)).unflatten(0, (7, 3))
+        candidates = actor.sample(
+            features, th.as_tensor(noise).flatten(0, 1), guide=policy.guide(seen, 1.5).repeated(3)
+        ).unflatten(0, (7, 3))
         temperature = 0.7 * policy.spreads.q
-        scaled = choose_candidates(policy.critic, seen, candidates, temperature, th.as_tensor(uniform))
-    np.testing.assert_allclose(drawn, policy.unscale_action(scaled.numpy().reshape(7, 2, 1)), atol=1e-4)
+        chosen = [choose_candidates(policy.critic, seen, candidates, temperature, th.as_tensor(uniform))]
+        chosen.append(choose_candidates(policy.critic, seen, candidates))
+    for actions, scaled in zip((drawn, best), chosen, strict=True):
+        np.testing.assert_allclose(actions, policy.unscale_action(scaled.numpy().reshape(7, 2, 1)), atol=1e-4)
     assert {one.name for one in onnxruntime.InferenceSession(str(path)).get_inputs()} == {"observation", "noise", "uniform"}
 
 
@@ -50,7 +56,7 @@ CASES = {
     "mode_mean": ("box", FAST),
     "weighted_mean": ("box", FAST),
     "best_q": ("dict", FAST),
-    "zero_noise": ("box", dict(FAST, n_candidates=4)),
+    "zero_noise": ("box", dict(FAST, n_candidates=4, candidate_temperature=0.0)),
 }
 
 

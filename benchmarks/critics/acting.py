@@ -25,8 +25,8 @@ def act(dataset: str, variants: list[str], seeds: list[int], episodes: int, algo
     :param variants: names of kinds of critics, which were trained
     :param seeds: of these trainings
     :param episodes: of each evaluation
-    :param algorithms: ``best of 1``, ``best of 8``, ``drawn of 8`` (in proportion to the exponential of Q), ``gmpo``,
-        ``gmpg``, and with a divergence asked for, ``gmpo of 0.5 nats``
+    :param algorithms: ``best of 1``, ``best of 8``, ``drawn of 8`` (in proportion to the exponential of Q / spread), ``drawn
+        of 8 at 3`` (at that temperature), ``gmpo``, ``gmpg``, and with a divergence asked for, ``gmpo of 0.5 nats``
     :param steps: of GMPO; GMPG has a fifth of them
     """
     lines = ACTING.read_text().splitlines() if ACTING.exists() else []
@@ -47,11 +47,12 @@ def act(dataset: str, variants: list[str], seeds: list[int], episodes: int, algo
 
 def _policy(dataset: str, variant: str, seed: int, algorithm: str, steps: int) -> Any:
     path = path_of(dataset, variant, seed)
-    choice, _, n_candidates = algorithm.partition(" of ")
+    choice, _, rest = algorithm.partition(" of ")
     if choice in ("best", "drawn"):
+        n_candidates, _, temperature = rest.partition(" at ")
         model = CriticsAlone.load(path, device="cpu")
         model.policy.n_candidates = int(n_candidates)
-        model.policy.candidate_temperature = float(choice == "drawn")
+        model.policy.candidate_temperature = float(temperature or (choice == "drawn"))
         return model
     env = load_dataset(dataset).env_id
     options: dict[str, Any] = dict(dataset=dataset, pretrained=path, seed=seed, device="cpu")

@@ -47,7 +47,8 @@ class IDQL(PretrainingAlgorithm):
         and their errors too (the published code's default is 64).
     :param choice: which is taken: ``best``, that of the largest Q; ``expectile``, at random with weights
         ``|expectile - 1[Q < V]|``, which is the policy whose value V is; ``softmax``, at random in proportion to the
-        exponential of the advantage. ``predict(deterministic=True)`` takes the best of fixed candidates.
+        exponential of the advantage. ``predict(deterministic=True)`` takes the best of fixed candidates, with ``softmax`` the
+        clone's action of noise zero.
     :param temperature: of ``softmax``, in units of the spread of Q in a state, > 0
     :param expectile: short for ``critic=IQLCritic(expectile=...)``: expectile of V, in (0, 1) (default: 0.7; AntMaze 0.9)
     :param actor_tau: the soft update coefficient of the averaged actor, which acts (in (0, 1]; 1: the latest parameters act)

@@ -58,11 +58,12 @@ class GenerativePolicy(SamplingPolicy):
     :param sampling_steps: number of solver steps from noise to an action, positive. Default: 5, whose effect on the return is
         smaller than the return's own noise (docs/guide/generative.md).
     :param time_grid: where these steps are: ``tapered`` (the default), ``uniform``, ``angle`` or ``log_snr``
-    :param n_candidates: number of actions drawn for a prediction; the one with the highest Q is taken.
+    :param n_candidates: number of actions drawn for a prediction, of which one is chosen by its Q.
         1, the default, samples the policy itself, as the paper does. Can be changed later: ``model.policy.n_candidates = 8``.
     :param candidate_temperature: temperature at which a candidate is drawn, in proportion to the exponential of the advantage,
-        in units of the spread of Q in a state. The default, 1, leaves the policy by less than half a nat; 0 takes the best, by
-        up to ``log(n_candidates)``, which few critics bear (docs/guide/critics.md). Can be changed later, as the next four.
+        in units of the spread of Q in a state. The default, 3, leaves the policy by a twentieth of a nat, 1 by less than half
+        a nat; 0 takes the best, by up to ``log(n_candidates)``, which few critics bear (docs/guide/critics.md). What is drawn
+        has no part in ``predict(deterministic=True)``. Can be changed later, as the next four.
     :param candidate_expectile: in (0, 1); where it is given, a candidate is drawn with weights
         ``|candidate_expectile - 1[Q < V]|`` (IDQL, arXiv 2304.10573), whatever the temperature
     :param guidance: by how many of its standard deviations Q pulls the policy while it acts, see
@@ -125,7 +126,7 @@ class GenerativePolicy(SamplingPolicy):
         sampling_steps: int | None = None,
         time_grid: str | None = None,
         n_candidates: int = 1,
-        candidate_temperature: float = 1.0,
+        candidate_temperature: float = 3.0,
         candidate_expectile: float | None = None,
         guidance: float = 0.0,
         deterministic_action: str = "zero_noise",

@@ -38,7 +38,8 @@ class TracedActing(nn.Module):
     def __init__(self, policy: Any, deterministic: bool):
         super().__init__()
         self.observation_space, self.action_shape = policy.observation_space, policy.action_space.shape
-        self.n_candidates, self.guidance = policy.n_candidates, policy.guidance
+        self.n_candidates = 1 if deterministic and not policy.takes_best else policy.n_candidates
+        self.guidance = policy.guidance
         self.deterministic, self.n_draws = deterministic, policy.deterministic_draws
         self.way = policy.deterministic_action if deterministic else "zero_noise"
         self.draws = not deterministic and policy.draws_candidates

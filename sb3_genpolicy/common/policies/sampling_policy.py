@@ -136,7 +136,7 @@ class SamplingPolicy(ActingOptions, CriticPolicy):
         - ``noise``, standard normal, (batch_size, action_dim), or (batch_size, n_candidates, action_dim)
         - ``increments``, with the solver ``sde`` alone: standard normal, (steps - 1, \\*shape of the noise)
         - ``uniform``, with a ``candidate_temperature`` alone: from [0, 1), (batch_size, n_candidates); all equal, it takes the
-          best candidate
+          best candidate of this noise
 
         With ``deterministic=True`` observations are its only inputs, and it acts as ``predict(observation,
         deterministic=True)``, whatever ``deterministic_action`` is.
@@ -175,18 +175,19 @@ class SamplingPolicy(ActingOptions, CriticPolicy):
         guide = self.guide(observation, self.guidance if guidance is None else guidance)
         if deterministic and self.deterministic_action != "zero_noise":
             return self._deterministic(observation, sampler or self.sampler, guide)
-        if self.n_candidates == 1:
+        if self.n_candidates == 1 or (deterministic and not self.takes_best):
             return self.actor_ema(observation, deterministic, sampler, guide)
         return self._best_candidate(observation, deterministic, sampler, guide)
 
     def candidate_noise(self, n_candidates: int) -> th.Tensor:
         """
         :param n_candidates: number of candidates
-        :return: the noise that deterministic candidates start from, (n_candidates, action_dim): zero, then fixed draws
+        :return: the noise that deterministic candidates start from, (n_candidates, action_dim): zero, then fixed draws if the
+            best is taken
         """
         noise = fixed_normals(_CANDIDATE_SEED, (n_candidates, self.actor.action_dim)).clone()
         noise[0] = 0.0
-        return noise
+        return noise if self.takes_best else th.zeros_like(noise)
 
     def _best_candidate(
         self, obs: PyTorchObs, deterministic: bool, sampler: Sampler | None, guide: QGuide | None
@@ -213,6 +214,14 @@ class SamplingPolicy(ActingOptions, CriticPolicy):
     def draws_candidates(self) -> bool:
         """Whether one of several candidates is drawn, in place of the best."""
         return self.n_candidates > 1 and (self.candidate_temperature > 0.0 or self.candidate_expectile is not None)
+
+    @property
+    def takes_best(self) -> bool:
+        """
+        Whether the deterministic action is the best of several candidates. With a temperature it is not: those who act by the
+        best of eight fall where those who draw one do not (docs/guide/critics.md).
+        """
+        return self.n_candidates > 1 and (self.candidate_temperature == 0.0 or self.candidate_expectile is not None)
 
     def _deterministic(self, obs: PyTorchObs, sampler: Sampler, guide: QGuide | None) -> th.Tensor:
         """The action that ``deterministic_action`` names."""
