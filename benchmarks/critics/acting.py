@@ -56,8 +56,7 @@ def _policy(dataset: str, variant: str, seed: int, algorithm: str, steps: int) -
         return model
     env = load_dataset(dataset).env_id
     options: dict[str, Any] = dict(dataset=dataset, pretrained=path, seed=seed, device="cpu")
-    name, _, target = algorithm.partition(" of ")
-    options.update({"target_kl": float(target.removesuffix(" nats"))} if target else {"beta": 1.0})
-    if name == "gmpo":
+    options.update({"target_kl": float(rest.removesuffix(" nats"))} if rest else {"beta": 1.0})
+    if choice == "gmpo":
         return GMPO("FlowPolicy", env, **options).learn(steps, log_interval=None)
     return GMPG("FlowPolicy", env, **options).learn(steps // 5, log_interval=None)
