@@ -29,7 +29,7 @@ from sb3_genpolicy import (
     learn_side_by_side,
     load_dataset,
 )
-from sb3_genpolicy.common.algorithms import offline_algorithm
+from sb3_genpolicy.common.algorithms import learning
 from sb3_genpolicy.common.datasets.envs import SpacesVecEnv
 from sb3_genpolicy.common.updates.processes import _CURRENT, SeveralProcesses, batch_mean, processes, world_size
 from sb3_genpolicy.generative import ConditionalMLP, Likelihood, OdeKL, Sampler
@@ -170,7 +170,7 @@ bars = []
 
 
 def logs_once(folder):
-    offline_algorithm.GradientStepProgressBar = Bar
+    learning.GradientStepProgressBar = Bar
     watch = Watch("watch")
     evaluation = OfflineEvalCallback(
         DummyVecEnv([lambda: gym.make("Tiny-v0")]), eval_freq=4, n_eval_episodes=1, log_path=str(folder / "evaluated")
