@@ -23,6 +23,9 @@ def test_guidance_and_drawn_candidates_are_in_the_file(arrays, tmp_path):
     kwargs = dict(FAST, guidance=1.5, n_candidates=3, candidate_temperature=0.7)
     model, path, observation = trained(arrays, **kwargs), tmp_path / "policy.onnx", rows(7) / 50.0
     policy = model.policy
+    policy.export_onnx(tmp_path / "deterministic.onnx", deterministic=True)
+    action = run(tmp_path / "deterministic.onnx", dict(observation=observation))
+    np.testing.assert_allclose(action, model.predict(observation, deterministic=True)[0], atol=1e-4)
     policy.export_onnx(path)
     inputs = dict(observation=observation, **deterministic_inputs(path, 7))
     # Deterministic actions know no chance: all candidates are that of noise zero
